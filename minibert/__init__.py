@@ -1,0 +1,75 @@
+"""BERT extractive question answering in NumPy and Numba, without a deep-learning framework.
+
+The names below are loaded when first used, so that `import minibert` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from minibert.answering import Options, QuestionAnswerer
+    from minibert.config import BertConfig
+    from minibert.conversion import convert
+    from minibert.errors import (
+        BackendError,
+        CheckpointError,
+        ConfigError,
+        InputError,
+        MinibertError,
+        ModelNotFoundError,
+        TokenizerError,
+    )
+    from minibert.model import Model, load_model
+    from minibert.pipelines import QuestionAnsweringPipeline, pipeline
+    from minibert.spans import Answer
+    from minibert.trace import Trace
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Answer",
+    "BackendError",
+    "BertConfig",
+    "CheckpointError",
+    "ConfigError",
+    "InputError",
+    "MinibertError",
+    "Model",
+    "ModelNotFoundError",
+    "Options",
+    "QuestionAnswerer",
+    "QuestionAnsweringPipeline",
+    "TokenizerError",
+    "Trace",
+    "convert",
+    "load_model",
+    "pipeline",
+]
+
+_HOMES = {
+    "answering": ("Options", "QuestionAnswerer"),
+    "config": ("BertConfig",),
+    "conversion": ("convert",),
+    "errors": tuple(name for name in __all__ if name.endswith("Error")),
+    "model": ("Model", "load_model"),
+    "pipelines": ("QuestionAnsweringPipeline", "pipeline"),
+    "spans": ("Answer",),
+    "trace": ("Trace",),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name from its module."""
+    import importlib
+
+    for module, names in _HOMES.items():
+        if name in names:
+            value = getattr(importlib.import_module(f"{__name__}.{module}"), name)
+            globals()[name] = value
+            return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,7 @@
+"""`python -m minibert`."""
+
+import sys
+
+from minibert.cli import main
+
+sys.exit(main())

@@ -1,0 +1,214 @@
+"""Step 6 of 6, and the front door for people who start fresh: `QuestionAnswerer`.
+
+Scores are sums of logits, as SQuAD 2.0 defines them, and "no answer" is an answer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from minibert.errors import InputError
+from minibert.model import Model, load_model
+from minibert.spans import Answer, decode_answers
+from minibert.tokenizer import Tokenizer
+from minibert.windows import Window
+
+# One text, or several that are searched together.
+Context: TypeAlias = "str | Sequence[str]"
+
+
+def check_count(name: str, value: object, least: int) -> None:
+    """Refuse what is not a whole number of at least `least`.
+
+    Raises:
+        InputError: naming the option and the value.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise InputError(f"{name} must be a whole number of at least {least}, got {value!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How a QuestionAnswerer reads and decides.
+
+    Raises:
+        InputError: a value is of the wrong kind or out of range.
+    """
+
+    max_seq_length: int | None = None  # longest window, in tokens; None: 384 or the model's limit
+    doc_stride: int = 128  # tokens that neighbouring windows of a long text share
+    max_question_length: int | None = None  # cut questions to so many tokens; None: never
+    max_answer_length: int = 30  # in tokens
+    null_score_diff_threshold: float = 0.0  # higher: fewer "no answer"; inf: never before an answer
+    align_to_words: bool = False  # only answers made of whole words
+
+    def __post_init__(self) -> None:
+        if self.max_seq_length is not None:
+            check_count("max_seq_length", self.max_seq_length, 1)
+        if self.max_question_length is not None:
+            check_count("max_question_length", self.max_question_length, 1)
+        check_count("doc_stride", self.doc_stride, 0)
+        check_count("max_answer_length", self.max_answer_length, 1)
+        threshold = self.null_score_diff_threshold
+        if (
+            isinstance(threshold, bool)
+            or not isinstance(threshold, int | float)
+            or math.isnan(threshold)
+        ):
+            raise InputError(f"null_score_diff_threshold must be a number, got {threshold!r}")
+
+
+class QuestionAnswerer:
+    """Answers questions about texts with a BERT fine-tuned on SQuAD.
+
+    Args:
+        model: None for the embedded model; a folder; a .safetensors file; a name on the Hugging
+            Face Hub; or a loaded Model.
+        device: 'auto', 'cpu', 'cuda' or 'reference'.
+        tokenizer: another folder to take the tokenizer from.
+        revision: branch, tag or commit on the Hub.
+        token: for private models on the Hub.
+        cache_dir: where the Hub's files are kept.
+        **options: the fields of `Options`, for every question; each call can set its own.
+
+    Raises:
+        MinibertError: the model cannot be loaded, or an option is wrong.
+
+    Example:
+        >>> qa = QuestionAnswerer()
+        >>> text = "Ada Lovelace wrote the first program in 1843. It was never run."
+        >>> answer = qa.answer("Who wrote the first program?", text)
+        >>> answer.text, text[answer.start:answer.end]
+        ('Ada Lovelace', 'Ada Lovelace')
+        >>> qa.answer("Who paid for the first program?", text).is_null
+        True
+    """
+
+    def __init__(
+        self,
+        model: str | Path | Model | None = None,
+        *,
+        device: str = "auto",
+        tokenizer: str | Path | Tokenizer | None = None,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        **options: Any,
+    ) -> None:
+        self.options = _changed(Options(), options)
+        self.model = load_model(
+            model,
+            tokenizer=tokenizer,
+            device=device,
+            revision=revision,
+            token=token,
+            cache_dir=cache_dir,
+        )
+
+    def answer(self, question: str, context: Context, **options: Any) -> Answer:
+        """The best answer; `is_null` if "no answer" wins.
+
+        Args:
+            question: one question.
+            context: a text, or several; `Answer.document` says which of them holds the answer.
+            **options: fields of `Options`, for this call.
+
+        Raises:
+            InputError: empty or non-string input, or a wrong option.
+        """
+        return self.n_best(question, context, 1, **options)[0]
+
+    def n_best(self, question: str, context: Context, n: int = 20, **options: Any) -> list[Answer]:
+        """Up to `n` answers, best first; "no answer" is among them.
+
+        Probabilities are over all spans of all texts, and "no answer": they sum to 1 when n is
+        large enough to list them all, and do not depend on n.
+        """
+        return next(self.n_best_many([(question, context)], n, **options))
+
+    def answer_many(
+        self,
+        examples: Iterable[tuple[str, Context]],
+        *,
+        batch_size: int | None = None,
+        **options: Any,
+    ) -> Iterator[Answer]:
+        """The best answer to each of many (question, context) pairs, in their order.
+
+        Pairs are taken from `examples` as needed and run together in packed batches; only a few
+        are in memory at a time.
+
+        Args:
+            examples: any iterable of pairs, a generator too.
+            batch_size: at most so many questions wait for each other; None: as many as fill a
+                batch.
+            **options: fields of `Options`.
+        """
+        results = self.n_best_many(examples, 1, batch_size=batch_size, **options)
+        return (answers[0] for answers in results)
+
+    def n_best_many(
+        self,
+        examples: Iterable[tuple[str, Context]],
+        n: int = 20,
+        *,
+        batch_size: int | None = None,
+        **options: Any,
+    ) -> Iterator[list[Answer]]:
+        """As answer_many, with the `n` best answers to each question."""
+        check_count("n", n, 1)
+        if batch_size is not None:
+            check_count("batch_size", batch_size, 1)
+        chosen = _changed(self.options, options)
+        windows = ((None, self._windows(*pair, chosen)) for pair in _pairs(examples))
+        return (
+            decode_answers(
+                parts,
+                logits,
+                n=n,
+                max_answer_length=chosen.max_answer_length,
+                null_score_diff_threshold=chosen.null_score_diff_threshold,
+                align_to_words=chosen.align_to_words,
+            )
+            for _, parts, logits in self.model.read(windows, batch_size=batch_size)
+        )
+
+    def _windows(self, question: str, context: Context, options: Options) -> list[Window]:
+        """Tokenise one question and its texts."""
+        texts = [context] if isinstance(context, str) else context
+        if not isinstance(texts, Sequence) or isinstance(texts, bytes) or not texts:
+            raise InputError(
+                "context must be a string or a non-empty list of strings, "
+                f"got {type(context).__name__}: {context!r:.80}"
+            )
+        return self.model.windows(
+            question,
+            list(texts),
+            max_seq_length=options.max_seq_length or self.model.default_max_seq_length(),
+            doc_stride=options.doc_stride,
+            max_question_length=options.max_question_length,
+        )
+
+
+def _changed(options: Options, changes: dict[str, Any]) -> Options:
+    """`options` with some fields set anew; unknown names are refused."""
+    if unknown := sorted(set(changes) - set(Options.__dataclass_fields__)):
+        raise InputError(
+            f"unknown option {', '.join(unknown)}; "
+            f"the options are {', '.join(Options.__dataclass_fields__)}"
+        )
+    return replace(options, **changes)
+
+
+def _pairs(examples: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
+    """Check that each example is a pair."""
+    for number, example in enumerate(examples, 1):
+        if not isinstance(example, tuple | list) or len(example) != 2:
+            raise InputError(
+                f"example {number} must be a (question, context) pair, got {example!r:.80}"
+            )
+        yield example[0], example[1]

@@ -1,0 +1,49 @@
+"""Step 3 of 6: windows -> packed batches.
+
+Windows of different lengths are laid end to end in one row of T tokens.  Nothing is padded, so
+no time is spent on tokens that are not there.
+
+In: windows.  Out: `Batch`es.  Next: minibert/encoder.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from minibert.arrays import Ints
+from minibert.windows import Window
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """The tokens of B windows in one row, T in all."""
+
+    input_ids: Ints  # [T]
+    token_type_ids: Ints  # [T]
+    position_ids: Ints  # [T] place of each token in its window, from 0
+    cu_seqlens: Ints  # [B + 1] where each window begins, and T
+
+
+def pack(windows: Sequence[Window]) -> Batch:
+    """Lay windows end to end.
+
+    Example:
+        >>> import numpy as np
+        >>> from minibert.tokenizer import Tokens
+        >>> none = Tokens("", *(np.zeros(0, np.int32),) * 3)
+        >>> two = [Window(np.arange(n), np.zeros(n, np.int32), none, 0, 0, n) for n in (3, 2)]
+        >>> batch = pack(two)
+        >>> batch.input_ids.tolist(), batch.position_ids.tolist(), batch.cu_seqlens.tolist()
+        ([0, 1, 2, 0, 1], [0, 1, 2, 0, 1], [0, 3, 5])
+    """
+    empty = [np.zeros(0, np.int32)]
+    lengths = [len(window) for window in windows]
+    return Batch(
+        input_ids=np.concatenate(empty + [w.input_ids for w in windows]),
+        token_type_ids=np.concatenate(empty + [w.token_type_ids for w in windows]),
+        position_ids=np.concatenate(empty + [np.arange(n, dtype=np.int32) for n in lengths]),
+        cu_seqlens=np.cumsum([0, *lengths], dtype=np.int32),
+    )

@@ -1,0 +1,311 @@
+"""Reads weights from safetensors files, lazily and through a memory map.
+
+A file is 8 bytes with the length of its header, the header, and the data.  The header is JSON:
+the name of every tensor -> its dtype, its shape, and where in the data its bytes begin and end.
+A large model may lie in several such files, with an index that says which tensor is in which.
+
+Everything is checked when the file is opened, but nothing is read before `Checkpoint.read`.
+
+Source: https://github.com/huggingface/safetensors#format
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import mmap
+import os
+import reprlib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PureWindowsPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from minibert.arrays import Floats
+from minibert.errors import CheckpointError, MinibertError, ModelNotFoundError
+
+# How the bytes of each safetensors dtype lie in the file.  NumPy has no bfloat16, and not every
+# byte is a valid NumPy bool: both are read as plain integers first.
+DTYPES = {
+    "F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2",
+    "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1",
+    "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1", "BOOL": "u1",
+}  # fmt: skip
+FLOAT_DTYPES = ("F64", "F32", "F16", "BF16")
+
+MAX_HEADER_BYTES = 100_000_000  # the limit of the format itself
+MAX_ELEMENTS = 2**59  # NumPy counts bytes in an int64, and so do we, with room to spare
+MAX_DIMENSIONS = 32  # NumPy 1's limit
+DOWNLOAD_AGAIN = "Is the download complete? Delete the file and download it again."
+
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = 120
+quote = _short.repr  # like repr(), but neither long nor deep whatever a file holds
+
+
+@dataclass(frozen=True)
+class _Tensor:
+    file: Path
+    dtype: str  # a key of DTYPES
+    shape: tuple[int, ...]
+    data: NDArray[np.uint8]  # the tensor's bytes, a view of the memory map
+
+
+class Checkpoint:
+    """The tensors of one model: names, shapes and dtypes at hand, values read when asked for.
+
+    Attributes:
+        path: the file that was opened, or the index of several.
+        metadata: the free text in the files' headers, for example {"format": "pt"}.
+    """
+
+    def __init__(self, path: Path, tensors: dict[str, _Tensor], metadata: dict[str, str]) -> None:
+        self.path = path
+        self.metadata = metadata
+        self._tensors = tensors
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._tensors
+
+    def names(self) -> list[str]:
+        """The names of all tensors, in the order of the file."""
+        return list(self._tensors)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of a tensor, from the header alone."""
+        return self._tensor(name).shape
+
+    def dtype(self, name: str) -> str:
+        """The dtype that a tensor has in the file, in safetensors' words: "F32", "BF16", "I8"."""
+        return self._tensor(name).dtype
+
+    def read(self, name: str) -> NDArray[Any]:
+        """Read one tensor.
+
+        Returns:
+            float32 for every float dtype, NumPy's own type for integers and bool.  Where nothing
+            has to be converted it is a read-only view of the memory map, not a copy.
+
+        Raises:
+            CheckpointError: there is no such tensor, or it holds NaN or infinity.
+        """
+        tensor = self._tensor(name)
+        flat = tensor.data.view(DTYPES[tensor.dtype])
+        if not flat.flags.aligned:  # the format does not promise it, and kernels rely on it
+            flat = flat.copy()
+        if tensor.dtype not in FLOAT_DTYPES:
+            return (flat != 0 if tensor.dtype == "BOOL" else flat).reshape(tensor.shape)
+
+        if tensor.dtype == "BF16":
+            flat = widen_bfloat16(flat)
+        with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinity, found below
+            flat = flat.astype(np.float32, copy=False)
+        if not np.isfinite(flat).all():
+            bad = np.flatnonzero(~np.isfinite(flat))
+            first = [int(i) for i in np.unravel_index(bad[0], tensor.shape)]
+            found = f"{len(bad)} of {flat.size} values are NaN or infinite, the first at {first}"
+            problem = f"{quote(name)}: in float32, {found}; weights are finite numbers"
+            raise _error(tensor.file, [problem], "Take another checkpoint of this model.")
+        return flat.reshape(tensor.shape)
+
+    def _tensor(self, name: str) -> _Tensor:
+        if name not in self._tensors:
+            found = f"it has {len(self)} tensors: {quote(self.names())}"
+            raise CheckpointError(f"{self.path} has no tensor {quote(name)}; {found}")
+        return self._tensors[name]
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """Open a .safetensors file, or the .safetensors.index.json of a model in several files.
+
+    Raises:
+        ModelNotFoundError: the file, or a file that the index names, does not exist.
+        CheckpointError: a file is damaged; the message lists everything that is wrong with it.
+    """
+    path = Path(path)
+    return _open_shards(path) if path.name.endswith(".json") else _open_file(path)
+
+
+def widen_bfloat16(bits: NDArray[np.uint16]) -> Floats:
+    """Turn bfloat16 numbers, given as their bits in one row, into the same numbers as float32."""
+    return (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
+
+
+def map_file(path: Path) -> mmap.mmap:
+    """Map a whole weights file into memory, read-only.
+
+    Raises:
+        ModelNotFoundError: there is no such file.
+        CheckpointError: it cannot be opened, is empty, or is only Git LFS's pointer to a file.
+    """
+    try:
+        if os.path.exists(path) and not os.path.isfile(path):
+            raise OSError("it is a folder or a device, not a file")  # a pipe would wait for ever
+        with path.open("rb") as file:
+            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except (FileNotFoundError, NotADirectoryError):
+        raise ModelNotFoundError(f"there is no weights file {str(path)!r}") from None
+    except (OSError, ValueError, OverflowError) as error:  # ValueError: empty, NUL in the name
+        raise _error(path, [f"cannot open it: {error}"], "Check the path and the file.") from error
+    if content[:23] == b"version https://git-lfs":
+        advice = "Run `git lfs pull` in the repository, or download the file from the Hub."
+        raise _error(path, ["it is a Git LFS pointer, a text that stands for the file"], advice)
+    return content
+
+
+def _error(
+    path: Path,
+    problems: list[str],
+    advice: str = DOWNLOAD_AGAIN,
+    kind: type[MinibertError] = CheckpointError,
+) -> MinibertError:
+    """One error for all problems of a file."""
+    shown = [*problems[:10], "..."] if len(problems) > 10 else problems
+    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+    return kind("\n  ".join([f"{path} cannot be used ({count}):", *shown]) + f"\n{advice}")
+
+
+def _parse_object(path: Path, text: bytes) -> dict[str, Any]:
+    """Parse JSON that must be an object in which no key occurs twice."""
+    problems: list[str] = []
+
+    def build(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        counts = Counter(key for key, _ in pairs)
+        repeated = [quote(key) for key, count in counts.items() if count > 1]
+        problems.extend(f"the name {key} occurs more than once" for key in repeated)
+        return dict(pairs)
+
+    try:
+        value = json.loads(text.decode("utf-8"), object_pairs_hook=build)
+    except (ValueError, RecursionError) as error:  # ValueError: bad UTF-8, bad JSON, 5000 digits
+        raise _error(path, [f"expected JSON in UTF-8, but {error}"]) from error
+    if not isinstance(value, dict):
+        problems.append(f"expected a JSON object, found {quote(value)}")
+    if problems:
+        raise _error(path, problems)
+    return value
+
+
+def _open_file(path: Path) -> Checkpoint:
+    """Map one safetensors file and check its header."""
+    content = map_file(path)
+    start = 8 + int.from_bytes(content[:8], "little")
+    if start > min(len(content), 8 + MAX_HEADER_BYTES):
+        found = f"the file has {len(content)} bytes, its header should end at byte {start}"
+        problem = f"{found} (and take at most {MAX_HEADER_BYTES}): is it a safetensors file?"
+        raise _error(path, [problem])
+    header = _parse_object(path, content[8:start])
+    metadata = header.pop("__metadata__", {})
+    data = np.frombuffer(content, np.uint8)[start:]
+
+    problems = []
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        problems.append(f"__metadata__: expected texts by name, found {quote(metadata)}")
+    for name, entry in header.items():
+        problems += [f"{quote(name)}: {problem}" for problem in _entry_problems(entry)]
+    problems = problems or _layout_problems(header, len(data))
+    if problems:
+        raise _error(path, problems)
+
+    tensors = {}
+    for name, entry in header.items():
+        begin, end = entry["data_offsets"]
+        tensors[name] = _Tensor(path, entry["dtype"], tuple(entry["shape"]), data[begin:end])
+    return Checkpoint(path, tensors, metadata)
+
+
+def _are_counts(value: Any) -> bool:
+    """Whether a value from JSON is a list of integers >= 0; true and false are none."""
+    return isinstance(value, list) and all(type(n) is int and n >= 0 for n in value)
+
+
+def _entry_problems(entry: Any) -> list[str]:
+    """What is wrong with the header's description of one tensor, looked at alone."""
+    if not isinstance(entry, dict):
+        return [f"expected an object, found {quote(entry)}"]
+    problems = []
+    fields: list[Any] = [entry.get(field) for field in ("dtype", "shape", "data_offsets")]
+    dtype, shape, offsets = fields
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        problems.append(f"dtype is {quote(dtype)}, minibert knows {', '.join(DTYPES)}")
+    if not _are_counts(shape):
+        problems.append(f"shape is {quote(shape)}, expected a list of sizes")
+    elif len(shape) > MAX_DIMENSIONS or math.prod(max(n, 1) for n in shape) > MAX_ELEMENTS:
+        problems.append(f"shape {quote(shape)} is larger than any array can be")
+    if not _are_counts(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
+        problems.append(f"data_offsets is {quote(offsets)}, expected [begin, end]")
+    if problems:
+        return problems
+    found = offsets[1] - offsets[0]
+    expected = math.prod(shape) * np.dtype(DTYPES[dtype]).itemsize
+    if found != expected:
+        problems.append(f"{dtype} {shape} takes {expected} bytes, data_offsets give {found}")
+    return problems
+
+
+def _layout_problems(header: dict[str, Any], size: int) -> list[str]:
+    """Check that the tensors fill the data from its first byte to its last, each byte once."""
+    problems = []
+    position, previous = 0, ""
+    places = sorted((*entry["data_offsets"], name) for name, entry in header.items())
+    for begin, end, name in places:
+        if begin < position:
+            problems.append(f"{quote(name)} overlaps {quote(previous)}")
+        elif begin > position:
+            problems.append(f"{begin - position} unused bytes before {quote(name)}")
+        if end > position:
+            position, previous = end, name
+    if position > size:
+        found = f"the tensors need {position} bytes, the file has {size} after its header"
+        problems.append(f"{found}: {position - size} bytes are missing")
+    elif position < size:
+        problems.append(f"{size - position} unused bytes after the last tensor")
+    return problems
+
+
+def _open_shards(path: Path) -> Checkpoint:
+    """Open every file that an index names, and check that they hold what the index says."""
+    files: object = _parse_object(path, map_file(path)[:]).get("weight_map")
+    if not isinstance(files, dict) or not files:
+        raise _error(path, [f"weight_map is {quote(files)}, expected tensor name -> file"])
+    outside = [quote(file) for file in files.values() if not _is_below(file)]
+    outside = [f"{file} is not the name of a file beside the index" for file in outside]
+    if outside:
+        raise _error(path, outside, "The index is damaged, or hostile.")
+    shards = sorted(set(files.values()))
+    missing = [f"there is no {name!r}" for name in shards if not os.path.exists(path.parent / name)]
+    if missing:
+        raise _error(path, missing, "Download these files too.", ModelNotFoundError)
+
+    problems = []
+    metadata: dict[str, str] = {}
+    tensors: dict[str, _Tensor] = {}
+    for shard in shards:
+        part = _open_file(path.parent / shard)
+        metadata.update(part.metadata)
+        twice = [name for name in part if name in tensors]
+        problems += [f"{quote(name)} is in two files, {shard!r} is one" for name in twice]
+        tensors.update(part._tensors)
+        absent = [name for name, file in files.items() if file == shard and name not in part]
+        problems += [f"{quote(name)} is not in {shard!r}" for name in absent]
+    if problems:
+        raise _error(path, problems, "Are the index and the files from the same model?")
+    return Checkpoint(path, tensors, metadata)
+
+
+def _is_below(file: object) -> bool:
+    """Whether a file name from an index stays in the index's folder, on Windows too."""
+    if not isinstance(file, str) or not file.isprintable():  # a NUL or a lone surrogate
+        return False
+    parsed = PureWindowsPath(file)
+    return bool(parsed.parts) and not parsed.anchor and ".." not in parsed.parts

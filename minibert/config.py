@@ -1,0 +1,130 @@
+"""BertConfig: the numbers that fix a BERT model's shape, read from config.json."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from minibert.errors import ConfigError, ModelNotFoundError
+
+# hidden_act values that kernels/reference.py defines, ACTIVATIONS.
+HIDDEN_ACTS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu", "swish")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BertConfig:
+    """Shape of a BERT encoder.  Field names and defaults are those of transformers' BertConfig.
+
+    Letters in brackets are the ones used for array shapes all over the code.
+
+    Raises:
+        ConfigError: a value is of the wrong kind or does not fit the others.
+    """
+
+    vocab_size: int = 30522  # [V] rows of the word-embedding table
+    hidden_size: int = 768  # [D] numbers per token
+    num_hidden_layers: int = 12  # [L]
+    num_attention_heads: int = 12  # [H]
+    intermediate_size: int = 3072  # [F] inner width of the feed-forward part
+    max_position_embeddings: int = 512  # [P] longest window, in tokens
+    type_vocab_size: int = 2  # 0 = question, 1 = text
+    layer_norm_eps: float = 1e-12
+    hidden_act: str = "gelu"
+
+    def __post_init__(self) -> None:
+        """Reject shapes the encoder cannot run; all problems at once."""
+        problems = []
+        for name in (
+            "vocab_size",
+            "hidden_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+            "intermediate_size",
+            "max_position_embeddings",
+        ):
+            value = getattr(self, name)
+            if type(value) is not int or value < 1:
+                problems.append(f"{name} must be a whole number of at least 1, got {value!r}")
+        if type(self.type_vocab_size) is not int or self.type_vocab_size < 2:
+            problems.append(
+                "type_vocab_size must be at least 2 (question and text), "
+                f"got {self.type_vocab_size!r}"
+            )
+        eps = self.layer_norm_eps
+        if type(eps) not in (int, float) or not (math.isfinite(eps) and eps >= 0):
+            problems.append(f"layer_norm_eps must be a number of at least 0, got {eps!r}")
+        if self.hidden_act not in HIDDEN_ACTS:
+            problems.append(
+                f"hidden_act must be one of {', '.join(HIDDEN_ACTS)}, got {self.hidden_act!r}"
+            )
+        if not problems and self.hidden_size % self.num_attention_heads:
+            problems.append(
+                "hidden_size must be a multiple of num_attention_heads, "
+                f"got {self.hidden_size} and {self.num_attention_heads}"
+            )
+        if problems:
+            raise ConfigError("; ".join(problems))
+
+    @property
+    def head_size(self) -> int:
+        """Width of one attention head, Dh in shapes."""
+        return self.hidden_size // self.num_attention_heads
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> BertConfig:
+        """Take the fields minibert knows from config.json's content; ignore the others.
+
+        Raises:
+            ConfigError: it is not a BERT encoder with absolute positions, or a value is wrong.
+        """
+        reasons = []
+        model_type = raw.get("model_type", "bert")  # Google's bert_config.json has none
+        if model_type != "bert":
+            reasons.append(f"model_type is {model_type!r}, and minibert runs 'bert' only")
+        position = raw.get("position_embedding_type", "absolute")
+        if position != "absolute":
+            reasons.append(f"position_embedding_type is {position!r}, expected 'absolute'")
+        for flag in ("is_decoder", "is_encoder_decoder", "add_cross_attention"):
+            if raw.get(flag):
+                reasons.append(f"{flag} is true, expected an encoder")
+        if (width := raw.get("embedding_size", raw.get("hidden_size"))) != raw.get("hidden_size"):
+            reasons.append(f"embedding_size {width!r} differs from hidden_size")
+        if reasons:
+            raise ConfigError("not a BERT encoder with absolute positions: " + "; ".join(reasons))
+        known = {field.name for field in fields(cls)}
+        return cls(**{name: value for name, value in raw.items() if name in known})
+
+    @classmethod
+    def from_json(cls, path: Path) -> BertConfig:
+        """Read config.json.
+
+        Raises:
+            ModelNotFoundError: there is no such file.
+            ConfigError: it is not JSON, or describes a model that minibert cannot run.
+        """
+        try:
+            return cls.from_dict(read_json_object(path))
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {error}") from None
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """Read a file that holds one JSON object.
+
+    Raises:
+        ModelNotFoundError: it cannot be opened.
+        ConfigError: it holds something else.
+    """
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise ModelNotFoundError(f"{path}: cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"is not JSON: {error}") from None
+    if not isinstance(raw, dict):
+        raise ConfigError(f"must hold a JSON object, found {type(raw).__name__}")
+    return raw

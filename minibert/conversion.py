@@ -1,0 +1,166 @@
+"""Turn a checkpoint into a folder that minibert loads: safetensors, config.json, tokenizer.
+
+Takes old pytorch_model.bin files (read without torch, and without executing anything; see
+torch_pickle.py) and safetensors alike, and stores numbers as float32, float16 or int8.  The int8
+layout is described in weights.py.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import save_file
+
+from minibert.checkpoint import open_checkpoint
+from minibert.config import BertConfig
+from minibert.errors import CheckpointError, InputError
+from minibert.hub import ModelFiles, find_model
+from minibert.tokenizer import load_tokenizer
+from minibert.torch_pickle import read_torch_file
+from minibert.weights import HEAD, LAYOUT, Int8, check_weights, expected_shapes, plain_name
+
+DTYPES = ("float32", "float16", "int8")
+TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "tokenizer_config.json")
+
+
+def quantise(matrix: NDArray[np.floating]) -> Int8:
+    """Store each row in int8, with the scale that maps its largest number to 127.
+
+    Example:
+        >>> int8 = quantise(np.array([[1.0, -2.0], [0.0, 0.0]], np.float32))
+        >>> int8.values.tolist(), int8.scales.round(4).tolist()
+        ([[64, -127], [0, 0]], [0.0157, 1.0])
+    """
+    largest = np.abs(matrix).max(axis=1).astype(np.float32)
+    scales = np.where(largest > 0, largest / np.float32(127), np.float32(1))  # a zero row stays so
+    return Int8(np.rint(matrix / scales[:, None]).astype(np.int8), scales.astype(np.float32))
+
+
+def convert(
+    model: str | Path,
+    output: str | Path,
+    *,
+    dtype: str = "float32",
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Write a model as a folder with model.safetensors, config.json and its tokenizer.
+
+    The whole folder is written beside its final place and then renamed: it is complete or absent.
+
+    Args:
+        model: a folder, a .safetensors or .bin file (config.json and the tokenizer beside it), or
+            a name on the Hugging Face Hub.
+        output: the folder to write.
+        dtype: how to store the numbers: 'float32', 'float16', or 'int8' (matrices in int8 with
+            one scale a row, everything else float32).
+        revision: branch, tag or commit on the Hub.
+        token: for private models on the Hub.
+        cache_dir: where the Hub's files are kept.
+        overwrite: replace `output` if it is there.
+
+    Returns:
+        The folder.
+
+    Raises:
+        MinibertError: the model cannot be read, is no BERT for question answering, or the output
+            is in the way.
+    """
+    if dtype not in DTYPES:
+        raise InputError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
+    target = Path(output).expanduser()
+    if target.exists() and not overwrite:
+        raise InputError(f"{target}: is already there. Choose another folder, or overwrite it.")
+    files = find_model(
+        model, revision=revision, token=token, cache_dir=cache_dir, accept_pickles=True
+    )
+    config = BertConfig.from_json(files.folder / "config.json")
+    load_tokenizer(files.folder).check_fits(config)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    except OSError as error:
+        raise InputError(f"{target}: cannot be written: {error.strerror}") from None
+    try:
+        tensors = dict(_stored(_arrays(files, config), dtype))
+        metadata = {"format": "pt"} | ({"minibert_layout": LAYOUT} if dtype == "int8" else {})
+        save_file(tensors, draft / "model.safetensors", metadata=metadata)
+        check_weights(open_checkpoint(draft / "model.safetensors"), config)
+        for name in ("config.json", *TOKENIZER_FILES):
+            if (files.folder / name).is_file():
+                shutil.copyfile(files.folder / name, draft / name)
+        draft.chmod(0o755)  # mkdtemp's folders are for one user only
+        if target.exists():
+            old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
+            os.replace(target, old / target.name)
+            os.replace(draft, target)
+            shutil.rmtree(old)
+        else:
+            os.replace(draft, target)
+    except OSError as error:
+        raise InputError(f"{target}: cannot be written: {error.strerror or error}") from None
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return target
+
+
+def _arrays(files: ModelFiles, config: BertConfig) -> Iterator[tuple[str, NDArray[np.floating]]]:
+    """The arrays that the config calls for, with transformers' names, as the file has them."""
+    if files.weights.name.endswith(".safetensors") or files.weights.name.endswith(".json"):
+        checkpoint = open_checkpoint(files.weights)
+        names = check_weights(checkpoint, config)
+        if any(checkpoint.dtype(name) == "I8" for name in names.values()):
+            raise CheckpointError(f"{files.weights}: is int8 already; convert the original instead")
+        arrays = {plain: checkpoint.read(name) for plain, name in names.items()}
+    else:
+        found = {plain_name(name): array for name, array in read_torch_file(files.weights).items()}
+        expected = expected_shapes(config)
+        if not any(name in found for name in HEAD):
+            raise CheckpointError(
+                f"{files.weights}: this BERT has no question-answering head "
+                "('qa_outputs.weight' is missing)"
+            )
+        problems = [
+            f"  {name}: expected {list(shape)}, found "
+            + (str(list(found[name].shape)) if name in found else "nothing")
+            for name, shape in expected.items()
+            if name not in found or found[name].shape != shape
+        ]
+        if problems:
+            raise CheckpointError(
+                "\n".join(
+                    [f"{files.weights}: the weights do not fit the config:", *problems[:10]]
+                    + ["  ..."] * (len(problems) > 10)
+                )
+            )
+        arrays = {name: found[name] for name in expected}
+        for name, array in arrays.items():
+            if not np.isfinite(array).all():
+                raise CheckpointError(f"{files.weights}: {name} holds NaN or infinite numbers")
+    for name, array in arrays.items():
+        yield name if name in HEAD else f"bert.{name}", array
+
+
+def _stored(
+    arrays: Iterator[tuple[str, NDArray[np.floating]]], dtype: str
+) -> Iterator[tuple[str, NDArray[np.generic]]]:
+    """The arrays in the form in which the file keeps them."""
+    for name, array in arrays:
+        if dtype == "float16":
+            if np.abs(array).max(initial=0) > np.finfo(np.float16).max:
+                raise CheckpointError(f"{name} holds numbers beyond float16; use float32")
+            yield name, np.ascontiguousarray(array, np.float16)
+        elif dtype == "int8" and array.ndim == 2 and name not in HEAD:
+            int8 = quantise(array.astype(np.float32))
+            yield name, int8.values
+            yield f"{name}.scale", int8.scales
+        else:
+            yield name, np.ascontiguousarray(array, np.float32)

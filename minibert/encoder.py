@@ -1,0 +1,80 @@
+"""Step 4 of 6: packed batch -> embeddings -> L layers -> start and end logits.
+
+This is the whole of BERT for question answering.  Each line calls one function of the chosen
+backend; kernels/reference.py says what it means.
+
+In: a `Batch` of T tokens.  Out: start and end logits, both [T].  Next: minibert/spans.py.
+"""
+
+from __future__ import annotations
+
+from minibert.arrays import Floats, Ints
+from minibert.batches import Batch
+from minibert.config import BertConfig
+from minibert.kernels import reference
+from minibert.kernels.backend import Backend
+from minibert.trace import Trace, note
+from minibert.weights import LayerWeights, Weights
+
+
+def encoder_layer(
+    x: Floats,
+    cu_seqlens: Ints,
+    layer: LayerWeights,
+    config: BertConfig,
+    kernels: Backend,
+    trace: Trace | None = None,
+    name: str = "layer",
+) -> Floats:
+    """Attention, then feed-forward, each added to its input and normalised: [T, D] -> [T, D].
+
+    Source: `transformer_model` in google-research/bert modeling.py.
+    """
+    eps = config.layer_norm_eps
+
+    qkv = note(trace, f"{name}.qkv", kernels.linear(x, layer.qkv))  # [T, 3D]
+    if trace is not None:  # fast kernels never write the probabilities down
+        for b, (begin, end) in enumerate(zip(cu_seqlens[:-1], cu_seqlens[1:], strict=True)):
+            probs = reference.attention_probs(qkv[begin:end], config.num_attention_heads)
+            note(trace, f"{name}.attention.probs.{b}", probs)  # [H, S, S]
+    context = kernels.attention(qkv, cu_seqlens, config.num_attention_heads)  # [T, D]
+    note(trace, f"{name}.attention.context", context)
+    x = kernels.linear_add_norm(context, layer.attention_output, x, layer.attention_norm, eps)
+    note(trace, f"{name}.attention.output", x)
+
+    inner = kernels.linear_activation(x, layer.intermediate, config.hidden_act)  # [T, F]
+    note(trace, f"{name}.intermediate", inner)
+    return kernels.linear_add_norm(inner, layer.output, x, layer.output_norm, eps)  # [T, D]
+
+
+def qa_logits(
+    batch: Batch,
+    weights: Weights,
+    config: BertConfig,
+    kernels: Backend,
+    trace: Trace | None = None,
+) -> tuple[Floats, Floats]:
+    """Run BERT and its question-answering head on a packed batch.
+
+    Args:
+        batch: T tokens of B windows.
+        weights: prepared by `kernels.prepare`.
+        config: shape of the model.
+        kernels: the backend.
+        trace: where to note 'embeddings', 'layer.<i>' (both [T, D]) and what lies between.
+
+    Returns:
+        start_logits [T] and end_logits [T], float32.
+    """
+    x = kernels.embed(
+        batch.input_ids,
+        batch.token_type_ids,
+        batch.position_ids,
+        weights.tables,
+        config.layer_norm_eps,
+    )  # [T, D]
+    note(trace, "embeddings", x)
+    for i, layer in enumerate(weights.layers):
+        x = encoder_layer(x, batch.cu_seqlens, layer, config, kernels, trace, f"layer.{i}")
+        note(trace, f"layer.{i}", x)
+    return kernels.span_logits(x, weights.qa_outputs)

@@ -1,0 +1,212 @@
+"""A loaded model: config, tokenizer, weights and kernels, and the reading of many windows.
+
+Both faces of the library (answering.py and pipelines.py) hold one of these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from minibert.batches import pack
+from minibert.checkpoint import open_checkpoint
+from minibert.config import BertConfig
+from minibert.encoder import qa_logits
+from minibert.errors import InputError, TokenizerError
+from minibert.hub import find_model
+from minibert.kernels.backend import Backend, get_backend
+from minibert.spans import Logits
+from minibert.tokenizer import Tokenizer, load_tokenizer
+from minibert.trace import Trace
+from minibert.weights import Weights, load_weights
+from minibert.windows import Window, make_windows, text_room
+
+Key = TypeVar("Key")
+
+# Tokens in a packed batch: enough rows to keep the processor busy, few enough that the
+# activations stay in its cache.
+BATCH_TOKENS = 4096
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A BERT fine-tuned for question answering, ready to run."""
+
+    name: str
+    config: BertConfig
+    tokenizer: Tokenizer
+    kernels: Backend
+    weights: Weights  # as `kernels.prepare` packed them
+
+    @property
+    def device(self) -> str:
+        """Name of the backend that runs."""
+        return self.kernels.name
+
+    def default_max_seq_length(self) -> int:
+        """384 tokens, as in SQuAD's scripts, or less if the model or its tokenizer says so."""
+        limit = self.tokenizer.model_max_length or 384
+        return min(limit, 384, self.config.max_position_embeddings)
+
+    def windows(
+        self,
+        question: str,
+        texts: list[str],
+        *,
+        max_seq_length: int,
+        doc_stride: int,
+        max_question_length: int | None = None,
+        truncate_always: bool = True,
+    ) -> list[Window]:
+        """Tokenise a question and its texts and lay them out in windows.
+
+        Args:
+            question: not empty.
+            texts: not empty.
+            max_seq_length: longest window, in tokens.
+            doc_stride: tokens that neighbouring windows share.
+            max_question_length: cut the question to so many tokens; None: never.
+            truncate_always: if False, cut it only if it leaves no room for the text.
+
+        Raises:
+            InputError: empty input, or windows that cannot be made.
+        """
+        check_text("question", question)
+        for text in texts:
+            check_text("context", text)
+        if max_seq_length > self.config.max_position_embeddings:
+            raise InputError(
+                f"max_seq_length {max_seq_length} is beyond the {self.config.max_position_embeddings}"
+                " positions of this model. Lower it."
+            )
+        tokens = self.tokenizer.encode(question)
+        windows = []
+        for number, text in enumerate(texts):
+            context = self.tokenizer.encode(text)
+            asked = tokens
+            if max_question_length is not None and (
+                truncate_always or text_room(tokens, max_seq_length) < min(1, len(context))
+            ):
+                asked = tokens.first(max_question_length)
+            windows += make_windows(
+                asked,
+                context,
+                cls_id=self.tokenizer.cls_id,
+                sep_id=self.tokenizer.sep_id,
+                max_seq_length=max_seq_length,
+                doc_stride=doc_stride,
+                document=number,
+            )
+        return windows
+
+    def logits(self, windows: list[Window], trace: Trace | None = None) -> list[Logits]:
+        """Run one packed batch: start and end logits [S] of each window."""
+        batch = pack(windows)
+        start, end = qa_logits(batch, self.weights, self.config, self.kernels, trace)
+        borders = zip(batch.cu_seqlens[:-1], batch.cu_seqlens[1:], strict=True)
+        return [(start[a:b], end[a:b]) for a, b in borders]
+
+    def read(
+        self,
+        examples: Iterable[tuple[Key, list[Window]]],
+        *,
+        batch_size: int | None = None,
+        batch_tokens: int = BATCH_TOKENS,
+    ) -> Iterator[tuple[Key, list[Window], list[Logits]]]:
+        """Run the windows of many examples through the encoder, in packed batches.
+
+        Examples are taken as needed and given back in the same order; at any time only about
+        `batch_tokens` tokens are waiting.
+
+        Args:
+            examples: each a key of the caller's and the windows of one question.
+            batch_size: at most so many examples wait for each other; None: as many as fill a batch.
+            batch_tokens: tokens of a batch; a longer example is spread over several.
+
+        Yields:
+            The key, the windows, and their logits.
+        """
+        waiting: list[tuple[Key, list[Window]]] = []
+        tokens = 0
+        for key, windows in examples:
+            waiting.append((key, windows))
+            tokens += sum(map(len, windows))
+            if tokens >= batch_tokens or len(waiting) == batch_size:
+                yield from self._run(waiting, batch_tokens)
+                waiting, tokens = [], 0
+        yield from self._run(waiting, batch_tokens)
+
+    def _run(
+        self, examples: list[tuple[Key, list[Window]]], batch_tokens: int
+    ) -> Iterator[tuple[Key, list[Window], list[Logits]]]:
+        """Run all windows of a few examples; windows of one example may fall in several batches."""
+        batches: list[list[Window]] = []
+        room = 0
+        for _, windows in examples:
+            for window in windows:
+                if len(window) > room:
+                    batches.append([])
+                    room = max(batch_tokens, len(window))
+                batches[-1].append(window)
+                room -= len(window)
+        logits = (pair for batch in batches for pair in self.logits(batch))
+        for key, windows in examples:
+            yield key, windows, [next(logits) for _ in windows]
+
+
+def check_text(name: str, text: object) -> None:
+    """Refuse what is not a text.
+
+    Raises:
+        InputError: `text` is not a string, or is empty.
+    """
+    if not isinstance(text, str):
+        raise InputError(f"{name} must be a string, got {type(text).__name__}: {text!r:.80}")
+    if not text:
+        raise InputError(f"{name} cannot be empty")
+
+
+def load_model(
+    model: str | Path | Model | None = None,
+    *,
+    tokenizer: str | Path | Tokenizer | None = None,
+    device: str = "auto",
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+) -> Model:
+    """Load a model.
+
+    Args:
+        model: None for the embedded one; a folder; a .safetensors file; a name on the Hugging Face
+            Hub; or a loaded Model, which comes back as it is.
+        tokenizer: another folder to take the tokenizer from, or a loaded one.
+        device: 'auto', 'cpu', 'cuda' or 'reference'.
+        revision: branch, tag or commit on the Hub.
+        token: for private models on the Hub.
+        cache_dir: where the Hub's files are kept.
+
+    Raises:
+        ModelNotFoundError: no model lies there.
+        ConfigError: config.json describes a model that minibert cannot run.
+        CheckpointError: the weights are damaged or do not fit the config.
+        TokenizerError: the tokenizer is damaged or does not fit the model.
+        BackendError: the device cannot run here.
+    """
+    if isinstance(model, Model):
+        return model
+    kernels = get_backend(device)
+    files = find_model(model, revision=revision, token=token, cache_dir=cache_dir)
+    config = BertConfig.from_json(files.folder / "config.json")
+    if not isinstance(tokenizer, Tokenizer):
+        folder = files.folder if tokenizer is None else Path(tokenizer).expanduser()
+        tokenizer = load_tokenizer(folder)
+    try:
+        tokenizer.check_fits(config)
+    except TokenizerError as error:
+        raise TokenizerError(f"{files.folder}: {error}") from None
+    weights = kernels.prepare(load_weights(open_checkpoint(files.weights), config))
+    name = files.folder.name if model is None else str(model)
+    return Model(name, config, tokenizer, kernels, weights)

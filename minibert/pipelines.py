@@ -1,0 +1,260 @@
+"""The other front door: `pipeline("question-answering")`, as transformers had it up to 5.2.
+
+Same arguments, defaults, inputs and outputs, and the same answers; README.md lists the few
+differences.  Scores are products of probabilities; see `decode_probabilities` in spans.py.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from minibert.answering import check_count
+from minibert.errors import InputError
+from minibert.model import Model, load_model
+from minibert.spans import decode_probabilities
+from minibert.tokenizer import Tokenizer
+from minibert.windows import Window
+
+Result = dict[str, Any]  # score, start, end, answer
+Results = Result | list[Result]  # a single answer comes bare, as in transformers
+
+
+@dataclass(frozen=True, kw_only=True)
+class PipelineOptions:
+    """The call's options, with transformers' names and defaults; lengths are in tokens."""
+
+    top_k: int = 1
+    max_answer_len: int = 15
+    max_seq_len: int | None = None  # None: 384 or the model's limit
+    doc_stride: int | None = None  # tokens that neighbouring windows share; None: up to 128
+    max_question_len: int | None = None  # cut a question to this if it leaves no room for the text
+    handle_impossible_answer: bool = False
+    align_to_words: bool = True
+    batch_size: int | None = None  # questions that wait for each other; None: a full batch
+    padding: object = field(default=None, repr=False)  # taken and not needed: nothing is padded
+    num_workers: object = field(default=None, repr=False)  # taken and not needed
+
+    def __post_init__(self) -> None:
+        check_count("top_k", self.top_k, 1)
+        check_count("max_answer_len", self.max_answer_len, 1)
+        for name, least in (
+            ("max_seq_len", 1),
+            ("doc_stride", 0),
+            ("max_question_len", 1),
+            ("batch_size", 1),
+        ):
+            if getattr(self, name) is not None:
+                check_count(name, getattr(self, name), least)
+        for name in ("handle_impossible_answer", "align_to_words"):
+            if not isinstance(getattr(self, name), bool):
+                raise InputError(f"{name} must be True or False, got {getattr(self, name)!r}")
+
+
+def pipeline(
+    task: str = "question-answering",
+    model: str | Path | Model | None = None,
+    tokenizer: str | Path | Tokenizer | None = None,
+    *,
+    device: object = None,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+    **options: Any,
+) -> QuestionAnsweringPipeline:
+    """Make a question-answering pipeline.
+
+    Args:
+        task: 'question-answering'.
+        model: None for the embedded model; a folder; a .safetensors file; a name on the Hugging
+            Face Hub; or a loaded Model.
+        tokenizer: another folder to take the tokenizer from.
+        device: None or 'auto', 'cpu' or -1, 'cuda' or 0, 'reference'.
+        revision: branch, tag or commit on the Hub.
+        token: for private models on the Hub.
+        cache_dir: where the Hub's files are kept.
+        **options: the call's options, to be its defaults.
+
+    Raises:
+        MinibertError: the model cannot be loaded, or an argument is wrong.
+
+    Example:
+        >>> qa = pipeline("question-answering")
+        >>> qa(question="Where do I live?", context="My name is Wolfgang and I live in Berlin")
+        {'score': ..., 'start': 34, 'end': 40, 'answer': 'Berlin'}
+    """
+    if task != "question-answering":
+        raise InputError(f"the task must be 'question-answering', got {task!r}")
+    loaded = load_model(
+        model,
+        tokenizer=tokenizer,
+        device=device_name(device),
+        revision=revision,
+        token=token,
+        cache_dir=cache_dir,
+    )
+    return QuestionAnsweringPipeline(loaded, **options)
+
+
+def device_name(device: object) -> str:
+    """A device as transformers' users write it -> ours.
+
+    Example:
+        >>> [device_name(d) for d in (None, -1, 0, "cuda:0", "cpu")]
+        ['auto', 'cpu', 'cuda', 'cuda:0', 'cpu']
+    """
+    if device is None:
+        return "auto"
+    if isinstance(device, int) and not isinstance(device, bool):
+        return "cpu" if device < 0 else "cuda" if device == 0 else f"cuda:{device}"
+    return str(device)  # torch.device prints as its name
+
+
+class QuestionAnsweringPipeline:
+    """Callable that answers questions; made by `pipeline`."""
+
+    task = "question-answering"
+
+    def __init__(self, model: Model, **options: Any) -> None:
+        self.model = model
+        self.tokenizer = model.tokenizer
+        self.options = _changed(PipelineOptions(), options)
+
+    @property
+    def device(self) -> str:
+        """Name of the backend that runs."""
+        return self.model.device
+
+    def __call__(
+        self, *args: Any, question: Any = None, context: Any = None, **options: Any
+    ) -> Results | list[Results] | Iterator[Results]:
+        """Answer one question or many.
+
+        Args:
+            *args: a question and a context; or a dict with both; or a list of such dicts; or a
+                generator of them.
+            question: a string or a list of strings.
+            context: a string, for all questions, or a list with one for each.
+            **options: fields of `PipelineOptions`.
+
+        Returns:
+            For one question a dict with score, start, end and answer, or a list of them if there
+            is not exactly one.  For several questions a list of those; for a generator an
+            iterator.
+
+        Raises:
+            InputError: the arguments cannot be understood.
+        """
+        chosen = _changed(self.options, options)
+        inputs = _arguments(args, question, context)
+        if isinstance(inputs, Iterator):
+            return self._answers(inputs, chosen)
+        results = list(self._answers(inputs, chosen))
+        return results[0] if len(results) == 1 else results
+
+    def _answers(self, inputs: Iterable[Any], options: PipelineOptions) -> Iterator[Results]:
+        """Answers in the order of the inputs."""
+        windows = ((None, self._windows(item, n, options)) for n, item in enumerate(inputs, 1))
+        for _, parts, logits in self.model.read(windows, batch_size=options.batch_size):
+            answers = decode_probabilities(
+                parts,
+                logits,
+                cls_id=self.tokenizer.cls_id,
+                top_k=options.top_k,
+                max_answer_len=options.max_answer_len,
+                handle_impossible_answer=options.handle_impossible_answer,
+                align_to_words=options.align_to_words,
+            )
+            if not answers and options.top_k == 1:
+                yield {"score": 0.0, "start": 0, "end": 0, "answer": ""}
+            else:
+                yield answers[0] if len(answers) == 1 else answers
+
+    def _windows(self, item: Any, number: int, options: PipelineOptions) -> list[Window]:
+        """Tokenise one example."""
+        question, context = _question_and_context(item, number)
+        length = options.max_seq_len or self.model.default_max_seq_length()
+        stride = min(length // 2, 128) if options.doc_stride is None else options.doc_stride
+        if stride > length:
+            raise InputError(f"doc_stride ({stride}) is larger than max_seq_len ({length})")
+        return self.model.windows(
+            question,
+            [context],
+            max_seq_length=length,
+            doc_stride=stride,
+            max_question_length=options.max_question_len,
+            truncate_always=False,
+        )
+
+
+def _changed(options: PipelineOptions, changes: dict[str, Any]) -> PipelineOptions:
+    """`options` with some fields set anew; None keeps the default, as in transformers."""
+    known = PipelineOptions.__dataclass_fields__
+    for name in changes:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            raise InputError(
+                f"unknown option {name!r}"
+                + (f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(known)}")
+            )
+    return replace(options, **{k: v for k, v in changes.items() if v is not None})
+
+
+def _arguments(args: tuple[Any, ...], question: Any, context: Any) -> Iterable[Any]:
+    """The examples that a call's arguments stand for: a list, or an iterator to be read lazily."""
+    if args:
+        if question is not None or context is not None:
+            raise InputError("give question and context by position or by name, not both")
+        if len(args) == 2 and all(isinstance(arg, str) for arg in args):
+            return [{"question": args[0], "context": args[1]}]
+        inputs = args[0] if len(args) == 1 else list(args)
+        if isinstance(inputs, Mapping) or hasattr(inputs, "question_text"):
+            return [inputs]
+        if isinstance(inputs, Iterator):
+            return inputs
+        if isinstance(inputs, Iterable) and not isinstance(inputs, str | bytes):
+            return list(inputs)
+        raise InputError(
+            "an example must be a dict with 'question' and 'context', "
+            f"got {type(inputs).__name__}: {inputs!r:.80}"
+        )
+    if question is None or context is None:
+        missing = [n for n, v in (("question", question), ("context", context)) if v is None]
+        raise InputError(f"{' and '.join(missing)} missing: both question and context are needed")
+    if isinstance(question, str) and isinstance(context, str):
+        return [{"question": question, "context": context}]
+    if isinstance(question, list) and isinstance(context, str):
+        return [{"question": q, "context": context} for q in question]
+    if isinstance(question, list) and isinstance(context, list):
+        if len(question) != len(context):
+            raise InputError(
+                f"there are {len(question)} questions and {len(context)} contexts; "
+                "give as many contexts as questions, or one for all"
+            )
+        pairs = zip(question, context, strict=True)
+        return [{"question": q, "context": c} for q, c in pairs]
+    if isinstance(question, str) and isinstance(context, list):
+        raise InputError(
+            "one question about a list of contexts: repeat the question in a list, or use "
+            "QuestionAnswerer.answer, which searches several texts together"
+        )
+    raise InputError(
+        "question and context must be strings or lists of strings, "
+        f"got {type(question).__name__} and {type(context).__name__}"
+    )
+
+
+def _question_and_context(item: Any, number: int) -> tuple[Any, Any]:
+    """Take one example apart."""
+    if hasattr(item, "question_text"):  # transformers' SquadExample
+        return item.question_text, item.context_text
+    if not isinstance(item, Mapping):
+        raise InputError(
+            f"example {number} must be a dict with 'question' and 'context', got {item!r:.80}"
+        )
+    if missing := [key for key in ("question", "context") if key not in item]:
+        raise InputError(f"example {number} has no {' and no '.join(map(repr, missing))}")
+    return item["question"], item["context"]

@@ -1,0 +1,350 @@
+"""Step 5 of 6: start and end logits -> spans -> answers.
+
+A span is a pair of tokens (start, end), the end included.  Both faces of the library decode here:
+
+    decode_answers        scores are sums of logits, as SQuAD 2.0 defines them (QuestionAnswerer)
+    decode_probabilities  scores are products of probabilities, exactly as in transformers' pipeline
+
+In: the windows of one question, and their logits.  Out: answers, best first.
+Next: minibert/answering.py and minibert/pipelines.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from minibert.arrays import Floats
+from minibert.windows import Window
+
+# What a window's logits are: (start_logits [S], end_logits [S]), both float32.
+Logits = tuple[Floats, Floats]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer and where it stands: context[start:end] == text.
+
+    "No answer" is an Answer too: its text is empty, and start and end are 0.
+    """
+
+    text: str
+    start: int  # in characters (code points) of the text
+    end: int  # one past the last character
+    score: float  # start logit + end logit; of "no answer": the null score
+    probability: float  # among all spans of all windows, and "no answer"; they sum to 1
+    null_score: float  # logit sum of [CLS], the lowest over all windows: how unanswerable it looks
+    document: int = 0  # which text, if the question was asked of several
+    window: int = 0  # which window of that text
+
+    @property
+    def is_null(self) -> bool:
+        """Whether this says that the text holds no answer."""
+        return not self.text
+
+    def __str__(self) -> str:
+        return self.text
+
+
+class Span(NamedTuple):
+    """A candidate inside one window; tokens are counted from the window's first."""
+
+    start: int
+    end: int  # included
+    score: float
+
+
+def span_band(start: Floats, end: Floats, longest: int, combine: np.ufunc, nothing: float) -> Floats:
+    """Score every span of at most `longest` tokens.
+
+    Args:
+        start: [S] float32, score of each token as the first of the span.
+        end: [S] float32, as the last.
+        longest: in tokens, at least 1.
+        combine: np.add for logits, np.multiply for probabilities.
+        nothing: value that makes a span impossible: -inf for logits, 0 for probabilities.
+
+    Returns:
+        [S, min(longest, S)]: row i, column n is the span of tokens i to i + n.
+
+    Example:
+        >>> start, end = np.array([1, 5, 0], "f4"), np.array([9, 2, 3], "f4")
+        >>> span_band(start, end, 2, np.add, -np.inf)
+        array([[ 10.,   3.],
+               [  7.,   8.],
+               [  3., -inf]], dtype=float32)
+    """
+    longest = min(longest, len(start))
+    beyond = np.full(longest - 1, nothing, np.float32)
+    ends = np.lib.stride_tricks.sliding_window_view(np.append(end, beyond), longest)  # [S, longest]
+    return combine(start[:, None], ends)
+
+
+# ---------------------------------------------------------------- sums of logits
+
+
+def max_context_tokens(windows: Sequence[Window]) -> list[NDArray[np.bool_]]:
+    """For each window, which of its text tokens it sees with the most text on both sides.
+
+    Windows overlap; a token counts where min(tokens before, tokens after) + 0.01 * tokens of the
+    window is largest, the first window of equals.  So every token counts exactly once.
+
+    Source: `_check_is_max_context` in google-research/bert run_squad.py.
+    """
+    best: dict[int, NDArray[np.float64]] = {}
+    owner: dict[int, NDArray[np.int64]] = {}
+    for number, window in enumerate(windows):
+        count = len(window.context)
+        scores = best.setdefault(window.document, np.full(count, -1.0))
+        owners = owner.setdefault(window.document, np.zeros(count, np.int64))
+        token = np.arange(window.begin, window.end)
+        around = np.minimum(token - window.begin, window.end - 1 - token)
+        score = around + 0.01 * (window.end - window.begin)
+        better = token[score > scores[token]]
+        scores[better] = score[better - window.begin]
+        owners[better] = number
+    return [
+        owner[window.document][window.begin : window.end] == number
+        for number, window in enumerate(windows)
+    ]
+
+
+def word_borders(window: Window) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which text tokens of a window begin a word, and which end one."""
+    words = window.context.words
+    change = np.ones(len(words) + 1, bool)
+    change[1:-1] = (words[1:] != words[:-1]) | (words[1:] < 0)
+    return change[window.begin : window.end], change[window.begin + 1 : window.end + 1]
+
+
+def best_spans(band: Floats, n: int) -> list[Span]:
+    """The n best spans of a band of logit sums; of equals, the earlier start, then the earlier end.
+
+    Spans of -inf are left out.
+    """
+    flat = band.ravel()
+    if n < flat.size:
+        nth = np.partition(flat, -n)[-n]
+        chosen = np.flatnonzero((flat >= nth) & (flat > -np.inf))
+    else:
+        chosen = np.flatnonzero(flat > -np.inf)
+    chosen = chosen[np.argsort(-flat[chosen], kind="stable")][:n]
+    starts, lengths = np.divmod(chosen, max(1, band.shape[1]))
+    return [
+        Span(int(i), int(i + length), float(flat[at]))
+        for i, length, at in zip(starts, lengths, chosen, strict=True)
+    ]
+
+
+def decode_answers(
+    windows: Sequence[Window],
+    logits: Sequence[Logits],
+    *,
+    n: int,
+    max_answer_length: int,
+    null_score_diff_threshold: float,
+    align_to_words: bool,
+) -> list[Answer]:
+    """Rank all spans of all windows, and "no answer", by their logit sums.
+
+    A span is a candidate in the one window that sees its first token with the most context.
+    "No answer" is the sum at [CLS], the lowest of all windows; it comes before every span whose
+    score it exceeds by more than the threshold.
+
+    Args:
+        windows: all windows of one question, of one or several texts.
+        logits: start and end logits [S] of each window.
+        n: how many answers to give.
+        max_answer_length: longest answer, in tokens.
+        null_score_diff_threshold: as in SQuAD 2.0; inf puts "no answer" last, -inf first.
+        align_to_words: only spans of whole words.
+
+    Returns:
+        Up to n answers, best first.  Probabilities are over all candidates, so they do not
+        depend on n.
+
+    Source: `write_predictions` in google-research/bert run_squad.py; there the candidates are the
+    20 best starts times the 20 best ends of a window, here they are all spans.
+    """
+    null_scores = [float(start[0] + end[0]) for start, end in logits]
+    null_window = int(np.argmin(null_scores))
+    null_score = null_scores[null_window]
+
+    found: list[tuple[Span, int]] = []
+    log_total = null_score  # log of the sum of exp(score) over all candidates
+    for number, (window, mine) in enumerate(zip(windows, max_context_tokens(windows), strict=True)):
+        may_start, may_end = mine, np.ones(len(mine), bool)
+        if align_to_words:
+            begins, ends = word_borders(window)
+            may_start, may_end = may_start & begins, ends
+        text = slice(window.offset, window.offset + len(mine))
+        start, end = (part[text] for part in logits[number])
+        impossible = np.float32(-np.inf)
+        band = span_band(
+            np.where(may_start, start, impossible),
+            np.where(may_end, end, impossible),
+            max_answer_length,
+            np.add,
+            -np.inf,
+        )
+        spans = best_spans(band, n)
+        if spans:
+            top = spans[0].score
+            total = top + np.log(np.exp(band - top, dtype=np.float64).sum())
+            log_total = float(np.logaddexp(log_total, total))
+        found += [(span, number) for span in spans]
+    found.sort(key=lambda candidate: -candidate[0].score)  # stable: of equals, the first in the text
+
+    first_window = {w.document: i for i, w in reversed(list(enumerate(windows)))}
+
+    def answer(text: str, start: int, end: int, score: float, number: int) -> Answer:
+        document = windows[number].document
+        return Answer(
+            text=text,
+            start=start,
+            end=end,
+            score=score,
+            probability=float(np.exp(score - log_total)),
+            null_score=null_score,
+            document=document,
+            window=number - first_window[document],
+        )
+
+    answers = []
+    for span, number in found[:n]:
+        context, begin = windows[number].context, windows[number].begin
+        start = int(context.offsets[begin + span.start, 0])
+        end = int(context.offsets[begin + span.end, 1])
+        answers.append(answer(context.text[start:end], start, end, span.score, number))
+    place = sum(not null_score - a.score > null_score_diff_threshold for a in answers)
+    answers.insert(place, answer("", 0, 0, null_score, null_window))
+    return answers[:n]
+
+
+# ---------------------------------------------------------------- products of probabilities
+
+MASKED = np.float32(-10000.0)  # transformers' logit for a token that may not be in an answer
+
+
+def masked_softmax(logits: Floats, allowed: NDArray[np.bool_]) -> Floats:
+    """Probabilities [S] over the allowed tokens of one window; the same float32 steps as there."""
+    exp = np.where(allowed, logits, MASKED)
+    exp = np.exp(exp - exp.max(axis=-1, keepdims=True))
+    return exp / exp.sum()
+
+
+def probable_spans(start: Floats, end: Floats, longest: int, k: int) -> list[Span]:
+    """The k most probable spans of a window, in the order in which transformers has them.
+
+    That order is NumPy's: argpartition and argsort over the [S, S] matrix of all pairs, both
+    unstable, so ties come in an order of their own.  Without ties there is only one order, and the
+    narrow band gives it at a tenth of the cost; only with ties is the matrix built.
+    Spans of probability 0 are left out.
+    """
+    band = span_band(start, end, longest, np.multiply, 0.0)
+    flat = band.ravel()
+    if k == 1:
+        chosen = flat.argmax(keepdims=True)  # the first of equals, as there
+    else:
+        chosen = np.argpartition(-flat, k)[: k + 1] if k < flat.size else np.arange(flat.size)
+        chosen = chosen[np.argsort(-flat[chosen])]
+        values = flat[chosen][flat[chosen] > 0]
+        if len(np.unique(values)) < len(values):
+            return _spans_in_matrix_order(start, end, longest, k)
+        chosen = chosen[:k]
+    chosen = chosen[flat[chosen] > 0]
+    starts, lengths = np.divmod(chosen, band.shape[1])
+    return [
+        Span(int(i), int(i + length), float(flat[at]))
+        for i, length, at in zip(starts, lengths, chosen, strict=True)
+    ]
+
+
+def _spans_in_matrix_order(start: Floats, end: Floats, longest: int, k: int) -> list[Span]:
+    """As probable_spans, with ties in NumPy's order over the [S, S] matrix."""
+    matrix = np.tril(np.triu(np.multiply.outer(start, end)), longest - 1)
+    flat = matrix.ravel()
+    if flat.size <= k:
+        chosen = np.argsort(-flat)
+    else:
+        chosen = np.argpartition(-flat, k)[:k]
+        chosen = chosen[np.argsort(-flat[chosen])]
+    chosen = chosen[flat[chosen] > 0]
+    starts, ends = np.unravel_index(chosen, matrix.shape)
+    return [Span(int(i), int(j), float(matrix[i, j])) for i, j in zip(starts, ends, strict=True)]
+
+
+def characters(window: Window, span: Span, align_to_words: bool) -> tuple[int, int]:
+    """Where a span of text tokens stands in the text: first character, one past the last.
+
+    With align_to_words it is widened to whole words, as far as this window shows them.
+    """
+    first, last = (window.begin + token - window.offset for token in (span.start, span.end))
+    if align_to_words:
+        words = window.context.words[window.begin : window.end]
+        start_word, end_word = window.context.words[first], window.context.words[last]
+        if start_word >= 0 and end_word >= 0:
+            first = window.begin + int(np.searchsorted(words, start_word, side="left"))
+            last = window.begin + int(np.searchsorted(words, end_word, side="right")) - 1
+    offsets = window.context.offsets
+    return int(offsets[first, 0]), int(offsets[last, 1])
+
+
+def decode_probabilities(
+    windows: Sequence[Window],
+    logits: Sequence[Logits],
+    *,
+    cls_id: int,
+    top_k: int,
+    max_answer_len: int,
+    handle_impossible_answer: bool,
+    align_to_words: bool,
+) -> list[dict[str, Any]]:
+    """Rank answers as transformers' question-answering pipeline does.
+
+    The score of a span is the product of two probabilities within its window; equal answer texts
+    (ignoring case), from anywhere, are merged and their scores added.  Left out, unlike there:
+    candidates of probability 0 and candidates in the question.
+
+    Args:
+        windows: all windows of one question and one text.
+        logits: start and end logits [S] of each window.
+        cls_id: id of [CLS]; every such token may hold probability.
+        top_k: how many answers to give.
+        max_answer_len: longest answer, in tokens.
+        handle_impossible_answer: whether "no answer" competes.
+        align_to_words: widen answers to whole words.
+
+    Returns:
+        Up to top_k dicts with score, start, end and answer, best first.
+
+    Source: `QuestionAnsweringPipeline.postprocess` of transformers 5.2.0.
+    """
+    null_score = 1000000.0
+    answers: dict[str, dict[str, Any]] = {}
+    # Widening to words makes some candidates equal, so more of them are looked at.
+    k = 2 * top_k + 10 if align_to_words else top_k
+    for window, (start_logits, end_logits) in zip(windows, logits, strict=True):
+        allowed = window.input_ids == cls_id
+        first, stop = window.offset, window.offset + window.end - window.begin
+        allowed[first:stop] = True
+        start, end = masked_softmax(start_logits, allowed), masked_softmax(end_logits, allowed)
+        null_score = min(null_score, float(start[0] * end[0]))
+        start[0] = end[0] = 0.0
+        for span in probable_spans(start, end, max_answer_len, k):
+            if not (first <= span.start and span.end < stop):
+                continue
+            i, j = characters(window, span, align_to_words)
+            text = window.context.text[i:j]
+            if (same := answers.get(text.lower())) is not None:
+                same["score"] += span.score
+            else:
+                answers[text.lower()] = {"score": span.score, "start": i, "end": j, "answer": text}
+    ranked = list(answers.values())
+    if handle_impossible_answer:
+        ranked.append({"score": null_score, "start": 0, "end": 0, "answer": ""})
+    return sorted(ranked, key=lambda answer: answer["score"], reverse=True)[:top_k]

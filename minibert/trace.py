@@ -1,0 +1,20 @@
+"""Trace: a notebook in which the forward pass writes down its intermediate arrays.
+
+Parity tests compare a trace with transformers stage by stage, so the first stage that differs is
+the one with the mistake.
+"""
+
+from __future__ import annotations
+
+from minibert.arrays import Floats
+
+
+class Trace(dict[str, Floats]):
+    """Arrays by the name of the place that made them, such as 'layer.0'."""
+
+
+def note(trace: Trace | None, name: str, array: Floats) -> Floats:
+    """Write `array` under `name` if somebody asked for a trace; return it unchanged."""
+    if trace is not None:
+        trace[name] = array
+    return array

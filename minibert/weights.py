@@ -1,0 +1,294 @@
+"""The weights of a BERT for question answering: their names in the file, their shapes, our fields.
+
+In: an open checkpoint and its config.  Out: `Weights`, checked, in the file's orientation
+[out, in].  A backend then prepares them for its kernels (`prepare` in kernels/reference.py).
+
+A matrix is either a float array or `Int8`: one byte a number and one float32 scale a row.  In a
+file, layout "int8-1", that is two arrays: NAME (I8, [out, in]) and NAME.scale (F32, [out]), with
+number [i, j] = NAME[i, j] * NAME.scale[i], and the layout's name as `minibert_layout` in the
+metadata.  Any 2-D array may be stored so; all others are floats.  `minibert/conversion.py` writes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from minibert.arrays import Floats, Ints
+from minibert.checkpoint import Checkpoint
+from minibert.config import BertConfig
+from minibert.errors import CheckpointError
+
+# ---------------------------------------------------------------- what a model holds
+
+
+@dataclass(frozen=True)
+class Int8:
+    """A matrix in int8: the number at [i, j] is values[i, j] * scales[i]."""
+
+    values: NDArray[np.int8]  # [out, in]
+    scales: Floats  # [out]
+
+
+LAYOUT = "int8-1"  # version of the int8 layout, in the file's metadata
+
+Matrix: TypeAlias = "Floats | Int8"
+
+
+def full(matrix: Matrix) -> Floats:
+    """The matrix as float32."""
+    if isinstance(matrix, Int8):
+        return matrix.values.astype(np.float32) * matrix.scales[:, None]
+    return matrix
+
+
+@dataclass(frozen=True)
+class Table:
+    """An embedding table, [rows, D]; in int8 only the rows that are looked up get widened."""
+
+    matrix: Matrix
+
+    def rows(self, ids: Ints) -> Floats:
+        """The rows `ids` [T] as a new array [T, D]."""
+        if isinstance(self.matrix, Int8):
+            return full(Int8(self.matrix.values[ids], self.matrix.scales[ids]))
+        return self.matrix[ids]
+
+
+@dataclass(frozen=True)
+class Dense:
+    """A fully connected layer: y = x @ weight.T + bias."""
+
+    weight: Matrix  # [out, in]
+    bias: Floats  # [out]
+
+
+@dataclass(frozen=True)
+class Norm:
+    """The learned part of a layer norm."""
+
+    gain: Floats  # [D]
+    bias: Floats  # [D]
+
+
+@dataclass(frozen=True)
+class Tables:
+    """The three embedding tables, and the norm of their sum."""
+
+    words: Table  # [V, D]
+    positions: Table  # [P, D]
+    token_types: Table  # [2, D]
+    norm: Norm
+
+
+@dataclass(frozen=True)
+class LayerWeights:
+    """One encoder layer."""
+
+    qkv: Dense  # [3D, D]: query, key and value, which read the same input, stacked
+    attention_output: Dense  # [D, D]
+    attention_norm: Norm
+    intermediate: Dense  # [F, D]
+    output: Dense  # [D, F]
+    output_norm: Norm
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A whole BERT for question answering."""
+
+    tables: Tables
+    layers: tuple[LayerWeights, ...]
+    qa_outputs: Dense  # [2, D]; row 0 is the start, row 1 the end
+
+    def map_dense(self, pack: Callable[[Dense], Dense]) -> Weights:
+        """The same weights with every dense layer packed by a backend."""
+        layers = tuple(
+            replace(
+                layer,
+                qkv=pack(layer.qkv),
+                attention_output=pack(layer.attention_output),
+                intermediate=pack(layer.intermediate),
+                output=pack(layer.output),
+            )
+            for layer in self.layers
+        )
+        return replace(self, layers=layers, qa_outputs=pack(self.qa_outputs))
+
+
+# ---------------------------------------------------------------- their names in the file
+
+HEAD = ("qa_outputs.weight", "qa_outputs.bias")
+
+
+def expected_shapes(config: BertConfig) -> dict[str, tuple[int, ...]]:
+    """Every array that the config calls for: its name, without a `bert.` prefix -> its shape."""
+    d, f = config.hidden_size, config.intermediate_size
+    shapes: dict[str, tuple[int, ...]] = {
+        "embeddings.word_embeddings.weight": (config.vocab_size, d),
+        "embeddings.position_embeddings.weight": (config.max_position_embeddings, d),
+        "embeddings.token_type_embeddings.weight": (config.type_vocab_size, d),
+        "embeddings.LayerNorm.weight": (d,),
+        "embeddings.LayerNorm.bias": (d,),
+    }
+    for i in range(config.num_hidden_layers):
+        layer = f"encoder.layer.{i}."
+        for name, out, into in (
+            ("attention.self.query", d, d),
+            ("attention.self.key", d, d),
+            ("attention.self.value", d, d),
+            ("attention.output.dense", d, d),
+            ("intermediate.dense", f, d),
+            ("output.dense", d, f),
+        ):
+            shapes[f"{layer}{name}.weight"] = (out, into)
+            shapes[f"{layer}{name}.bias"] = (out,)
+        for name in ("attention.output.LayerNorm", "output.LayerNorm"):
+            shapes[f"{layer}{name}.weight"] = (d,)
+            shapes[f"{layer}{name}.bias"] = (d,)
+    return shapes | {"qa_outputs.weight": (2, d), "qa_outputs.bias": (2,)}
+
+
+def plain_name(name: str) -> str:
+    """A file's name for an array -> ours: no `bert.`, and no gamma and beta of old checkpoints.
+
+    Example:
+        >>> plain_name("bert.embeddings.LayerNorm.gamma")
+        'embeddings.LayerNorm.weight'
+    """
+    name = name.removeprefix("bert.")
+    for old, new in ((".gamma", ".weight"), (".beta", ".bias")):
+        if name.endswith("LayerNorm" + old):
+            name = name.removesuffix(old) + new
+    return name
+
+
+FLOAT_DTYPES = ("F32", "F16", "BF16", "F64")
+
+
+def check_weights(checkpoint: Checkpoint, config: BertConfig) -> dict[str, str]:
+    """Compare a weights file with its config; report every difference at once.
+
+    Returns:
+        Our name -> the file's name, for every expected array.  What else is in the file (a
+        pooler, a pre-training head) is left out.
+
+    Raises:
+        CheckpointError: an array is missing, doubled, or has another shape or dtype.
+    """
+    expected = expected_shapes(config)
+    names: dict[str, str] = {}
+    problems = []
+    for name in checkpoint.names():
+        plain = plain_name(name)
+        if plain not in expected:
+            continue
+        if plain in names:
+            problems.append(f"twice: {names[plain]} and {name} are the same array")
+        names[plain] = name
+    if names and not any(name in names for name in HEAD):
+        raise CheckpointError(
+            f"{checkpoint.path}: this BERT has no question-answering head ('qa_outputs.weight' is "
+            "missing). Use a model that was fine-tuned on SQuAD or a similar data set."
+        )
+    scales = {plain_name(name): name for name in checkpoint.names() if name.endswith(".scale")}
+    for name, shape in expected.items():
+        if name not in names:
+            problems.append(f"missing: {name} {list(shape)}")
+            continue
+        found, dtype = checkpoint.shape(names[name]), checkpoint.dtype(names[name])
+        if found != shape:
+            problems.append(
+                f"wrong shape: {names[name]} is {list(found)}, the config says {list(shape)}"
+            )
+        elif dtype == "I8" and len(shape) == 2:
+            scale = scales.get(f"{name}.scale")
+            if scale is None:
+                problems.append(f"missing: {name}.scale [{shape[0]}], which an int8 matrix needs")
+            elif checkpoint.shape(scale) != shape[:1] or checkpoint.dtype(scale) != "F32":
+                problems.append(
+                    f"wrong scale: {scale} is {checkpoint.dtype(scale)} "
+                    f"{list(checkpoint.shape(scale))}, expected F32 [{shape[0]}]"
+                )
+        elif dtype not in FLOAT_DTYPES:
+            problems.append(
+                f"wrong dtype: {names[name]} is {dtype}, expected one of {', '.join(FLOAT_DTYPES)}"
+            )
+    if problems:
+        count = f"{len(problems)} problem" + "s" * (len(problems) > 1)
+        shown = [f"  {problem}" for problem in problems[:10]] + ["  ..."] * (len(problems) > 10)
+        raise CheckpointError(
+            "\n".join(
+                [
+                    f"{checkpoint.path}: the weights do not fit the config ({count}):",
+                    *shown,
+                    "Are config.json and the weights from the same model?",
+                ]
+            )
+        )
+    return names
+
+
+def stack(parts: list[Dense]) -> Dense:
+    """Stack dense layers that read the same input: 3 x [D, D] -> [3D, D]."""
+    bias = np.concatenate([part.bias for part in parts])
+    weights = [part.weight for part in parts]
+    int8 = [weight for weight in weights if isinstance(weight, Int8)]
+    if len(int8) == len(weights):
+        values = np.concatenate([weight.values for weight in int8])
+        return Dense(Int8(values, np.concatenate([weight.scales for weight in int8])), bias)
+    return Dense(np.concatenate([full(weight) for weight in weights]), bias)
+
+
+def load_weights(checkpoint: Checkpoint, config: BertConfig) -> Weights:
+    """Read all arrays of a model.
+
+    Raises:
+        CheckpointError: the file does not fit the config, or holds NaN or infinite numbers.
+    """
+    if (layout := checkpoint.metadata.get("minibert_layout", LAYOUT)) != LAYOUT:
+        raise CheckpointError(
+            f"{checkpoint.path}: the weights are stored in layout {layout!r}, and this minibert "
+            f"reads {LAYOUT!r}. Install a newer minibert."
+        )
+    names = check_weights(checkpoint, config)
+
+    def matrix(name: str) -> Matrix:
+        array = checkpoint.read(names[name])
+        if array.dtype == np.int8:
+            return Int8(array, checkpoint.read(names[name] + ".scale"))
+        return array
+
+    def dense(name: str) -> Dense:
+        return Dense(matrix(f"{name}.weight"), checkpoint.read(names[f"{name}.bias"]))
+
+    def norm(name: str) -> Norm:
+        return Norm(
+            checkpoint.read(names[f"{name}.weight"]), checkpoint.read(names[f"{name}.bias"])
+        )
+
+    def layer(i: int) -> LayerWeights:
+        prefix = f"encoder.layer.{i}."
+        return LayerWeights(
+            qkv=stack([dense(f"{prefix}attention.self.{x}") for x in ("query", "key", "value")]),
+            attention_output=dense(prefix + "attention.output.dense"),
+            attention_norm=norm(prefix + "attention.output.LayerNorm"),
+            intermediate=dense(prefix + "intermediate.dense"),
+            output=dense(prefix + "output.dense"),
+            output_norm=norm(prefix + "output.LayerNorm"),
+        )
+
+    return Weights(
+        tables=Tables(
+            words=Table(matrix("embeddings.word_embeddings.weight")),
+            positions=Table(matrix("embeddings.position_embeddings.weight")),
+            token_types=Table(matrix("embeddings.token_type_embeddings.weight")),
+            norm=norm("embeddings.LayerNorm"),
+        ),
+        layers=tuple(layer(i) for i in range(config.num_hidden_layers)),
+        qa_outputs=dense("qa_outputs"),
+    )

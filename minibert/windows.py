@@ -1,0 +1,116 @@
+"""Step 2 of 6: tokens -> windows.
+
+BERT reads at most 512 tokens at once, so a long text is read through overlapping windows:
+
+    [CLS] question [SEP] part of the text [SEP]
+
+In: the tokens of a question and of a text.  Out: `Window`s.  Next: minibert/batches.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from minibert.arrays import Ints
+from minibert.errors import InputError
+from minibert.tokenizer import Tokens
+
+
+@dataclass(frozen=True, eq=False)
+class Window:
+    """One packed input: a question and the part of a text that fits beside it.
+
+    S is the number of tokens of the window.
+    """
+
+    input_ids: Ints  # [S]
+    token_type_ids: Ints  # [S] 0 up to the first [SEP], 1 after it
+    context: Tokens  # the whole text, of which this window shows a part
+    begin: int  # first token of the text that the window shows
+    end: int  # one past the last
+    offset: int  # where in the window the text begins: its token t stands at offset + t - begin
+    document: int = 0  # which of several texts, if the question is asked of several
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+
+def text_room(question: Tokens, max_seq_length: int) -> int:
+    """Tokens of a window left for the text, beside the question, [CLS] and two [SEP]."""
+    return max_seq_length - len(question) - 3
+
+
+def text_parts(length: int, room: int, step: int) -> list[tuple[int, int]]:
+    """Cut `length` tokens into parts of at most `room`, one beginning every `step` tokens.
+
+    The last part is the first one that reaches the end; it is short, not shifted back.
+
+    Example:
+        >>> text_parts(10, room=4, step=3)
+        [(0, 4), (3, 7), (6, 10)]
+        >>> text_parts(0, room=4, step=3)
+        [(0, 0)]
+    """
+    last = max(0, -(-(length - room) // step))  # number of the part that reaches the end
+    return [(i * step, min(i * step + room, length)) for i in range(last + 1)]
+
+
+def make_windows(
+    question: Tokens,
+    context: Tokens,
+    *,
+    cls_id: int,
+    sep_id: int,
+    max_seq_length: int,
+    doc_stride: int,
+    document: int = 0,
+) -> list[Window]:
+    """Lay a question beside every part of a text.
+
+    Args:
+        question: its tokens.
+        context: the text's tokens.
+        cls_id: id of [CLS].
+        sep_id: id of [SEP].
+        max_seq_length: longest window, in tokens, special tokens included.
+        doc_stride: how many tokens two neighbouring windows share, as in transformers.  (In
+            Google's run_squad.py the word means the step from one window to the next.)
+        document: number of the text, noted in each window.
+
+    Returns:
+        At least one window, in the order of the text.
+
+    Raises:
+        InputError: the question leaves no room for the text, or the overlap is as long as the
+            part of the text in a window, so that the windows would not advance.
+    """
+    room = text_room(question, max_seq_length)
+    if len(context) > room and room < 1:
+        raise InputError(
+            f"the question has {len(question)} tokens and leaves no room for the text in a window "
+            f"of max_seq_length {max_seq_length}. Shorten the question, raise max_seq_length, or "
+            "let it be truncated with max_question_length."
+        )
+    if len(context) == 0 and room < 0:
+        raise InputError(
+            f"the question has {len(question)} tokens and does not fit in a window of "
+            f"max_seq_length {max_seq_length}."
+        )
+    if len(context) > room and doc_stride >= room:
+        raise InputError(
+            f"doc_stride {doc_stride} cannot advance: a window of max_seq_length {max_seq_length} "
+            f"holds {room} tokens of the text beside this question, and neighbours may share "
+            f"fewer than that. Set doc_stride below {room}."
+        )
+    windows = []
+    for begin, end in text_parts(len(context), room, room - doc_stride):
+        head = np.concatenate(([cls_id], question.ids, [sep_id])).astype(np.int32)
+        tail = np.append(context.ids[begin:end], np.int32(sep_id))
+        types = np.zeros(len(head) + len(tail), np.int32)
+        types[len(head) :] = 1
+        windows.append(
+            Window(np.concatenate((head, tail)), types, context, begin, end, len(head), document)
+        )
+    return windows

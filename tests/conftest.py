@@ -1,0 +1,49 @@
+"""Shared fixtures.  Also keeps the repository root off sys.path.
+
+The root holds a folder named `kernels`.  With the root on sys.path (`python -m pytest` puts it
+there) it hides Hugging Face's package `kernels`, which transformers looks for, and `./minibert`
+hides the installed package.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
+os.environ["HF_HUB_OFFLINE"] = "1"  # no test may reach the network
+
+import pytest  # noqa: E402
+from hypothesis import settings  # noqa: E402
+from random_models import write_model  # noqa: E402
+
+from minibert.kernels.backend import BACKENDS  # noqa: E402
+from minibert.model import load_model  # noqa: E402
+
+# Some examples compile or load a model, so hypothesis must not time them.
+settings.register_profile("minibert", deadline=None, derandomize=True, max_examples=60)
+settings.load_profile("minibert")
+
+
+@pytest.fixture(scope="session", params=BACKENDS)
+def backend(request):
+    """Each backend in turn."""
+    return BACKENDS[request.param]
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory):
+    """A folder with a tiny random model.  Tests may not change it."""
+    return write_model(tmp_path_factory.mktemp("tiny") / "model")
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_folder):
+    """The tiny random model, loaded."""
+    return load_model(tiny_folder)
+
+
+@pytest.fixture(scope="session")
+def embedded():
+    """The embedded model, loaded."""
+    return load_model()

@@ -1,0 +1,101 @@
+"""Random models that are the same on every machine, for goldens and tests.
+
+The numbers come from NumPy's RandomState, whose stream is frozen for good, so a golden file
+stores a seed instead of weights.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from minibert.config import BertConfig
+from minibert.weights import HEAD, expected_shapes
+
+
+# Standard deviation of a matrix [out, in], times sqrt(in): attention that chooses, halves of a layer
+# that add to their input without drowning it.  With one width for all, deep models either amplify
+# rounding a thousandfold or give every token the same hidden state.
+GAINS = {
+    "query.weight": 2.0,
+    "key.weight": 2.0,
+    "attention.output.dense.weight": 0.4,
+    "output.dense.weight": 0.7,
+    "qa_outputs.weight": 2.0,
+    "embeddings.weight": 1.0,
+}
+
+
+def random_tensors(config: BertConfig, seed: int) -> dict[str, np.ndarray]:
+    """Weights with transformers' names: wide, with random biases and gains.
+
+    With BERT's own initialisation (std 0.02, biases 0, gains 1) a tanh GELU or a swapped query and
+    key would be invisible.
+    """
+    random = np.random.RandomState(seed)  # noqa: NPY002, the newer generators may change
+    tensors = {}
+    for name, shape in expected_shapes(config).items():
+        std = 0.2
+        if len(shape) == 2:
+            gain = next((g for end, g in GAINS.items() if name.endswith(end)), 1.2)
+            std = gain if "embeddings" in name else gain / shape[1] ** 0.5
+        mean = 1.0 if name.endswith("LayerNorm.weight") else 0.0
+        array = (mean + std * random.standard_normal(shape)).astype(np.float32)
+        tensors[name if name in HEAD else f"bert.{name}"] = array
+    return tensors
+
+
+def random_batch(config: BertConfig, lengths: list[int], seed: int) -> list[tuple]:
+    """Windows of random tokens: [(input_ids [S], token_type_ids [S]), ...]."""
+    random = np.random.RandomState(seed)  # noqa: NPY002
+    windows = []
+    for length in lengths:
+        ids = random.randint(0, config.vocab_size, length).astype(np.int32)
+        types = (np.arange(length) >= length // 3).astype(np.int32)
+        windows.append((ids, types))
+    return windows
+
+
+WORDS = (
+    "the a an and or of in at on to with by for from her his river ship captain old young new city "
+    "moon book wrote found sailed built lost crossed named first last year ada lee berlin paris "
+    "north south who what when where why which how many did does was is are it they was 1 2 3 18 "
+    "43 19 90 2024 ##s ##ed ##ing ##er ##ly ##a ##e ##i ##o ##u ##n ##t b c d e f g h i j k l m n o "
+    "p q r s t u v w x y z , . ? ! ' \" ( ) - : ; $ % é ü 船 東 京 α β א ב ع ر 😀 ##b ##c ##d ##f ##g "
+    "##h ##j ##k ##l ##m ##p ##q ##r ##v ##w ##x ##y ##z ##0 ##1 ##2 4 5 6 7 8 9 0"
+)
+
+
+def vocabulary() -> list[str]:
+    """A small uncased BERT vocabulary."""
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    return special + list(dict.fromkeys(WORDS.split()))
+
+
+def tiny_config(**changes: object) -> BertConfig:
+    """A model small enough to make and run in milliseconds."""
+    numbers: dict[str, object] = {
+        "vocab_size": len(vocabulary()),
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 64,
+        "max_position_embeddings": 64,
+    }
+    return BertConfig(**(numbers | changes))  # type: ignore[arg-type]
+
+
+def write_model(folder: Path, config: BertConfig | None = None, seed: int = 0) -> Path:
+    """A model folder as a user has it: config.json, model.safetensors, vocab.txt."""
+    config = config or tiny_config()
+    folder.mkdir(parents=True, exist_ok=True)
+    raw = {"model_type": "bert", "architectures": ["BertForQuestionAnswering"]} | vars(config)
+    (folder / "config.json").write_text(json.dumps(raw), encoding="utf-8")
+    save_file(random_tensors(config, seed), folder / "model.safetensors", {"format": "pt"})
+    (folder / "vocab.txt").write_text("\n".join(vocabulary()) + "\n", encoding="utf-8")
+    settings = {"do_lower_case": True, "model_max_length": config.max_position_embeddings}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    return folder
