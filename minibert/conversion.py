@@ -97,7 +97,8 @@ def convert(
         for name in ("config.json", *TOKENIZER_FILES):
             if (files.folder / name).is_file():
                 shutil.copyfile(files.folder / name, draft / name)
-        draft.chmod(0o755)  # mkdtemp's folders are for one user only
+        (draft / "model.safetensors").chmod(0o644)  # written for one user only, as is the folder
+        draft.chmod(0o755)
         if target.exists():
             old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
             os.replace(target, old / target.name)

@@ -177,6 +177,8 @@ def decode_answers(
     found: list[tuple[Span, int]] = []
     log_total = null_score  # log of the sum of exp(score) over all candidates
     for number, (window, mine) in enumerate(zip(windows, max_context_tokens(windows), strict=True)):
+        if not mine.any():  # no text in it, or all of it is seen better elsewhere
+            continue
         may_start, may_end = mine, np.ones(len(mine), bool)
         if align_to_words:
             begins, ends = word_borders(window)

@@ -53,7 +53,9 @@ def text_parts(length: int, room: int, step: int) -> list[tuple[int, int]]:
         >>> text_parts(0, room=4, step=3)
         [(0, 0)]
     """
-    last = max(0, -(-(length - room) // step))  # number of the part that reaches the end
+    if length <= room:
+        return [(0, length)]
+    last = -(-(length - room) // step)  # number of the part that reaches the end
     return [(i * step, min(i * step + room, length)) for i in range(last + 1)]
 
 
@@ -92,11 +94,6 @@ def make_windows(
             f"the question has {len(question)} tokens and leaves no room for the text in a window "
             f"of max_seq_length {max_seq_length}. Shorten the question, raise max_seq_length, or "
             "let it be truncated with max_question_length."
-        )
-    if len(context) == 0 and room < 0:
-        raise InputError(
-            f"the question has {len(question)} tokens and does not fit in a window of "
-            f"max_seq_length {max_seq_length}."
         )
     if len(context) > room and doc_stride >= room:
         raise InputError(

@@ -1,5 +1,6 @@
 """The safetensors reader: what a file may hold, and what is said about files that are damaged."""
 
+import itertools
 import json
 import os
 import struct
@@ -404,8 +405,10 @@ def test_the_files_of_an_index_are_one_checkpoint(shards):
 
 @pytest.mark.parametrize(
     "file",
-    ["/etc/passwd", "../x", "a/../../x", "..\\x", "C:\\x", "C:x", "\\x", "a\0b", "", ".", 1, None]
-    + ["\\\\server\\share\\x", "\ud800"],
+    [
+        *("/etc/passwd", "../x", "a/../../x", "", ".", "a\0b", "\ud800", 1, None),
+        *("..\\x", "C:\\x", "C:x", "\\x", "\\\\server\\share\\x"),
+    ],
 )
 def test_a_file_outside_the_folder_of_the_index_is_refused(shards, file):
     assert "beside the index" in problem(write_index(shards, {"a": file}))
@@ -457,6 +460,7 @@ def test_a_missing_index_is_not_found(tmp_path):
 
 # --- properties ------------------------------------------------------------------------------
 
+NUMBERS = itertools.count()
 VALID = file_bytes(
     {
         "__metadata__": {"format": "pt"},
@@ -473,14 +477,19 @@ VALID = file_bytes(
 def read_all(path):
     checkpoint = open_checkpoint(path)
     for name in checkpoint:
-        try:
-            array = checkpoint.read(name)
-        except CheckpointError as error:
-            assert "NaN or infinite" in str(error)
-            continue
+        array = checkpoint.read(name)
         assert isinstance(array, np.ndarray)
         assert array.shape == checkpoint.shape(name)
         assert array.dtype.kind != "f" or np.isfinite(array).all()
+
+
+def outcome(path):
+    """The message of our error, or the file's name; any other error passes through."""
+    try:
+        read_all(path)
+    except MinibertError as error:
+        return str(error)
+    return path.name
 
 
 @pytest.fixture(scope="module")
@@ -493,13 +502,13 @@ def test_the_file_that_is_damaged_below_is_valid(scratch):
     read_all(scratch / "valid.safetensors")
 
 
-@pytest.mark.parametrize("size", range(len(VALID)))
-def test_a_file_cut_anywhere_is_an_error(tmp_path, size):
-    (tmp_path / "cut.safetensors").write_bytes(VALID[:size])
-    problem(tmp_path / "cut.safetensors")
+def test_a_file_cut_anywhere_is_an_error(tmp_path):
+    for size in range(len(VALID)):
+        (tmp_path / f"{size}.safetensors").write_bytes(VALID[:size])
+        problem(tmp_path / f"{size}.safetensors")
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     flips=st.lists(
         st.tuples(st.integers(0, len(VALID) - 1), st.integers(0, 255)), min_size=1, max_size=4
@@ -511,12 +520,9 @@ def test_a_damaged_file_gives_arrays_or_an_error_of_ours(scratch, flips, size):
     for place, value in flips:
         damaged[place] = value
     # A new file each time: to shorten a file that is still mapped would kill the process.
-    path = scratch / f"{len(list(scratch.iterdir()))}.safetensors"
+    path = scratch / f"{next(NUMBERS)}.safetensors"
     path.write_bytes(damaged[:size])
-    try:
-        read_all(path)
-    except MinibertError as error:
-        assert path.name in str(error)
+    assert path.name in outcome(path)
 
 
 json_values = st.recursive(
@@ -538,14 +544,11 @@ entries = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     header=st.dictionaries(st.sampled_from(["a", "b", "__metadata__"]), entries | json_values),
     data=st.binary(max_size=8),
 )
 def test_any_json_as_header_gives_arrays_or_an_error_of_ours(scratch, header, data):
-    path = write(scratch, header, data, f"{len(list(scratch.iterdir()))}.safetensors")
-    try:
-        read_all(path)
-    except MinibertError as error:
-        assert path.name in str(error)
+    path = write(scratch, header, data, f"{next(NUMBERS)}.safetensors")
+    assert path.name in outcome(path)

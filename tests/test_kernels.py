@@ -1,0 +1,171 @@
+"""Every kernel of every backend computes what the definition computes in float64."""
+
+import inspect
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minibert.errors import BackendError
+from minibert.kernels import reference
+from minibert.kernels.backend import BACKENDS, REFERENCE, get_backend
+from minibert.weights import Dense, Int8, Norm, Table, Tables, full
+
+TOKENS = [0, 1, 2, 17, 511, 513]
+WIDTHS = [(32, 2), (48, 3), (100, 4)]  # hidden size, heads; 100 is no multiple of any tile
+EPS = 1e-12
+
+
+def wide(array):
+    """The same numbers in float64."""
+    if isinstance(array, Dense):
+        return Dense(full(array.weight).astype("f8"), array.bias.astype("f8"))
+    if isinstance(array, Norm):
+        return Norm(array.gain.astype("f8"), array.bias.astype("f8"))
+    return array.astype("f8")
+
+
+def normal(seed, *shape, std=1.0):
+    return np.random.default_rng(seed).normal(0, std, shape).astype(np.float32)
+
+
+def dense(seed, out, into):
+    return Dense(normal(seed, out, into, std=into**-0.5), normal(seed + 1, out, std=0.2))
+
+
+def norm(seed, width):
+    return Norm(1 + normal(seed, width, std=0.2), normal(seed + 1, width, std=0.2))
+
+
+def close(ours, truth, limit):
+    assert ours.dtype == np.float32
+    assert ours.shape == truth.shape
+    assert np.abs(ours - truth).max(initial=0) <= limit
+
+
+@pytest.mark.parametrize("tokens", TOKENS)
+@pytest.mark.parametrize(("width", "heads"), WIDTHS)
+def test_linear(backend, tokens, width, heads):
+    x, layer = normal(0, tokens, width), dense(1, 3 * width, width)
+    close(backend.linear(x, layer), reference.linear(wide(x), wide(layer)), 3e-6)
+
+
+@pytest.mark.parametrize("tokens", TOKENS)
+@pytest.mark.parametrize("activation", reference.ACTIVATIONS)
+def test_linear_activation(backend, tokens, activation):
+    x, layer = normal(0, tokens, 48), dense(1, 100, 48)
+    ours = backend.linear_activation(x, layer, activation)
+    close(ours, reference.linear_activation(wide(x), wide(layer), activation), 4e-6)
+
+
+@pytest.mark.parametrize("tokens", TOKENS)
+@pytest.mark.parametrize(("width", "heads"), WIDTHS)
+def test_linear_add_norm(backend, tokens, width, heads):
+    args = normal(0, tokens, 2 * width), dense(1, width, 2 * width), normal(2, tokens, width)
+    args += (norm(3, width),)
+    ours = backend.linear_add_norm(*args, EPS)
+    close(ours, reference.linear_add_norm(*map(wide, args), EPS), 5e-6)
+
+
+@pytest.mark.parametrize("lengths", [[], [1], [511], [513], [1, 17, 2, 64]])
+@pytest.mark.parametrize(("width", "heads"), WIDTHS)
+def test_attention_stays_in_its_window(backend, lengths, width, heads):
+    borders = np.cumsum([0, *lengths], dtype=np.int32)
+    qkv = normal(0, int(borders[-1]), 3 * width)
+    together = backend.attention(qkv, borders, heads)
+    truth = np.zeros((borders[-1], width))
+    for a, b in zip(borders[:-1], borders[1:], strict=True):
+        for head in range(heads):
+            part = slice(head * width // heads, (head + 1) * width // heads)
+            q, k, v = (m[a:b, part] for m in np.split(qkv.astype("f8"), 3, axis=1))
+            scores = np.exp(q @ k.T / math.sqrt(width // heads))
+            truth[a:b, part] = scores / scores.sum(axis=1, keepdims=True) @ v
+    close(together, truth, 5e-6)
+
+
+def test_attention_survives_large_scores(backend):
+    qkv = normal(0, 7, 96, std=60.0)
+    assert np.isfinite(backend.attention(qkv, np.array([0, 7], np.int32), 2)).all()
+
+
+@pytest.mark.parametrize("tokens", TOKENS)
+@pytest.mark.parametrize("int8", [False, True])
+def test_embed(backend, tokens, int8):
+    random = np.random.default_rng(0)
+    tables = []
+    for rows in (50, 600, 2):
+        values = random.integers(-127, 128, (rows, 48)).astype(np.int8)
+        matrix = Int8(values, random.uniform(0.005, 0.02, rows).astype(np.float32))
+        tables.append(Table(matrix if int8 else full(matrix)))
+    gains = norm(9, 48)
+    ids = [random.integers(0, rows, tokens).astype(np.int32) for rows in (50, 2, 600)]
+    ours = backend.embed(*ids, Tables(tables[0], tables[1], tables[2], gains), EPS)
+    words, places, kinds = (full(table.matrix).astype("f8") for table in tables)
+    h = words[ids[0]] + kinds[ids[1]] + places[ids[2]]
+    h = (h - h.mean(-1, keepdims=True)) / np.sqrt(h.var(-1, keepdims=True) + EPS)
+    close(ours, h * gains.gain + gains.bias, 3e-6)
+
+
+@pytest.mark.parametrize("tokens", TOKENS)
+def test_span_logits(backend, tokens):
+    x, head = normal(0, tokens, 100), dense(1, 2, 100)
+    truth = wide(x) @ wide(head).weight.T + head.bias
+    start, end = backend.span_logits(x, head)
+    close(start, truth[:, 0], 3e-6)
+    close(end, truth[:, 1], 3e-6)
+
+
+def test_layer_norm_by_hand(backend):
+    x = np.array([[1, 3]], np.float32)  # mean 2, variance 1
+    nothing = Dense(np.zeros((2, 2), np.float32), np.zeros(2, np.float32))
+    plain = Norm(np.ones(2, np.float32), np.zeros(2, np.float32))
+    np.testing.assert_allclose(backend.linear_add_norm(x, nothing, x, plain, 0.0), [[-1, 1]])
+
+
+def test_layer_norm_adds_eps_to_the_variance(backend):
+    x = np.array([[1, 3]], np.float32)
+    nothing = Dense(np.zeros((2, 2), np.float32), np.zeros(2, np.float32))
+    plain = Norm(np.ones(2, np.float32), np.zeros(2, np.float32))
+    ours = backend.linear_add_norm(x, nothing, x, plain, 3.0)  # 1 / sqrt(1 + 3)
+    np.testing.assert_allclose(ours, [[-0.5, 0.5]])
+
+
+@given(st.floats(-30, 30, width=32))
+def test_erf_is_within_a_few_units_of_the_last_place(x):
+    ours = reference.erf(np.array([x], np.float32))
+    assert ours.dtype == np.float32
+    assert abs(float(ours[0]) - math.erf(x)) < 5e-7
+    assert abs(float(reference.erf(np.array([x]))[0]) - math.erf(x)) < 3e-8
+
+
+def test_activations_by_hand():
+    x = np.array([-1.0, 2.0])
+    want = {
+        "gelu": [-0.15865525, 1.95449974],
+        "gelu_new": [-0.15880801, 1.95459769],
+        "relu": [0, 2],
+        "silu": [-0.26894142, 1.76159416],
+    }
+    for name, values in want.items():
+        np.testing.assert_allclose(reference.ACTIVATIONS[name](x), values, atol=1e-7)
+
+
+def test_silu_does_not_overflow():
+    with np.errstate(all="raise"):
+        assert reference.silu(np.array([-1000, 1000], np.float32)).tolist() == [0, 1000]
+
+
+@pytest.mark.parametrize("name", [f for f in REFERENCE.__dataclass_fields__ if f != "name"])
+def test_backends_have_the_signatures_of_the_reference(backend, name):
+    assert inspect.signature(getattr(backend, name)) == inspect.signature(getattr(reference, name))
+
+
+def test_devices_are_chosen_by_name():
+    assert get_backend("auto").name == "cpu"
+    assert get_backend("reference") is BACKENDS["reference"]
+    with pytest.raises(BackendError, match="unknown device 'tpu'; choose one of auto, cpu"):
+        get_backend("tpu")
+    with pytest.raises(BackendError, match="CUDA"):
+        get_backend("cuda:0")
