@@ -40,18 +40,16 @@ class Options:
     """
 
     max_seq_length: int | None = None  # longest window, in tokens; None: 384 or the model's limit
-    doc_stride: int = 128  # tokens that neighbouring windows of a long text share
+    doc_stride: int | None = None  # tokens that neighbouring windows share; None: up to 128
     max_question_length: int | None = None  # cut questions to so many tokens; None: never
     max_answer_length: int = 30  # in tokens
     null_score_diff_threshold: float = 0.0  # higher: fewer "no answer"; inf: never before an answer
     align_to_words: bool = False  # only answers made of whole words
 
     def __post_init__(self) -> None:
-        if self.max_seq_length is not None:
-            check_count("max_seq_length", self.max_seq_length, 1)
-        if self.max_question_length is not None:
-            check_count("max_question_length", self.max_question_length, 1)
-        check_count("doc_stride", self.doc_stride, 0)
+        for name, least in (("max_seq_length", 1), ("max_question_length", 1), ("doc_stride", 0)):
+            if getattr(self, name) is not None:
+                check_count(name, getattr(self, name), least)
         check_count("max_answer_length", self.max_answer_length, 1)
         threshold = self.null_score_diff_threshold
         if (
@@ -188,7 +186,7 @@ class QuestionAnswerer:
         return self.model.windows(
             question,
             list(texts),
-            max_seq_length=options.max_seq_length or self.model.default_max_seq_length(),
+            max_seq_length=options.max_seq_length,
             doc_stride=options.doc_stride,
             max_question_length=options.max_question_length,
         )

@@ -315,8 +315,9 @@ def build_parser() -> argparse.ArgumentParser:
                         help="longest answer, in tokens (default: 30)")
     answer.add_argument("--max-seq-length", type=at_least(1), metavar="N",
                         help="longest window, in tokens (default: 384, or the model's limit)")
-    answer.add_argument("--doc-stride", type=at_least(0), default=128, metavar="N",
-                        help="tokens that neighbouring windows share (default: 128)")
+    answer.add_argument("--doc-stride", type=at_least(0), metavar="N",
+                        help="tokens that neighbouring windows share (default: 128, or half a "
+                        "window)")
     answer.add_argument("--align-to-words", action="store_true",
                         help="only answers made of whole words")
     answer.add_argument("--model", help="folder, .safetensors file, or name on the Hugging Face "

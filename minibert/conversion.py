@@ -19,7 +19,7 @@ from safetensors.numpy import save_file
 
 from minibert.checkpoint import open_checkpoint
 from minibert.config import BertConfig
-from minibert.errors import CheckpointError, InputError
+from minibert.errors import CheckpointError, InputError, ModelNotFoundError
 from minibert.hub import ModelFiles, find_model
 from minibert.tokenizer import load_tokenizer
 from minibert.torch_pickle import read_torch_file
@@ -38,7 +38,9 @@ def quantise(matrix: NDArray[np.floating]) -> Int8:
         ([[64, -127], [0, 0]], [0.0157, 1.0])
     """
     largest = np.abs(matrix).max(axis=1).astype(np.float32)
-    scales = np.where(largest > 0, largest / np.float32(127), np.float32(1))  # a zero row stays so
+    # A row of zeros stays so, and one of numbers so small that the scale would lose digits becomes.
+    small = largest < 127 * np.finfo(np.float32).tiny
+    scales = np.where(small, np.float32(1), largest / np.float32(127))
     return Int8(np.rint(matrix / scales[:, None]).astype(np.int8), scales.astype(np.float32))
 
 
@@ -106,6 +108,8 @@ def convert(
             shutil.rmtree(old)
         else:
             os.replace(draft, target)
+    except ModelNotFoundError:  # an OSError too: a shard of the model is not there
+        raise
     except OSError as error:
         raise InputError(f"{target}: cannot be written: {error.strerror or error}") from None
     finally:
@@ -122,32 +126,51 @@ def _arrays(files: ModelFiles, config: BertConfig) -> Iterator[tuple[str, NDArra
             raise CheckpointError(f"{files.weights}: is int8 already; convert the original instead")
         arrays = {plain: checkpoint.read(name) for plain, name in names.items()}
     else:
-        found = {plain_name(name): array for name, array in read_torch_file(files.weights).items()}
-        expected = expected_shapes(config)
-        if not any(name in found for name in HEAD):
-            raise CheckpointError(
-                f"{files.weights}: this BERT has no question-answering head "
-                "('qa_outputs.weight' is missing)"
-            )
-        problems = [
-            f"  {name}: expected {list(shape)}, found "
-            + (str(list(found[name].shape)) if name in found else "nothing")
-            for name, shape in expected.items()
-            if name not in found or found[name].shape != shape
-        ]
-        if problems:
-            raise CheckpointError(
-                "\n".join(
-                    [f"{files.weights}: the weights do not fit the config:", *problems[:10]]
-                    + ["  ..."] * (len(problems) > 10)
-                )
-            )
-        arrays = {name: found[name] for name in expected}
-        for name, array in arrays.items():
-            if not np.isfinite(array).all():
-                raise CheckpointError(f"{files.weights}: {name} holds NaN or infinite numbers")
+        arrays = _pickled(files.weights, config)
     for name, array in arrays.items():
         yield name if name in HEAD else f"bert.{name}", array
+
+
+def _pickled(path: Path, config: BertConfig) -> dict[str, NDArray[np.floating]]:
+    """The arrays that the config calls for, from a pickle; as check_weights, all problems at once.
+
+    Raises:
+        CheckpointError: an array is missing, doubled, or not what the config says.
+    """
+    expected = expected_shapes(config)
+    names: dict[str, str] = {}
+    arrays: dict[str, NDArray[np.floating]] = {}
+    problems = []
+    for name, array in read_torch_file(path).items():
+        plain = plain_name(name)
+        if plain not in expected:
+            continue
+        if plain in names:
+            problems.append(f"twice: {names[plain]} and {name} are the same array")
+        names[plain], arrays[plain] = name, array
+    if not any(name in arrays for name in HEAD):
+        raise CheckpointError(
+            f"{path}: this BERT has no question-answering head ('qa_outputs.weight' is missing)"
+        )
+    for name, shape in expected.items():
+        if name not in arrays:
+            problems.append(f"{name}: expected {list(shape)}, found nothing")
+        elif arrays[name].shape != shape:
+            found = list(arrays[name].shape)
+            problems.append(f"{name}: expected {list(shape)}, found {found}")
+        elif arrays[name].dtype.kind != "f":
+            problems.append(f"{name}: expected floats, found {arrays[name].dtype.name}")
+        else:
+            with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinity
+                arrays[name] = arrays[name].astype(np.float32, copy=False)
+            if not np.isfinite(arrays[name]).all():
+                problems.append(f"{name} holds NaN or infinite numbers")
+    if problems:
+        shown = [f"  {problem}" for problem in problems[:10]] + ["  ..."] * (len(problems) > 10)
+        raise CheckpointError(
+            "\n".join([f"{path}: the weights do not fit the config:", *shown])
+        )
+    return {name: arrays[name] for name in expected}
 
 
 def _stored(

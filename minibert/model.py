@@ -45,18 +45,13 @@ class Model:
         """Name of the backend that runs."""
         return self.kernels.name
 
-    def default_max_seq_length(self) -> int:
-        """384 tokens, as in SQuAD's scripts, or less if the model or its tokenizer says so."""
-        limit = self.tokenizer.model_max_length or 384
-        return min(limit, 384, self.config.max_position_embeddings)
-
     def windows(
         self,
         question: str,
         texts: list[str],
         *,
-        max_seq_length: int,
-        doc_stride: int,
+        max_seq_length: int | None = None,
+        doc_stride: int | None = None,
         max_question_length: int | None = None,
         truncate_always: bool = True,
     ) -> list[Window]:
@@ -65,8 +60,9 @@ class Model:
         Args:
             question: not empty.
             texts: not empty.
-            max_seq_length: longest window, in tokens.
-            doc_stride: tokens that neighbouring windows share.
+            max_seq_length: longest window, in tokens; None for 384, as in SQuAD's scripts, or
+                less if the model or its tokenizer says so.
+            doc_stride: tokens that neighbouring windows share; None for 128, or half a window.
             max_question_length: cut the question to so many tokens; None: never.
             truncate_always: if False, cut it only if it leaves no room for the text.
 
@@ -76,11 +72,16 @@ class Model:
         check_text("question", question)
         for text in texts:
             check_text("context", text)
-        if max_seq_length > self.config.max_position_embeddings:
+        positions = self.config.max_position_embeddings
+        if max_seq_length is None:
+            max_seq_length = min(384, self.tokenizer.model_max_length or 384, positions)
+        if max_seq_length > positions:
             raise InputError(
-                f"max_seq_length {max_seq_length} is beyond the {self.config.max_position_embeddings}"
-                " positions of this model. Lower it."
+                f"max_seq_length {max_seq_length} is beyond the {positions} positions of this "
+                "model. Lower it."
             )
+        if doc_stride is None:
+            doc_stride = min(128, max_seq_length // 2)
         tokens = self.tokenizer.encode(question)
         windows = []
         for number, text in enumerate(texts):

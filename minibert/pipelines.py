@@ -176,15 +176,11 @@ class QuestionAnsweringPipeline:
     def _windows(self, item: Any, number: int, options: PipelineOptions) -> list[Window]:
         """Tokenise one example."""
         question, context = _question_and_context(item, number)
-        length = options.max_seq_len or self.model.default_max_seq_length()
-        stride = min(length // 2, 128) if options.doc_stride is None else options.doc_stride
-        if stride > length:
-            raise InputError(f"doc_stride ({stride}) is larger than max_seq_len ({length})")
         return self.model.windows(
             question,
             [context],
-            max_seq_length=length,
-            doc_stride=stride,
+            max_seq_length=options.max_seq_len,
+            doc_stride=options.doc_stride,
             max_question_length=options.max_question_len,
             truncate_always=False,
         )

@@ -159,11 +159,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         ModelNotFoundError: neither file is there.
         TokenizerError: a file is damaged, or is not a BERT WordPiece tokenizer.
     """
-    settings_file = folder / "tokenizer_config.json"
-    try:
-        settings = read_json_object(settings_file) if settings_file.is_file() else {}
-    except ConfigError as error:
-        raise TokenizerError(f"{settings_file}: {error}") from None
+    settings = _settings(folder / "tokenizer_config.json")
     if (file := folder / "tokenizer.json").is_file():
         backend = _from_tokenizer_json(file, settings)
     elif (file := folder / "vocab.txt").is_file():
@@ -182,6 +178,24 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         )
     except TokenizerError as error:
         raise TokenizerError(f"{file}: {error}") from None
+
+
+def _settings(file: Path) -> dict[str, Any]:
+    """What tokenizer_config.json says; nothing if it is not there."""
+    try:
+        raw = read_json_object(file) if file.is_file() else {}
+    except ConfigError as error:
+        raise TokenizerError(f"{file}: {error}") from None
+    # null says nothing, but for strip_accents, where it means "together with lower-casing".
+    said = {key: value for key, value in raw.items() if value is not None or key == "strip_accents"}
+    wrong = [
+        f"{option} must be true or false, got {said[option]!r}"
+        for option in ("do_lower_case", "strip_accents", "tokenize_chinese_chars")
+        if not isinstance(said.get(option), bool | None)
+    ]
+    if wrong:
+        raise TokenizerError(f"{file}: {'; '.join(wrong)}")
+    return said
 
 
 def _content(token: Any) -> str:

@@ -141,8 +141,12 @@ def _read_zip(archive: zipfile.ZipFile, file_size: int) -> dict[str, NDArray[Any
             raise ValueError(f"entry {quote(name)} is compressed, which torch.save never does")
         if not least <= info.file_size <= most:
             expected = f"{least}" if least == most else f"at most {most}"
-            raise ValueError(f"entry {quote(name)} has {info.file_size} bytes, expected {expected}")
-        return archive.read(info)
+            found = f"entry {quote(name)} has {info.file_size} bytes"
+            raise ValueError(f"{found}, expected {expected}")
+        content = archive.read(info)
+        if len(content) != info.file_size:  # zipfile believes the packed size, and says nothing
+            raise ValueError(f"entry {quote(name)} ends after {len(content)} bytes")
+        return content
 
     programs = [name for name in entries if name.endswith("/data.pkl") and name.count("/") == 1]
     if len(programs) != 1:

@@ -95,11 +95,12 @@ def make_windows(
             f"of max_seq_length {max_seq_length}. Shorten the question, raise max_seq_length, or "
             "let it be truncated with max_question_length."
         )
-    if len(context) > room and doc_stride >= room:
+    # transformers refuses the second case too, whether or not the text fits in one window.
+    if (len(context) > room and doc_stride >= room) or doc_stride >= max_seq_length - 2:
         raise InputError(
             f"doc_stride {doc_stride} cannot advance: a window of max_seq_length {max_seq_length} "
-            f"holds {room} tokens of the text beside this question, and neighbours may share "
-            f"fewer than that. Set doc_stride below {room}."
+            f"holds {max(room, 0)} tokens of the text beside this question, and neighbours must "
+            "share fewer than that. Lower doc_stride or raise max_seq_length."
         )
     windows = []
     for begin, end in text_parts(len(context), room, room - doc_stride):

@@ -30,7 +30,7 @@ from transformers.pipelines import question_answering  # noqa: E402
 
 pytestmark = pytest.mark.parity
 
-CASES = 2400
+CASES = 2800
 SQUAD = Path(__file__).resolve().parents[2] / "shared/data/squad/dev-v2.0.json.xz"
 LOGIT_LIMIT = 2e-5
 
@@ -225,11 +225,10 @@ def largest_difference(model, theirs, windows):
 def test_logits_are_within_the_limit(which, request):
     model = request.getfixturevalue(which)
     theirs = torch_model(model.weights, model.config)
-    length = model.default_max_seq_length()
     windows = []
     for question, text in paragraphs()[:20]:
         windows += model.windows(
-            question, [text], max_seq_length=length, doc_stride=8, max_question_length=10
+            question, [text], doc_stride=8, max_question_length=10
         )
     assert largest_difference(model, theirs, windows) <= LOGIT_LIMIT
 
@@ -240,7 +239,7 @@ def test_answers_to_real_questions_are_the_same(embedded, their_tokenizer, no_fi
         "question-answering", model=model, tokenizer=their_tokenizer, device="cpu"
     )
     ours = QuestionAnsweringPipeline(embedded)
-    for number, (question, text) in enumerate(paragraphs()):
+    for number, (question, text) in enumerate(paragraphs()[:30]):
         example = {"question": question, "context": text}
         for options in (
             {},

@@ -608,6 +608,14 @@ def test_a_storage_whose_bytes_were_changed_fails_its_checksum(tmp_path):
     assert "CRC" in problem(write_as(tmp_path, damaged))
 
 
+def test_an_entry_shorter_than_the_archive_says_is_an_error(tmp_path):
+    content = bytearray(zip_file(GOOD, {"0": SIX}))
+    place = content.index(b"PK\x01\x02", content.index(b"PK\x01\x02") + 4)  # of data/0
+    assert content[place + 20 : place + 28] == struct.pack("<2I", len(SIX), len(SIX))
+    content[place + 16 : place + 24] = bytes(8)  # checksum and packed size of no bytes; size stays
+    assert "ends after 0 bytes" in problem(write_as(tmp_path, content))
+
+
 def test_a_damaged_start_of_the_older_format_is_an_error(tmp_path):
     assert "torch.save" in problem(write_as(tmp_path, legacy_file(GOOD, {"0": SIX}, magic=1)))
     assert "1001" in problem(write_as(tmp_path, legacy_file(GOOD, {"0": SIX}, protocol=1002)))

@@ -1,0 +1,354 @@
+"""Old checkpoints become folders that load, and hostile ones leave nothing behind."""
+
+import json
+import os
+import shutil
+import stat
+
+import numpy as np
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+from random_models import random_tensors, tiny_config, write_model
+from safetensors.numpy import load_file, save_file
+from torch_files import write_torch_file
+
+from minibert.checkpoint import open_checkpoint
+from minibert.conversion import convert, quantise
+from minibert.errors import (
+    CheckpointError,
+    ConfigError,
+    InputError,
+    MinibertError,
+    ModelNotFoundError,
+    TokenizerError,
+)
+from minibert.model import load_model
+from minibert.weights import full
+
+QUERY = "bert.encoder.layer.0.attention.self.query.weight"
+
+
+def write_pickle(folder, tensors=None, form="zip", extra=b""):
+    """A model folder as it was before safetensors."""
+    write_model(folder)
+    (folder / "model.safetensors").unlink()
+    tensors = random_tensors(tiny_config(), 0) if tensors is None else tensors
+    write_torch_file(folder / "pytorch_model.bin", tensors, form, extra)
+    return folder
+
+
+def logits(folder):
+    model = load_model(folder, device="reference")
+    windows = model.windows(
+        "who wrote it?", ["ada lee wrote the book."], max_seq_length=64, doc_stride=8
+    )
+    return np.concatenate([array for pair in model.logits(windows) for array in pair])
+
+
+def refused(source, output, kind=CheckpointError, **options):
+    """The message of a conversion that fails and leaves nothing behind."""
+    before = sorted(output.parent.iterdir())
+    with pytest.raises(kind) as caught:
+        convert(source, output, **options)
+    assert isinstance(caught.value, MinibertError)
+    assert sorted(output.parent.iterdir()) == before
+    return str(caught.value)
+
+
+@pytest.fixture
+def tensors():
+    return random_tensors(tiny_config(), 0)
+
+
+# --- what is written -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["zip", "legacy"])
+def test_a_pickle_becomes_a_folder_with_the_same_logits(tmp_path, tiny_folder, form):
+    source = write_pickle(tmp_path / "old", form=form)
+    folder = convert(source, tmp_path / "new")
+    assert folder == tmp_path / "new"
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "config.json",
+        "model.safetensors",
+        "tokenizer_config.json",
+        "vocab.txt",
+    ]
+    np.testing.assert_array_equal(logits(folder), logits(tiny_folder))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "old"]
+
+
+def test_the_arrays_have_transformers_names_and_the_file_says_pt(tmp_path, tensors):
+    old = {name.removeprefix("bert."): array for name, array in tensors.items()}
+    old["cls.predictions.bias"] = np.zeros(3, np.float32)
+    old["embeddings.LayerNorm.gamma"] = old.pop("embeddings.LayerNorm.weight")
+    folder = convert(write_pickle(tmp_path / "old", old), tmp_path / "new")
+    checkpoint = open_checkpoint(folder / "model.safetensors")
+    assert sorted(checkpoint) == sorted(tensors)
+    assert checkpoint.metadata == {"format": "pt"}
+    for name, array in tensors.items():
+        np.testing.assert_array_equal(checkpoint.read(name), array)
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f8"])
+def test_a_pickle_of_other_floats_is_converted(tmp_path, tensors, dtype):
+    old = {name: array.astype(dtype) for name, array in tensors.items()}
+    folder = convert(write_pickle(tmp_path / "old", old), tmp_path / "new")
+    stored = load_file(folder / "model.safetensors")
+    for name, array in old.items():
+        assert stored[name].dtype == np.float32
+        np.testing.assert_array_equal(stored[name], array.astype(np.float32))
+
+
+def test_a_weights_file_can_be_named_itself(tmp_path, tiny_folder):
+    source = write_pickle(tmp_path / "old")
+    (source / "pytorch_model.bin").rename(source / "weights.bin")
+    folder = convert(source / "weights.bin", tmp_path / "new")
+    np.testing.assert_array_equal(logits(folder), logits(tiny_folder))
+
+
+def test_safetensors_are_converted_too(tmp_path, tiny_folder):
+    folder = convert(tiny_folder, tmp_path / "deep" / "new")
+    np.testing.assert_array_equal(logits(folder), logits(tiny_folder))
+
+
+def test_float16_rounds_every_number(tmp_path, tensors):
+    folder = convert(write_pickle(tmp_path / "old"), tmp_path / "new", dtype="float16")
+    stored = load_file(folder / "model.safetensors")
+    assert sorted(stored) == sorted(tensors)
+    for name, array in tensors.items():
+        assert stored[name].dtype == np.float16
+        np.testing.assert_array_equal(stored[name], array.astype(np.float16))
+    size = (tmp_path / "old" / "pytorch_model.bin").stat().st_size
+    assert (folder / "model.safetensors").stat().st_size < 0.6 * size
+    assert np.isfinite(logits(folder)).all()
+
+
+def test_int8_changes_a_number_by_at_most_half_a_scale(tmp_path, tensors, tiny_folder):
+    folder = convert(write_pickle(tmp_path / "old"), tmp_path / "new", dtype="int8")
+    stored = load_file(folder / "model.safetensors")
+    for name, array in tensors.items():
+        if array.ndim == 2 and not name.startswith("qa_outputs"):
+            scales = stored[f"{name}.scale"]
+            assert stored[name].dtype == np.int8
+            assert scales.shape == array.shape[:1]
+            error = np.abs(stored[name] * scales[:, None].astype(float) - array)
+            assert (error <= scales[:, None] * 0.5001).all()
+        else:
+            np.testing.assert_array_equal(stored[name], array)
+    assert open_checkpoint(folder / "model.safetensors").metadata["minibert_layout"] == "int8-1"
+    exact = logits(tiny_folder)
+    assert 0 < np.abs(logits(folder) - exact).max() < 0.3 * np.abs(exact).max()
+
+
+FLOATS = st.floats(-(2.0**100), 2.0**100, width=32)
+
+
+@given(matrix=arrays(np.float32, array_shapes(min_dims=2, max_dims=2, max_side=6), elements=FLOATS))
+@example(matrix=np.array([[0, 0], [1e-44, 3e-45], [2e-38, -1e-38]], np.float32))
+def test_a_quantised_row_has_errors_of_at_most_half_its_scale(matrix):
+    int8 = quantise(matrix)
+    assert int8.values.dtype == np.int8
+    assert int8.scales.dtype == np.float32
+    assert np.isfinite(int8.scales).all()
+    assert (int8.scales > 0).all()
+    assert np.abs(int8.values.astype(int)).max() <= 127
+    exact = int8.values * int8.scales[:, None].astype(float)
+    assert (np.abs(exact - matrix) <= int8.scales[:, None] * 0.5001).all()
+    assert not full(int8)[(matrix == 0).all(axis=1)].any()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
+def test_others_may_read_the_folder(tmp_path, tiny_folder):
+    folder = convert(tiny_folder, tmp_path / "new")
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o755
+    assert all(path.stat().st_mode & stat.S_IROTH for path in folder.iterdir())
+
+
+# --- an output that is there -----------------------------------------------------------------
+
+
+def test_an_existing_output_is_refused_and_stays(tmp_path, tiny_folder):
+    output = tmp_path / "new"
+    output.mkdir()
+    (output / "mine").write_text("precious")
+    message = refused(tiny_folder, output, InputError)
+    assert str(output) in message
+    assert "already there" in message
+    assert [path.name for path in output.iterdir()] == ["mine"]
+
+
+def test_overwrite_replaces_the_folder(tmp_path, tiny_folder):
+    output = tmp_path / "new"
+    output.mkdir()
+    (output / "old").write_text("")
+    convert(tiny_folder, output, overwrite=True)
+    assert not (output / "old").exists()
+    np.testing.assert_array_equal(logits(output), logits(tiny_folder))
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]
+
+
+def test_a_failed_overwrite_leaves_the_old_folder(tmp_path):
+    output = convert(write_pickle(tmp_path / "old"), tmp_path / "new")
+    before = logits(output)
+    (tmp_path / "old" / "pytorch_model.bin").write_bytes(b"damaged")
+    refused(tmp_path / "old", output, overwrite=True)
+    np.testing.assert_array_equal(logits(output), before)
+
+
+def test_a_folder_can_be_converted_onto_itself(tmp_path, tiny_folder):
+    folder = write_pickle(tmp_path / "model")
+    convert(folder, folder, overwrite=True)
+    np.testing.assert_array_equal(logits(folder), logits(tiny_folder))
+    assert not (folder / "pytorch_model.bin").exists()
+
+
+def test_an_output_that_cannot_be_written_is_named(tmp_path, tiny_folder):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError) as caught:
+        convert(tiny_folder, tmp_path / "file" / "new")
+    message = str(caught.value)
+    assert "cannot be written" in message
+    assert str(tmp_path / "file" / "new") in message
+
+
+# --- models that are refused -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["zip", "legacy"])
+def test_a_pickle_that_runs_a_command_is_refused_by_name_and_nothing_runs(tmp_path, form):
+    witness = tmp_path / "witness"
+    command = f"echo > {witness}".encode()
+    call = b"cos\nsystem\n(X" + len(command).to_bytes(4, "little") + command + b"tR"
+    source = write_pickle(tmp_path / "old", form=form, extra=call)
+    message = refused(source, tmp_path / "new")
+    assert "refuses to load 'os.system'" in message
+    assert str(source / "pytorch_model.bin") in message
+    assert not witness.exists()
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_pickle_without_a_head_for_question_answering_is_refused(tmp_path, tensors):
+    body = {name: array for name, array in tensors.items() if "qa_outputs" not in name}
+    message = refused(write_pickle(tmp_path / "old", body), tmp_path / "new")
+    assert "pytorch_model.bin: this BERT has no question-answering head" in message
+
+
+def test_every_array_of_another_shape_or_missing_is_named(tmp_path, tensors):
+    tensors[QUERY] = np.zeros((32, 31), np.float32)
+    del tensors["bert.embeddings.LayerNorm.bias"]
+    message = refused(write_pickle(tmp_path / "old", tensors), tmp_path / "new")
+    assert "self.query.weight: expected [32, 32], found [32, 31]" in message
+    assert "embeddings.LayerNorm.bias: expected [32], found nothing" in message
+
+
+def test_a_long_list_of_problems_is_cut(tmp_path):
+    tensors = {"qa_outputs.weight": np.zeros((2, 32), np.float32)}
+    message = refused(write_pickle(tmp_path / "old", tensors), tmp_path / "new")
+    assert message.endswith("...")
+    assert len(message.splitlines()) == 12
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_an_array_with_nan_or_infinity_is_named(tmp_path, tensors, bad):
+    tensors[QUERY][1, 2] = bad
+    message = refused(write_pickle(tmp_path / "old", tensors), tmp_path / "new")
+    assert f"{QUERY.removeprefix('bert.')} holds NaN or infinite numbers" in message
+
+
+def test_a_float64_beyond_float32_is_refused(tmp_path, tensors):
+    tensors[QUERY] = tensors[QUERY].astype(np.float64)
+    tensors[QUERY][0, 0] = 1e300
+    message = refused(write_pickle(tmp_path / "old", tensors), tmp_path / "new")
+    assert f"{QUERY.removeprefix('bert.')} holds" in message
+
+
+@pytest.mark.parametrize("dtype", ["i1", "i4", "i8"])
+def test_an_array_that_is_no_float_is_named(tmp_path, tensors, dtype):
+    tensors[QUERY] = tensors[QUERY].astype(dtype)
+    message = refused(write_pickle(tmp_path / "old", tensors), tmp_path / "new")
+    assert QUERY.removeprefix("bert.") in message
+    assert np.dtype(dtype).name in message
+
+
+def test_numbers_beyond_float16_are_refused(tmp_path, tensors):
+    tensors[QUERY][0, 0] = 1e5
+    source = write_pickle(tmp_path / "old", tensors)
+    message = refused(source, tmp_path / "new", dtype="float16")
+    assert f"{QUERY} holds numbers beyond float16" in message
+    convert(source, tmp_path / "new")
+
+
+def test_int8_is_not_converted_again(tmp_path, tiny_folder):
+    int8 = convert(tiny_folder, tmp_path / "int8", dtype="int8")
+    assert "is int8 already" in refused(int8, tmp_path / "new")
+
+
+def test_a_missing_shard_is_not_found(tmp_path):
+    source = write_model(tmp_path / "old")
+    (source / "model.safetensors").unlink()
+    index = {"weight_map": {"qa_outputs.bias": "model-1.safetensors"}}
+    (source / "model.safetensors.index.json").write_text(json.dumps(index))
+    message = refused(source, tmp_path / "new", ModelNotFoundError)
+    assert "model-1.safetensors" in message
+
+
+def test_a_model_without_its_parts_is_refused_before_anything_is_written(tmp_path):
+    source = write_pickle(tmp_path / "old")
+    vocab, config = source / "vocab.txt", source / "config.json"
+    kept = vocab.read_text(encoding="utf-8")
+    vocab.unlink()
+    assert "vocab.txt" in refused(source, tmp_path / "new", ModelNotFoundError)
+    vocab.write_text(kept + "xyz\nzyx\n", encoding="utf-8")
+    refused(source, tmp_path / "new", TokenizerError)
+    config.write_text('{"model_type": "roberta"}')
+    assert "roberta" in refused(source, tmp_path / "new", ConfigError)
+    config.unlink()
+    assert "config.json" in refused(source, tmp_path / "new", ModelNotFoundError)
+    shutil.rmtree(source)
+    refused(source, tmp_path / "new", ModelNotFoundError)
+
+
+def test_an_unknown_dtype_is_named(tmp_path, tiny_folder):
+    message = refused(tiny_folder, tmp_path / "new", InputError, dtype="bfloat16")
+    assert "float32, float16, int8, got 'bfloat16'" in message
+
+
+def test_the_same_array_under_two_names_is_refused(tmp_path, tensors):
+    tensors["embeddings.LayerNorm.gamma"] = tensors["bert.embeddings.LayerNorm.weight"]
+    message = refused(write_pickle(tmp_path / "old", tensors), tmp_path / "new")
+    assert "embeddings.LayerNorm.gamma" in message
+
+
+# --- torch itself ----------------------------------------------------------------------------
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_file_that_torch_wrote_is_converted(tmp_path, tensors, tiny_folder, zipped):
+    torch = pytest.importorskip("torch")
+    source = write_pickle(tmp_path / "old")
+    state = {name: torch.from_numpy(array) for name, array in tensors.items()}
+    path = source / "pytorch_model.bin"
+    torch.save(state, path, _use_new_zipfile_serialization=zipped)
+    np.testing.assert_array_equal(logits(convert(source, tmp_path / "new")), logits(tiny_folder))
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("form", ["zip", "legacy"])
+def test_the_files_of_these_tests_are_files_that_torch_reads(tmp_path, tensors, form):
+    torch = pytest.importorskip("torch")
+    path = write_torch_file(tmp_path / "model.bin", tensors, form)
+    state = torch.load(path, weights_only=True)
+    assert list(state) == list(tensors)
+    for name, array in tensors.items():
+        np.testing.assert_array_equal(state[name].numpy(), array)
+
+
+def test_metadata_of_other_programs_is_not_copied(tmp_path, tensors):
+    source = write_model(tmp_path / "old")
+    save_file(tensors, source / "model.safetensors", {"format": "flax", "secret": "x"})
+    folder = convert(source, tmp_path / "new")
+    assert open_checkpoint(folder / "model.safetensors").metadata == {"format": "pt"}
