@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from minibert import __version__
-from minibert.errors import InputError, MinibertError
+from minibert.errors import InputError, MinibertError, ModelNotFoundError
 from minibert.progress import progress
 
 if TYPE_CHECKING:
@@ -153,8 +153,10 @@ def answer_lines(args: argparse.Namespace) -> Iterator[str]:
     """Answer a JSON-lines file: one line out for each line in, in the same order."""
     qa = load_answerer(args)
     rows: list[dict[str, Any]] = []  # those whose answers are still to come
+    number = 0  # of the line that was read last
 
     def examples() -> Iterator[tuple[str, Any]]:
+        nonlocal number
         for number, line in enumerate(open_lines(args.jsonl), 1):
             if not line.strip():
                 continue
@@ -163,11 +165,16 @@ def answer_lines(args: argparse.Namespace) -> Iterator[str]:
             yield row["question"], row["context"]
 
     results = qa.n_best_many(examples(), args.top_k)
-    for answers in progress(results, count_lines(args.jsonl), "questions"):
-        row = rows.pop(0)
-        kept = {key: value for key, value in row.items() if key != "context"}
-        found = [as_json(answer) for answer in answers]
-        yield dump(kept | ({"answer": found[0]} if args.top_k == 1 else {"answers": found}))
+    try:
+        for answers in progress(results, count_lines(args.jsonl), "questions"):
+            row = rows.pop(0)
+            kept = {key: value for key, value in row.items() if key != "context"}
+            found = [as_json(answer) for answer in answers]
+            yield dump(kept | ({"answer": found[0]} if args.top_k == 1 else {"answers": found}))
+    except InputError as error:
+        if str(error).startswith(args.jsonl):  # it says already where it happened
+            raise
+        raise InputError(f"{args.jsonl}, line {number}: {error}") from None
 
 
 def open_lines(path: str) -> Iterator[str]:
@@ -229,15 +236,26 @@ def writing(path: str | None) -> Iterator[TextIO]:
         yield sys.stdout
         return
     target = Path(path)
+    if target.exists() and not target.is_file():  # a pipe or /dev/null is no file to be replaced
+        try:
+            with open(target, "w", encoding="utf-8", errors="backslashreplace") as out:
+                yield out
+        except ModelNotFoundError:  # an OSError too
+            raise
+        except OSError as error:
+            raise InputError(f"{path}: cannot be written: {error.strerror}") from None
+        return
     try:
         handle, draft = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
     except OSError as error:
         raise InputError(f"{path}: cannot be written: {error.strerror}") from None
     try:
-        with open(handle, "w", encoding="utf-8") as out:
+        with open(handle, "w", encoding="utf-8", errors="backslashreplace") as out:
             yield out
         os.chmod(draft, 0o644)  # mkstemp's files are for one user only
         os.replace(draft, target)
+    except ModelNotFoundError:  # an OSError too
+        raise
     except OSError as error:
         raise InputError(f"{path}: cannot be written: {error.strerror}") from None
     finally:

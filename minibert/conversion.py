@@ -38,7 +38,7 @@ def quantise(matrix: NDArray[np.floating]) -> Int8:
         ([[64, -127], [0, 0]], [0.0157, 1.0])
     """
     largest = np.abs(matrix).max(axis=1).astype(np.float32)
-    # A row of zeros stays so, and one of numbers so small that the scale would lose digits becomes.
+    # A row of zeros stays so; one of numbers so small that a scale would lose digits becomes so.
     small = largest < 127 * np.finfo(np.float32).tiny
     scales = np.where(small, np.float32(1), largest / np.float32(127))
     return Int8(np.rint(matrix / scales[:, None]).astype(np.int8), scales.astype(np.float32))
@@ -167,9 +167,7 @@ def _pickled(path: Path, config: BertConfig) -> dict[str, NDArray[np.floating]]:
                 problems.append(f"{name} holds NaN or infinite numbers")
     if problems:
         shown = [f"  {problem}" for problem in problems[:10]] + ["  ..."] * (len(problems) > 10)
-        raise CheckpointError(
-            "\n".join([f"{path}: the weights do not fit the config:", *shown])
-        )
+        raise CheckpointError("\n".join([f"{path}: the weights do not fit the config:", *shown]))
     return {name: arrays[name] for name in expected}
 
 

@@ -8,6 +8,7 @@ HF_TOKEN).
 from __future__ import annotations
 
 import json
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,10 +56,10 @@ def find_model(
     names = (*WEIGHTS, PICKLE) if accept_pickles else WEIGHTS
     if model is None:
         return _in_folder(EMBEDDED, names)
-    path = Path(model).expanduser()
-    if path.is_dir():
+    path = Path(os.path.expanduser(model))  # Path.expanduser fails where there is no such user
+    if os.path.isdir(path):  # unlike Path.is_dir, False for a name longer than the system allows
         return _in_folder(path, names)
-    if path.is_file():
+    if os.path.isfile(path):
         if path.name.endswith((".safetensors", ".safetensors.index.json")) or accept_pickles:
             return ModelFiles(path.parent, path)
         raise ModelNotFoundError(

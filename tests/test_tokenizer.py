@@ -30,7 +30,9 @@ def write_vocab(folder, words=UNCASED, settings=None, end="\n"):
 def write_json(folder, words=UNCASED, change=None, settings=None, **options):
     """A tokenizer as new checkpoints have it; `change` gets its JSON and may alter it."""
     folder.mkdir(exist_ok=True)
-    backend = tokenizers.BertWordPieceTokenizer(dict(zip(words, range(len(words)))), **options)
+    backend = tokenizers.BertWordPieceTokenizer(
+        {word: i for i, word in enumerate(words)}, **options
+    )
     backend.add_special_tokens(SPECIAL)
     raw = json.loads(backend.to_str())
     if change is not None:

@@ -517,7 +517,7 @@ def startup_notes(ours: Side, peer: Side | None, args: argparse.Namespace) -> li
         + (f"; transformers reads {model_note(peer)}." if peer else "."),
         "The uncounted first process took "
         + " and ".join(f"{figures(side.get('warm-up'))} s ({side.library})" for side in sides)
-        + ": files not in memory yet, kernels not compiled yet.",
+        + ": files may not be in memory yet, nor kernels compiled.",
     ]
     for side in sides:
         bare, pipeline, answered = (

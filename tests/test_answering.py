@@ -1,0 +1,201 @@
+"""QuestionAnswerer, and the model behind it."""
+
+import itertools
+import math
+import multiprocessing
+import random
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from random_models import answer_with_the_embedded_model
+
+from minibert import Answer, InputError, MinibertError, Options, QuestionAnswerer, Trace, load_model
+
+TEXT = (
+    "Ada Lovelace wrote the first program in 1843. The machine was designed by Charles Babbage, "
+    "who never finished it. "
+)
+WHO = "Who wrote the first program?"
+
+
+@pytest.fixture(scope="module")
+def qa(embedded):
+    return QuestionAnswerer(embedded)
+
+
+def test_an_answer_says_where_it_stands(qa):
+    answer = qa.answer(WHO, TEXT)
+    assert isinstance(answer, Answer)
+    assert str(answer) == answer.text == TEXT[answer.start : answer.end] == "Ada Lovelace"
+    assert answer.score > answer.null_score
+    assert 0 < answer.probability < 1
+    assert not answer.is_null
+
+
+def test_offsets_are_code_points(qa):
+    text = "😀 e\u0301 שלום 船. " + TEXT
+    answer = qa.answer(WHO, text)
+    assert text[answer.start : answer.end] == "Ada Lovelace"
+
+
+def test_no_answer_is_an_answer(qa):
+    answer = qa.answer("What colour was the ship?", TEXT)
+    assert answer.is_null
+    assert (answer.text, answer.start, answer.end) == ("", 0, 0)
+    assert answer.score == answer.null_score
+    forced = qa.answer("What colour was the ship?", TEXT, null_score_diff_threshold=math.inf)
+    assert not forced.is_null
+
+
+def test_several_texts_are_searched_together(qa):
+    other = "Berlin lies on the Spree. "
+    answer = qa.answer(WHO, [other, other * 40, TEXT])
+    assert (answer.text, answer.document, answer.window) == ("Ada Lovelace", 2, 0)
+    answers = qa.n_best(WHO, [TEXT, other, TEXT], 5, null_score_diff_threshold=math.inf)
+    assert {a.document for a in answers[:2]} == {0, 2}
+    assert answers[0].score == pytest.approx(answers[1].score, abs=1e-4)
+    assert answers[0].probability < 0.5
+
+
+def test_scores_do_not_depend_on_the_other_texts(qa):
+    alone = qa.answer(WHO, TEXT)
+    together = qa.answer(WHO, [TEXT, "Berlin lies on the Spree."])
+    assert together.score == pytest.approx(alone.score, abs=1e-5)
+    assert together.null_score <= alone.null_score
+
+
+def test_a_long_text_is_read_through_windows(qa):
+    text = "Berlin lies on the Spree. " * 150 + TEXT + "Berlin lies on the Spree. " * 50
+    answer = qa.answer(WHO, text)
+    assert text[answer.start : answer.end] == answer.text == "Ada Lovelace"
+    assert answer.window > 0
+
+
+def test_probabilities_sum_to_one_over_all(tiny):
+    answers = QuestionAnswerer(tiny).n_best("who ?", "the old captain sailed the moon", 10_000)
+    assert sum(a.probability for a in answers) == pytest.approx(1, abs=1e-6)
+    assert sum(a.is_null for a in answers) == 1
+
+
+def test_only_whole_words_when_asked(qa):
+    text = "The antidisestablishmentarianism of Wolfgangsson was known."
+    for answer in qa.n_best("Whose?", text, 200, align_to_words=True):
+        for at in (answer.start, answer.end):  # never between two letters
+            assert not text[max(0, at - 1) : at + 1].isalnum() or at == 0
+
+
+def test_many_are_answered_in_order_and_taken_as_needed(qa):
+    taken = []
+
+    def examples():
+        for number in itertools.count():
+            taken.append(number)
+            yield WHO, TEXT * (1 + number % 2)
+
+    answers = qa.answer_many(examples(), batch_size=3)
+    assert [next(answers).text for _ in range(5)] == ["Ada Lovelace"] * 5
+    assert len(taken) <= 6
+
+
+def test_batches_do_not_change_the_answers(tiny):
+    rng = random.Random(0)
+    words = "the old captain sailed north and found a new river in 1843 .".split()
+    examples = [
+        ("who ?", " ".join(rng.choices(words, k=rng.choice([1, 5, 60, 200])))) for _ in range(30)
+    ]
+    qa = QuestionAnswerer(tiny)
+    alone = [qa.answer(*example) for example in examples]
+    for size in (None, 1, 7):
+        together = list(qa.answer_many(examples, batch_size=size))
+        assert [(a.text, a.start) for a in together] == [(a.text, a.start) for a in alone]
+        assert [a.score for a in together] == pytest.approx([a.score for a in alone], abs=2e-5)
+
+
+def test_reading_in_small_batches_gives_the_same_logits(tiny):
+    windows = tiny.windows("who ?", ["the old captain sailed north . " * 60])
+    assert len(windows) > 5
+    many = list(tiny.read([(n, windows[: n + 1]) for n in range(5)], batch_tokens=100))
+    assert [key for key, _, _ in many] == list(range(5))
+    for _, shown, logits in many:
+        for (start, end), (a, b) in zip(tiny.logits(shown), logits, strict=True):
+            np.testing.assert_allclose(start, a, atol=2e-5)
+            np.testing.assert_allclose(end, b, atol=2e-5)
+
+
+def test_a_trace_notes_every_stage_and_changes_nothing(tiny):
+    windows = tiny.windows("who ?", ["the old captain sailed north"])
+    trace = Trace()
+    traced = tiny.logits(windows, trace)
+    assert all(np.array_equal(a, b) for a, b in zip(traced[0], tiny.logits(windows)[0], strict=True))
+    tokens = len(windows[0])
+    assert trace["embeddings"].shape == (tokens, 32)
+    assert trace["layer.1.attention.probs.0"].shape == (4, tokens, tokens)
+    np.testing.assert_allclose(trace["layer.0.attention.probs.0"].sum(-1), 1, atol=1e-5)
+
+
+def test_threads_may_share_a_model(qa):
+    examples = [(WHO, TEXT), ("Who designed the machine?", TEXT)] * 8
+    want = [qa.answer(*example).text for example in examples]
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(lambda example: qa.answer(*example).text, examples)) == want
+
+
+@pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
+def test_worker_processes_may_load_and_run_the_model(qa, method):
+    context = multiprocessing.get_context(method)
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        assert pool.submit(answer_with_the_embedded_model, WHO, TEXT).result() == "Ada Lovelace"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "message"),
+    [
+        (("", TEXT), {}, "question cannot be empty"),
+        ((WHO, ""), {}, "context cannot be empty"),
+        ((WHO, []), {}, "non-empty list"),
+        ((WHO, [TEXT, ""]), {}, "context cannot be empty"),
+        ((WHO, [TEXT, 3]), {}, "context must be a string, got int: 3"),
+        ((WHO, None), {}, "context must be a string or a non-empty list"),
+        ((WHO, b"bytes"), {}, "got bytes"),
+        ((3, TEXT), {}, "question must be a string, got int"),
+        ((WHO, TEXT), {"max_answer_length": 0}, "max_answer_length must be"),
+        ((WHO, TEXT), {"max_seq_length": 1000}, "beyond the 512 positions"),
+        ((WHO, TEXT), {"max_seq_length": 10, "doc_stride": 8}, "cannot advance"),
+        ((WHO, TEXT), {"max_seq_length": 5, "doc_stride": 0}, "leaves no room"),
+        ((WHO, TEXT), {"null_score_diff_threshold": math.nan}, "must be a number, got nan"),
+        ((WHO, TEXT), {"nbest": 3}, "unknown option nbest; the options are max_seq_length"),
+    ],
+)
+def test_bad_input_is_named(qa, arguments, options, message):
+    with pytest.raises(InputError, match=message):
+        qa.answer(*arguments, **options)
+
+
+def test_a_question_is_cut_when_asked(qa):
+    long = WHO + " really" * 500
+    with pytest.raises(InputError, match="leaves no room"):
+        qa.answer(long, TEXT)
+    assert qa.answer(long, TEXT, max_question_length=6).text == "Ada Lovelace"
+
+
+def test_bad_counts_and_pairs_are_named(qa):
+    with pytest.raises(InputError, match="n must be a whole number of at least 1, got 0"):
+        qa.n_best(WHO, TEXT, 0)
+    with pytest.raises(InputError, match="batch_size must be"):
+        qa.answer_many([], batch_size=0)
+    with pytest.raises(InputError, match="example 2 must be a .question, context. pair"):
+        list(qa.answer_many([(WHO, TEXT), WHO]))
+
+
+def test_options_are_checked_before_the_model_is_loaded():
+    with pytest.raises(InputError, match="doc_stride"):
+        QuestionAnswerer("there is no such model", doc_stride=-1)
+    assert Options().max_answer_length == 30
+
+
+def test_except_exception_catches_every_error():
+    for kind in MinibertError.__subclasses__():
+        assert issubclass(kind, (ValueError, OSError, RuntimeError))
+    with pytest.raises(OSError, match="no such folder or file"):
+        load_model("./nowhere")

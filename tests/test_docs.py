@@ -1,0 +1,95 @@
+"""What the documents say is so: examples run, the file tree is the tree, --help is as shown."""
+
+import ast
+import doctest
+import importlib
+import pkgutil
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import minibert
+import minibert.kernels
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+MODULES = [
+    module.name
+    for package in (minibert, minibert.kernels)
+    for module in pkgutil.iter_modules(package.__path__, package.__name__ + ".")
+    if not module.name.endswith("__main__")
+]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples_in_docstrings_run(name):
+    module = importlib.import_module(name)
+    assert doctest.testmod(module, optionflags=doctest.ELLIPSIS).failed == 0
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def test_the_python_of_the_readme_runs():
+    for block in blocks("python"):
+        if "transformers" not in block:
+            exec(compile(block, "README.md", "exec"), {})
+
+
+def test_the_readme_shows_the_answer_that_the_command_gives():
+    command, *shown = blocks("text")[0].split("\n", 1)
+    question, text = re.findall(r'"([^"]+)"', command)
+    done = subprocess.run(
+        [sys.executable, "-m", "minibert", "answer", question, text],
+        capture_output=True,
+        encoding="utf-8",
+    )
+    assert done.stderr == ""
+    assert done.stdout == shown[0]
+
+
+def test_the_file_tree_of_the_readme_is_the_tree():
+    shown = set(re.findall(r"^    ([\w./-]+?)/? +\S", blocks("tree")[0], re.MULTILINE))
+    shown |= set(re.findall(r"^([\w./-]+?)/? +\S", blocks("tree")[0], re.MULTILINE))
+    skipped = {"__init__.py", "__main__.py", "py.typed", "goldens"}
+    for folder in ("minibert", "kernels", "tests", "tools"):
+        for path in (ROOT / folder).iterdir():
+            if path.name in skipped or path.name.startswith((".", "__")):
+                continue
+            assert path.name in shown, f"{folder}/{path.name} is not in the README's file tree"
+    everywhere = {p.name for p in ROOT.rglob("*") if ".git" not in p.parts} | {"minibert", "kernels"}
+    assert {Path(name).name for name in shown} <= everywhere
+
+
+def test_every_option_of_the_pipeline_and_the_answerer_is_in_the_readme():
+    from minibert import Options
+
+    for name in Options.__dataclass_fields__:
+        assert name in README, name
+
+
+def test_importing_minibert_loads_neither_numpy_nor_numba():
+    code = "import sys, minibert; print([m for m in ('numpy', 'numba') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_public_names_can_be_loaded_and_have_docstrings():
+    for name in minibert.__all__:
+        assert getattr(minibert, name).__doc__, name
+    assert set(minibert.__all__) <= set(dir(minibert))
+    with pytest.raises(AttributeError, match="no attribute 'pipelin'"):
+        _ = minibert.pipelin
+
+
+def test_no_library_module_uses_assert_or_catches_everything():
+    for folder in (ROOT / "minibert", ROOT / "kernels"):
+        for path in folder.rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                assert not isinstance(node, ast.Assert), path
+                if isinstance(node, ast.ExceptHandler):
+                    assert node.type is not None, path

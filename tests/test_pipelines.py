@@ -1,0 +1,179 @@
+"""pipeline("question-answering") takes and gives what transformers' did."""
+
+import itertools
+from types import SimpleNamespace
+
+import pytest
+
+from minibert import BackendError, InputError, MinibertError, pipeline
+from minibert.pipelines import PipelineOptions
+
+TEXT = "My name is Wolfgang and I live in Berlin. The river is called Spree."
+WHERE = "Where do I live?"
+NAME = "What is my name?"
+
+
+@pytest.fixture(scope="module")
+def qa(embedded):
+    return pipeline("question-answering", model=embedded)
+
+
+def test_the_embedded_model_answers_with_no_model_named(qa):
+    answer = pipeline()(question=WHERE, context=TEXT)
+    assert list(answer) == ["score", "start", "end", "answer"]
+    assert answer["answer"] == TEXT[answer["start"] : answer["end"]] == "Berlin"
+    assert 0 < answer["score"] <= 1
+    assert answer == qa(question=WHERE, context=TEXT)
+
+
+def test_every_form_of_one_question_gives_the_same_dict(qa):
+    example = {"question": WHERE, "context": TEXT}
+    want = qa(**example)
+    squad_example = SimpleNamespace(question_text=WHERE, context_text=TEXT)
+    for form in (example, [example], (example,), squad_example, [squad_example]):
+        assert qa(form) == want
+    assert qa(WHERE, TEXT) == want
+    assert qa(question=[WHERE], context=[TEXT]) == want
+    assert qa(question=[WHERE], context=TEXT) == want
+
+
+def test_many_questions_come_back_in_their_order(qa):
+    examples = [{"question": q, "context": TEXT * n} for n in (1, 30, 2) for q in (WHERE, NAME)]
+    alone = [qa(example) for example in examples]
+    together = qa(examples)
+    assert [a["answer"] for a in together] == [a["answer"] for a in alone]
+    for a, b in zip(together, alone, strict=True):
+        assert a["start"] == b["start"]
+        assert a["score"] == pytest.approx(b["score"], abs=1e-5)
+    assert qa(*examples[:2]) == together[:2] or qa(*examples[:2])[0]["answer"] == "Berlin"
+    lists = qa(question=[WHERE, NAME], context=[TEXT, TEXT])
+    assert lists == qa(question=[WHERE, NAME], context=TEXT)
+
+
+def test_a_generator_gives_an_iterator_and_is_read_as_needed(qa):
+    taken = []
+
+    def examples():
+        for number in itertools.count():
+            taken.append(number)
+            yield {"question": (WHERE, NAME)[number % 2], "context": TEXT}
+
+    results = qa(examples(), batch_size=2)
+    assert not taken
+    assert [next(results)["answer"] for _ in range(4)] == ["Berlin", "Wolfgang"] * 2
+    assert len(taken) <= 4
+
+
+def test_empty_lists_give_an_empty_list(qa):
+    assert qa([]) == []
+    assert qa(question=[], context=[]) == []
+
+
+def test_a_text_asked_twice_is_tokenised_once(qa):
+    qa.tokenizer.encode.cache_clear()
+    qa(question=[WHERE, NAME, WHERE], context=TEXT)
+    assert qa.tokenizer.encode.cache_info().misses == 3  # the text and two questions
+
+
+@pytest.mark.parametrize(("null", "score"), [(False, 0.0), (True, 1.0)])
+def test_white_space_holds_no_answer(qa, null, score):
+    empty = {"score": score, "start": 0, "end": 0, "answer": ""}
+    assert qa(question=WHERE, context=" \n", handle_impossible_answer=null) == empty
+
+
+def test_no_fillers_when_more_answers_are_asked_than_there_are(qa):
+    answers = qa(question=WHERE, context="Berlin, Berlin", top_k=30)
+    assert [a["answer"] for a in answers] != []
+    assert all(a["score"] > 0 and a["start"] < a["end"] for a in answers)
+
+
+def test_options_given_at_the_start_are_the_defaults(embedded):
+    qa = pipeline(model=embedded, top_k=3, align_to_words=False)
+    assert len(qa(question=WHERE, context=TEXT)) == 3
+    assert isinstance(qa(question=WHERE, context=TEXT, top_k=1), dict)
+    assert len(qa(question=WHERE, context=TEXT, top_k=None)) == 3
+
+
+def test_a_question_is_cut_only_when_asked_and_needed(qa):
+    long = "where " * 600 + "do I live?"
+    with pytest.raises(InputError, match="the question has 60. tokens and leaves no room"):
+        qa(question=long, context=TEXT)
+    assert qa(question=long, context=TEXT, max_question_len=64)["answer"]
+    assert qa(question=WHERE, context=TEXT, max_question_len=2) == qa(question=WHERE, context=TEXT)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"question": "", "context": TEXT}, "question cannot be empty"),
+        ({"question": WHERE, "context": ""}, "context cannot be empty"),
+        ({"question": WHERE}, "context missing"),
+        ({}, "question and context missing"),
+        ({"question": WHERE, "context": None}, "context missing"),
+        ({"question": 5, "context": TEXT}, "int and str"),
+        ({"question": [WHERE, 5], "context": TEXT}, "question must be a string, got int: 5"),
+        ({"question": [WHERE], "context": [None]}, "context must be a string, got NoneType"),
+        ({"question": [WHERE, NAME], "context": [TEXT]}, "2 questions and 1 contexts"),
+        ({"question": WHERE, "context": [TEXT]}, "one question about a list of contexts"),
+        ({"question": WHERE, "context": TEXT, "top_k": 0}, "top_k must be .* at least 1, got 0"),
+        ({"question": WHERE, "context": TEXT, "top_k": 1.5}, "top_k must be"),
+        ({"question": WHERE, "context": TEXT, "max_answer_len": 0}, "max_answer_len must be"),
+        ({"question": WHERE, "context": TEXT, "doc_stride": -1}, "doc_stride must be"),
+        ({"question": WHERE, "context": TEXT, "batch_size": 0}, "batch_size must be"),
+        ({"question": WHERE, "context": TEXT, "align_to_words": "no"}, "align_to_words must be"),
+        ({"question": WHERE, "context": TEXT, "max_seq_len": 513}, "beyond the 512 positions"),
+        (
+            {"question": WHERE, "context": TEXT, "max_seq_len": 32, "doc_stride": 40},
+            "doc_stride 40 cannot advance",
+        ),
+        ({"question": WHERE, "context": TEXT, "topk": 2}, "unknown option 'topk'.*'top_k'"),
+        ({"question": WHERE, "context": "a\ud800"}, "character 1 is the lone surrogate"),
+    ],
+)
+def test_bad_input_is_named(qa, arguments, message):
+    with pytest.raises(InputError, match=message):
+        qa(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((5,), "must be a dict with 'question' and 'context', got int"),
+        (("only a question",), "must be a dict"),
+        (([WHERE, TEXT],), "example 1 must be a dict"),
+        (({"question": WHERE},), "example 1 has no 'context'"),
+        (([{"question": WHERE, "context": TEXT}, {}],), "example 2 has no 'question' and no"),
+    ],
+)
+def test_bad_positional_input_is_named(qa, arguments, message):
+    with pytest.raises(InputError, match=message):
+        qa(*arguments)
+
+
+def test_position_and_name_together_are_refused(qa):
+    with pytest.raises(InputError, match="not both"):
+        qa({"question": WHERE, "context": TEXT}, question=WHERE)
+
+
+def test_other_tasks_and_devices_are_refused(embedded):
+    with pytest.raises(InputError, match="must be 'question-answering', got 'summarization'"):
+        pipeline("summarization")
+    with pytest.raises(BackendError, match="CUDA"):
+        pipeline(device=0)
+    with pytest.raises(InputError, match="unknown option 'torch_dtype'"):
+        pipeline(model=embedded, torch_dtype="auto")
+
+
+def test_one_error_in_a_stream_comes_at_its_place(qa):
+    good = {"question": WHERE, "context": TEXT}
+    results = qa(iter([good, good, {"question": WHERE, "context": ""}]), batch_size=1)
+    assert next(results)["answer"] == next(results)["answer"] == "Berlin"
+    with pytest.raises(MinibertError, match="context cannot be empty"):
+        next(results)
+
+
+def test_defaults_are_those_of_transformers():
+    options = PipelineOptions()
+    assert (options.top_k, options.max_answer_len, options.max_question_len) == (1, 15, None)
+    assert options.align_to_words
+    assert not options.handle_impossible_answer
