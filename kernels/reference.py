@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 
@@ -55,7 +56,7 @@ def erf(x: Floats) -> Floats:
 
 
 def gelu(x: Floats) -> Floats:
-    """x times the chance that a standard normal number is below x; exact, by erf.
+    """X times the chance that a standard normal number is below x; exact, by erf.
 
     Source: Hendrycks and Gimpel 2016 (arXiv:1606.08415); `gelu` in google-research/bert.
 
@@ -72,12 +73,12 @@ def gelu_tanh(x: Floats) -> Floats:
 
 
 def relu(x: Floats) -> Floats:
-    """x where it is positive, else 0."""
+    """X where it is positive, else 0."""
     return np.maximum(x, 0)
 
 
 def silu(x: Floats) -> Floats:
-    """x times the logistic function of x."""
+    """X times the logistic function of x."""
     # tanh instead of exp(-x), which overflows for x below -88.
     return 0.5 * x * (1 + np.tanh(0.5 * x))
 
@@ -143,7 +144,7 @@ def embed(
 
 
 def linear(x: Floats, dense: Dense) -> Floats:
-    """x @ weight.T + bias: [T, in] -> [T, out]; the weight is [out, in], as in the file."""
+    """X @ weight.T + bias: [T, in] -> [T, out]; the weight is [out, in], as in the file."""
     return x @ full(dense.weight).T + dense.bias
 
 
@@ -201,7 +202,7 @@ def attention(qkv: Floats, cu_seqlens: Ints, num_heads: int) -> Floats:
     google-research/bert.
     """
     context = np.empty((len(qkv), qkv.shape[1] // 3), qkv.dtype)  # [T, D]
-    for begin, end in zip(cu_seqlens[:-1], cu_seqlens[1:], strict=True):
+    for begin, end in pairwise(cu_seqlens):
         window = qkv[begin:end]  # [S, 3D]
         value = split_heads(np.split(window, 3, axis=-1)[2], num_heads)  # [H, S, Dh]
         read = attention_probs(window, num_heads) @ value  # [H, S, Dh]

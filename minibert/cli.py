@@ -313,36 +313,77 @@ def build_parser() -> argparse.ArgumentParser:
     )
     answer.set_defaults(run=command_answer)
     answer.add_argument("question", nargs="?", help="the question")
-    answer.add_argument("text", nargs="?", help="the text itself; without it and without --file, "
-                        "standard input is read")
-    answer.add_argument("--file", action="append", metavar="FILE",
-                        help="read the text from a file (- for standard input); repeat it to "
-                        "search several texts together")
-    answer.add_argument("--jsonl", metavar="FILE",
-                        help="answer many: each line an object with 'question' and 'context' (a "
-                        "text or a list of texts); other fields are passed on; - for standard "
-                        "input")
+    answer.add_argument(
+        "text",
+        nargs="?",
+        help="the text itself; without it and without --file, standard input is read",
+    )
+    answer.add_argument(
+        "--file",
+        action="append",
+        metavar="FILE",
+        help="read the text from a file (- for standard input); repeat it to "
+        "search several texts together",
+    )
+    answer.add_argument(
+        "--jsonl",
+        metavar="FILE",
+        help="answer many: each line an object with 'question' and 'context' (a "
+        "text or a list of texts); other fields are passed on; - for standard "
+        "input",
+    )
     answer.add_argument("--output", metavar="FILE", help="write there instead of standard output")
     answer.add_argument("--json", action="store_true", help="print JSON instead of prose")
-    answer.add_argument("--top-k", type=at_least(1), default=1, metavar="N",
-                        help="how many answers to give (default: 1)")
-    answer.add_argument("--null-threshold", type=float, default=0.0, metavar="X",
-                        help="say 'no answer' only if its score exceeds the best answer's by more "
-                        "than X; inf: only if there is nothing else (default: 0)")
-    answer.add_argument("--max-answer-length", type=at_least(1), default=30, metavar="N",
-                        help="longest answer, in tokens (default: 30)")
-    answer.add_argument("--max-seq-length", type=at_least(1), metavar="N",
-                        help="longest window, in tokens (default: 384, or the model's limit)")
-    answer.add_argument("--doc-stride", type=at_least(0), metavar="N",
-                        help="tokens that neighbouring windows share (default: 128, or half a "
-                        "window)")
-    answer.add_argument("--align-to-words", action="store_true",
-                        help="only answers made of whole words")
-    answer.add_argument("--model", help="folder, .safetensors file, or name on the Hugging Face "
-                        "Hub (default: the embedded model)")
+    answer.add_argument(
+        "--top-k",
+        type=at_least(1),
+        default=1,
+        metavar="N",
+        help="how many answers to give (default: 1)",
+    )
+    answer.add_argument(
+        "--null-threshold",
+        type=float,
+        default=0.0,
+        metavar="X",
+        help="say 'no answer' only if its score exceeds the best answer's by more "
+        "than X; inf: only if there is nothing else; write --null-threshold=-1 for negative "
+        "numbers (default: 0)",
+    )
+    answer.add_argument(
+        "--max-answer-length",
+        type=at_least(1),
+        default=30,
+        metavar="N",
+        help="longest answer, in tokens (default: 30)",
+    )
+    answer.add_argument(
+        "--max-seq-length",
+        type=at_least(1),
+        metavar="N",
+        help="longest window, in tokens (default: 384, or the model's limit)",
+    )
+    answer.add_argument(
+        "--doc-stride",
+        type=at_least(0),
+        metavar="N",
+        help="tokens that neighbouring windows share (default: 128, or half a window)",
+    )
+    answer.add_argument(
+        "--align-to-words", action="store_true", help="only answers made of whole words"
+    )
+    answer.add_argument(
+        "--model",
+        help="folder, .safetensors file, or name on the Hugging Face "
+        "Hub (default: the embedded model)",
+    )
     answer.add_argument("--revision", help="branch, tag or commit on the Hub")
-    answer.add_argument("--device", choices=["auto", "cpu", "cuda", "reference"], default="auto",
-                        help="what to run on (default: auto)")
+    answer.add_argument(
+        "--device",
+        choices=["auto", "cpu", "cuda", "reference"],
+        default="auto",
+        help="what to run on (default: auto)",
+    )
 
     convert = commands.add_parser(
         "convert",
@@ -354,8 +395,12 @@ def build_parser() -> argparse.ArgumentParser:
     convert.set_defaults(run=command_convert)
     convert.add_argument("model", help="folder, weights file, or name on the Hugging Face Hub")
     convert.add_argument("output", help="the folder to write")
-    convert.add_argument("--dtype", choices=["float32", "float16", "int8"], default="float32",
-                         help="how to store the numbers (default: float32)")
+    convert.add_argument(
+        "--dtype",
+        choices=["float32", "float16", "int8"],
+        default="float32",
+        help="how to store the numbers (default: float32)",
+    )
     convert.add_argument("--revision", help="branch, tag or commit on the Hub")
     convert.add_argument("--overwrite", action="store_true", help="replace the folder if it exists")
     return parser
@@ -392,7 +437,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         args.run(args)
         sys.stdout.flush()
     except MinibertError as error:
-        print(f"minibert: error: {error}", file=sys.stderr)
+        line = " ".join(part.strip() for part in str(error).splitlines())
+        print(f"minibert: error: {line}", file=sys.stderr)
         return 1
     except BrokenPipeError:  # `minibert ... | head`: the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -34,7 +34,7 @@ def quantise(matrix: NDArray[np.floating]) -> Int8:
 
     Example:
         >>> int8 = quantise(np.array([[1.0, -2.0], [0.0, 0.0]], np.float32))
-        >>> int8.values.tolist(), int8.scales.round(4).tolist()
+        >>> int8.values.tolist(), [round(scale, 4) for scale in int8.scales.tolist()]
         ([[64, -127], [0, 0]], [0.0157, 1.0])
     """
     largest = np.abs(matrix).max(axis=1).astype(np.float32)
@@ -78,7 +78,7 @@ def convert(
     """
     if dtype not in DTYPES:
         raise InputError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
-    target = Path(output).expanduser()
+    target = Path(os.path.expanduser(output))
     if target.exists() and not overwrite:
         raise InputError(f"{target}: is already there. Choose another folder, or overwrite it.")
     files = find_model(
@@ -104,8 +104,13 @@ def convert(
         if target.exists():
             old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
             os.replace(target, old / target.name)
-            os.replace(draft, target)
-            shutil.rmtree(old)
+            try:
+                os.replace(draft, target)
+            except OSError:
+                os.replace(old / target.name, target)
+                raise
+            finally:
+                shutil.rmtree(old)
         else:
             os.replace(draft, target)
     except ModelNotFoundError:  # an OSError too: a shard of the model is not there

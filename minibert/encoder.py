@@ -8,6 +8,8 @@ In: a `Batch` of T tokens.  Out: start and end logits, both [T].  Next: minibert
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from minibert.arrays import Floats, Ints
 from minibert.batches import Batch
 from minibert.config import BertConfig
@@ -34,7 +36,7 @@ def encoder_layer(
 
     qkv = note(trace, f"{name}.qkv", kernels.linear(x, layer.qkv))  # [T, 3D]
     if trace is not None:  # fast kernels never write the probabilities down
-        for b, (begin, end) in enumerate(zip(cu_seqlens[:-1], cu_seqlens[1:], strict=True)):
+        for b, (begin, end) in enumerate(pairwise(cu_seqlens)):
             probs = reference.attention_probs(qkv[begin:end], config.num_attention_heads)
             note(trace, f"{name}.attention.probs.{b}", probs)  # [H, S, S]
     context = kernels.attention(qkv, cu_seqlens, config.num_attention_heads)  # [T, D]

@@ -53,6 +53,8 @@ def find_model(
     Raises:
         ModelNotFoundError: nothing is there, or the Hub cannot be reached.
     """
+    if model is not None and not str(model):
+        raise ModelNotFoundError("the model's name is empty; leave it out for the embedded model")
     names = (*WEIGHTS, PICKLE) if accept_pickles else WEIGHTS
     if model is None:
         return _in_folder(EMBEDDED, names)

@@ -5,8 +5,10 @@ Both faces of the library (answering.py and pipelines.py) hold one of these.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TypeVar
 
@@ -106,7 +108,7 @@ class Model:
         """Run one packed batch: start and end logits [S] of each window."""
         batch = pack(windows)
         start, end = qa_logits(batch, self.weights, self.config, self.kernels, trace)
-        borders = zip(batch.cu_seqlens[:-1], batch.cu_seqlens[1:], strict=True)
+        borders = pairwise(batch.cu_seqlens)
         return [(start[a:b], end[a:b]) for a, b in borders]
 
     def read(
@@ -202,7 +204,7 @@ def load_model(
     files = find_model(model, revision=revision, token=token, cache_dir=cache_dir)
     config = BertConfig.from_json(files.folder / "config.json")
     if not isinstance(tokenizer, Tokenizer):
-        folder = files.folder if tokenizer is None else Path(tokenizer).expanduser()
+        folder = files.folder if tokenizer is None else Path(os.path.expanduser(tokenizer))
         tokenizer = load_tokenizer(folder)
     try:
         tokenizer.check_fits(config)

@@ -58,7 +58,9 @@ class Span(NamedTuple):
     score: float
 
 
-def span_band(start: Floats, end: Floats, longest: int, combine: np.ufunc, nothing: float) -> Floats:
+def span_band(
+    start: Floats, end: Floats, longest: int, combine: np.ufunc, nothing: float
+) -> Floats:
     """Score every span of at most `longest` tokens.
 
     Args:
@@ -199,7 +201,9 @@ def decode_answers(
             total = top + np.log(np.exp(band - top, dtype=np.float64).sum())
             log_total = float(np.logaddexp(log_total, total))
         found += [(span, number) for span in spans]
-    found.sort(key=lambda candidate: -candidate[0].score)  # stable: of equals, the first in the text
+    found.sort(
+        key=lambda candidate: -candidate[0].score
+    )  # stable: of equals, the first in the text
 
     first_window = {w.document: i for i, w in reversed(list(enumerate(windows)))}
 
@@ -219,9 +223,9 @@ def decode_answers(
     answers = []
     for span, number in found[:n]:
         context, begin = windows[number].context, windows[number].begin
-        start = int(context.offsets[begin + span.start, 0])
-        end = int(context.offsets[begin + span.end, 1])
-        answers.append(answer(context.text[start:end], start, end, span.score, number))
+        first = int(context.offsets[begin + span.start, 0])
+        past = int(context.offsets[begin + span.end, 1])
+        answers.append(answer(context.text[first:past], first, past, span.score, number))
     place = sum(not null_score - a.score > null_score_diff_threshold for a in answers)
     answers.insert(place, answer("", 0, 0, null_score, null_window))
     return answers[:n]
@@ -250,7 +254,7 @@ def probable_spans(start: Floats, end: Floats, longest: int, k: int) -> list[Spa
     band = span_band(start, end, longest, np.multiply, 0.0)
     flat = band.ravel()
     if k == 1:
-        chosen = flat.argmax(keepdims=True)  # the first of equals, as there
+        chosen = flat.argmax(axis=0, keepdims=True)  # the first of equals, as there
     else:
         chosen = np.argpartition(-flat, k)[: k + 1] if k < flat.size else np.arange(flat.size)
         chosen = chosen[np.argsort(-flat[chosen])]

@@ -90,7 +90,9 @@ class Tokenizer:
             encoding = self.backend.encode(text, add_special_tokens=False)
         except (UnicodeError, TypeError) as error:
             at = next((i for i, c in enumerate(text) if "\ud800" <= c <= "\udfff"), None)
-            reason = f"character {at} is the lone surrogate {text[at]!r}" if at is not None else error
+            reason = (
+                f"character {at} is the lone surrogate {text[at]!r}" if at is not None else error
+            )
             raise InputError(f"the text cannot be split into tokens: {reason}") from None
         words = [-1 if word is None else word for word in encoding.word_ids]
         return Tokens(
@@ -105,7 +107,10 @@ class Tokenizer:
         if self.backend.post_processor is None:
             return
         pair = self.backend.encode("a", "b")
-        part = [[i for i, seq in zip(pair.ids, pair.sequence_ids, strict=True) if seq == n] for n in (0, 1)]
+        part = [
+            [i for i, seq in zip(pair.ids, pair.sequence_ids, strict=True) if seq == n]
+            for n in (0, 1)
+        ]
         want = [self.cls_id, *part[0], self.sep_id, *part[1], self.sep_id]
         types = [0] * (len(part[0]) + 2) + [1] * (len(part[1]) + 1)
         if pair.ids != want or pair.type_ids != types:
@@ -231,7 +236,9 @@ def _from_vocab_txt(file: Path, settings: dict[str, Any]) -> tokenizers.Tokenize
     try:
         lines = file.read_text(encoding="utf-8").split("\n")
     except UnicodeDecodeError as error:
-        raise TokenizerError(f"{file}: is not UTF-8: {error.reason} at byte {error.start}") from None
+        raise TokenizerError(
+            f"{file}: is not UTF-8: {error.reason} at byte {error.start}"
+        ) from None
     except OSError as error:
         raise ModelNotFoundError(f"{file}: cannot be read: {error.strerror}") from None
     if lines[-1] == "":

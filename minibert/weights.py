@@ -6,7 +6,8 @@ In: an open checkpoint and its config.  Out: `Weights`, checked, in the file's o
 A matrix is either a float array or `Int8`: one byte a number and one float32 scale a row.  In a
 file, layout "int8-1", that is two arrays: NAME (I8, [out, in]) and NAME.scale (F32, [out]), with
 number [i, j] = NAME[i, j] * NAME.scale[i], and the layout's name as `minibert_layout` in the
-metadata.  Any 2-D array may be stored so; all others are floats.  `minibert/conversion.py` writes it.
+metadata.  Any 2-D array may be stored so; all others are floats.  `minibert/conversion.py` writes
+it.
 """
 
 from __future__ import annotations

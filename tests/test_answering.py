@@ -127,7 +127,9 @@ def test_a_trace_notes_every_stage_and_changes_nothing(tiny):
     windows = tiny.windows("who ?", ["the old captain sailed north"])
     trace = Trace()
     traced = tiny.logits(windows, trace)
-    assert all(np.array_equal(a, b) for a, b in zip(traced[0], tiny.logits(windows)[0], strict=True))
+    assert all(
+        np.array_equal(a, b) for a, b in zip(traced[0], tiny.logits(windows)[0], strict=True)
+    )
     tokens = len(windows[0])
     assert trace["embeddings"].shape == (tokens, 32)
     assert trace["layer.1.attention.probs.0"].shape == (4, tokens, tokens)

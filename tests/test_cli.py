@@ -288,6 +288,15 @@ def test_a_failed_run_leaves_the_old_output_and_no_draft(fails, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"]
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows does not replace a file that is open")
+def test_the_old_output_is_replaced_at_once_and_not_written_over(run, tmp_path):
+    (tmp_path / "out").write_text("old")
+    with (tmp_path / "out").open() as reader:
+        assert run(QUESTION, TEXT, "--output", str(tmp_path / "out"))[0] == 0
+        assert reader.read() == "old"
+    assert (tmp_path / "out").read_text() != "old"
+
+
 def test_a_missing_model_is_not_blamed_on_the_output(capsys, tmp_path):
     (tmp_path / "in").write_bytes(GOOD)
     options = ["--jsonl", str(tmp_path / "in"), "--output", str(tmp_path / "out")]

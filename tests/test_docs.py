@@ -61,7 +61,10 @@ def test_the_file_tree_of_the_readme_is_the_tree():
             if path.name in skipped or path.name.startswith((".", "__")):
                 continue
             assert path.name in shown, f"{folder}/{path.name} is not in the README's file tree"
-    everywhere = {p.name for p in ROOT.rglob("*") if ".git" not in p.parts} | {"minibert", "kernels"}
+    everywhere = {p.name for p in ROOT.rglob("*") if ".git" not in p.parts} | {
+        "minibert",
+        "kernels",
+    }
     assert {Path(name).name for name in shown} <= everywhere
 
 

@@ -2,6 +2,7 @@
 
 import inspect
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -76,7 +77,7 @@ def test_attention_stays_in_its_window(backend, lengths, width, heads):
     qkv = normal(0, int(borders[-1]), 3 * width)
     together = backend.attention(qkv, borders, heads)
     truth = np.zeros((borders[-1], width))
-    for a, b in zip(borders[:-1], borders[1:], strict=True):
+    for a, b in pairwise(borders):
         for head in range(heads):
             part = slice(head * width // heads, (head + 1) * width // heads)
             q, k, v = (m[a:b, part] for m in np.split(qkv.astype("f8"), 3, axis=1))

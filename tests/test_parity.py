@@ -5,6 +5,7 @@ stage that differs is the one with the mistake.
 """
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -50,7 +51,7 @@ def compared(request, backend, tmp_path_factory):
     trace = Trace()
     start, end = qa_logits(batch, weights, config, backend, trace)
     ours = {}
-    for number, (a, b) in enumerate(zip(batch.cu_seqlens[:-1], batch.cu_seqlens[1:], strict=True)):
+    for number, (a, b) in enumerate(pairwise(batch.cu_seqlens)):
         for stage in ["embeddings"] + [f"layer.{i}" for i in range(config.num_hidden_layers)]:
             x = trace[stage][a:b]
             ours[f"{number}/{stage}"] = x[::16, :: x.shape[1] // 16]

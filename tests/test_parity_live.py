@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minibert import InputError, MinibertError, Model, load_model
+from minibert import InputError, MinibertError, Model
 from minibert.hub import EMBEDDED
 from minibert.pipelines import QuestionAnsweringPipeline
 from minibert.weights import Int8, full
@@ -36,8 +36,10 @@ LOGIT_LIMIT = 2e-5
 
 WORDS = (
     "the river crossed Ada Lovelace program's well-known 1843 3.14 U.S. e-mail (see below) naïve "
-    "cafe\u0301 A\u030angstro\u0308m İstanbul STRASSE straße ﬁnance 😀 👩‍👩‍👧 🇩🇪 東京都 船長 です 안녕 שלום עולם "
-    "مرحبا بالعالم Ελλάδα Привет ½ \u00ad \u200b … — “quoted” 'tis [SEP] [MASK] [UNK] [CLS] ## @#$% "
+    "cafe\u0301 A\u030angstro\u0308m İstanbul STRASSE straße ﬁnance 😀 👩‍👩‍👧 🇩🇪 "
+    "東京都 船長 です 안녕 שלום עולם "
+    "مرحبا بالعالم Ελλάδα Привет ½ \u00ad \u200b … — "
+    "“quoted” 'tis [SEP] [MASK] [UNK] [CLS] ## @#$% "
     "internationalisation antidisestablishmentarianism zzzqqq a A THE The berlin Berlin BERLIN"
 ).split(" ")
 SPACES = [" "] * 12 + ["\n", "\t", "  ", "\u00a0", "\u3000", "", ". ", ", "]
@@ -204,7 +206,9 @@ def paragraphs():
     with lzma.open(SQUAD, "rt", encoding="utf-8") as file:
         articles = json.load(file)["data"]
     chosen = random.Random(0)
-    pairs = [(q["question"], p["context"]) for a in articles for p in a["paragraphs"] for q in p["qas"]]
+    pairs = [
+        (q["question"], p["context"]) for a in articles for p in a["paragraphs"] for q in p["qas"]
+    ]
     return chosen.sample(pairs, 60)
 
 
@@ -227,9 +231,7 @@ def test_logits_are_within_the_limit(which, request):
     theirs = torch_model(model.weights, model.config)
     windows = []
     for question, text in paragraphs()[:20]:
-        windows += model.windows(
-            question, [text], doc_stride=8, max_question_length=10
-        )
+        windows += model.windows(question, [text], doc_stride=8, max_question_length=10)
     assert largest_difference(model, theirs, windows) <= LOGIT_LIMIT
 
 

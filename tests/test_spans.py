@@ -69,7 +69,7 @@ def brute_force(windows, logits, longest, aligned):
             if not i <= j < i + longest:
                 continue
 
-            def around(w, token):
+            def around(w, token, window=window):
                 if not (w.document == window.document and w.begin <= token < w.end):
                     return -1.0
                 return min(token - w.begin, w.end - 1 - token) + 0.01 * (w.end - w.begin)
@@ -179,9 +179,7 @@ def test_band_and_matrix_give_the_same_spans(size, k, longest, coarse, seed):
         assert spans.probable_spans(start, end, longest, k) == matrix
     else:
         band = spans.probable_spans(start, end, longest, 1)
-        best = max(
-            (start[i] * end[j] for i in range(size) for j in range(i, min(size, i + longest)))
-        )
+        best = max(start[i] * end[j] for i in range(size) for j in range(i, min(size, i + longest)))
         assert [s.score for s in band] == ([best] if best > 0 else [])
 
 
@@ -203,9 +201,7 @@ def test_the_null_score_is_the_smallest_of_all_windows():
     flat = np.zeros(6, np.float32)  # [CLS] and two text tokens allowed: a third each
     sure = np.array([9, 0, 0, 0, 0, 0], np.float32)
     (null,) = [
-        a
-        for a in probabilities(windows, [(flat, flat), (sure, sure)], top_k=50)
-        if not a["answer"]
+        a for a in probabilities(windows, [(flat, flat), (sure, sure)], top_k=50) if not a["answer"]
     ]
     assert math.isclose(null["score"], 1 / 9, rel_tol=1e-6)
 
