@@ -5,6 +5,7 @@ The names below are loaded when first used, so that `import minibert` costs next
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -26,6 +27,11 @@ if TYPE_CHECKING:
     from minibert.trace import Trace
 
 __version__ = "0.1.0"
+
+# In a checkout that Python was started in, kernels/ lies beside this folder, not in it.
+_ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+if os.path.isfile(os.path.join(_ROOT, "kernels", "reference.py")):
+    __path__.append(_ROOT)
 
 __all__ = [
     "Answer",

@@ -35,7 +35,7 @@ DTYPES = {
     "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1",
     "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1", "BOOL": "u1",
 }  # fmt: skip
-FLOAT_DTYPES = ("F64", "F32", "F16", "BF16")
+FLOAT_DTYPES = ("F32", "F16", "BF16", "F64")
 
 MAX_HEADER_BYTES = 100_000_000  # the limit of the format itself
 MAX_ELEMENTS = 2**59  # NumPy counts bytes in an int64, and so do we, with room to spare

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minibert.arrays import Floats, Ints
-from minibert.checkpoint import Checkpoint
+from minibert.checkpoint import FLOAT_DTYPES, Checkpoint
 from minibert.config import BertConfig
 from minibert.errors import CheckpointError
 
@@ -166,9 +166,6 @@ def plain_name(name: str) -> str:
         if name.endswith("LayerNorm" + old):
             name = name.removesuffix(old) + new
     return name
-
-
-FLOAT_DTYPES = ("F32", "F16", "BF16", "F64")
 
 
 def check_weights(checkpoint: Checkpoint, config: BertConfig) -> dict[str, str]:

@@ -40,13 +40,15 @@ def test_the_python_of_the_readme_runs():
             exec(compile(block, "README.md", "exec"), {})
 
 
-def test_the_readme_shows_the_answer_that_the_command_gives():
+@pytest.mark.parametrize("folder", [ROOT, ROOT / "tests"], ids=["in the checkout", "elsewhere"])
+def test_the_readme_shows_the_answer_that_the_command_gives(folder):
     command, *shown = blocks("text")[0].split("\n", 1)
     question, text = re.findall(r'"([^"]+)"', command)
     done = subprocess.run(
         [sys.executable, "-m", "minibert", "answer", question, text],
         capture_output=True,
         encoding="utf-8",
+        cwd=folder,
     )
     assert done.stderr == ""
     assert done.stdout == shown[0]
