@@ -215,3 +215,29 @@ def test_answers_are_widened_to_words_only_when_asked(aligned):
     logits[windows[0].offset + 1] = 20  # the second piece of the first word
     (best,) = probabilities(windows, [(logits, logits)], align_to_words=aligned, top_k=1)
     assert best["answer"] == ("a0b1" if aligned else "b1")
+
+
+def test_answers_that_differ_in_case_only_are_one_answer():
+    offsets = np.array([(0, 2), (3, 5)], np.int32)
+    words = np.array([0, 1], np.int32)
+    text = Tokens("Ab aB", np.array([10, 11], np.int32), offsets, words)
+    windows = make_windows(
+        text_tokens([0]), text, cls_id=1, sep_id=2, max_seq_length=9, doc_stride=1
+    )
+    logits = np.zeros(6, np.float32)  # [CLS] and both words: a third each
+    first, *others = probabilities(windows, [(logits, logits)], max_answer_len=1, top_k=9)
+    assert (first["answer"], first["start"]) == ("Ab", 0)
+    assert math.isclose(first["score"], 2 / 9, rel_tol=1e-6)
+    assert [a["answer"] for a in others] == [""]
+
+
+def test_at_the_threshold_itself_the_span_wins():
+    windows = make_windows(
+        text_tokens([0]), text_tokens([0]), cls_id=1, sep_id=2, max_seq_length=9, doc_stride=1
+    )
+    logits = np.array([2, 0, 0, 1, 0], np.float32)  # null score 4, the only span 2
+    best = [
+        decode(windows, [(logits, logits)], n=1, null_score_diff_threshold=threshold)[0]
+        for threshold in (1.9, 2.0)
+    ]
+    assert [answer.is_null for answer in best] == [True, False]
