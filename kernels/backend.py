@@ -50,6 +50,8 @@ def get_backend(device: str) -> Backend:
     Raises:
         BackendError: there is no such device, or it cannot run here.
     """
+    if not isinstance(device, str):
+        raise BackendError(f"device must be one of {', '.join(DEVICES)}, got {device!r}")
     if device == "cuda" or device.startswith("cuda:"):
         raise BackendError(
             f"device {device!r}: this version of minibert has no CUDA kernels yet. "

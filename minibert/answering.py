@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -27,7 +28,7 @@ def check_count(name: str, value: object, least: int) -> None:
     Raises:
         InputError: naming the option and the value.
     """
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
         raise InputError(f"{name} must be a whole number of at least {least}, got {value!r}")
 
 
@@ -52,11 +53,7 @@ class Options:
                 check_count(name, getattr(self, name), least)
         check_count("max_answer_length", self.max_answer_length, 1)
         threshold = self.null_score_diff_threshold
-        if (
-            isinstance(threshold, bool)
-            or not isinstance(threshold, int | float)
-            or math.isnan(threshold)
-        ):
+        if isinstance(threshold, bool) or not isinstance(threshold, Real) or math.isnan(threshold):
             raise InputError(f"null_score_diff_threshold must be a number, got {threshold!r}")
 
 
@@ -204,6 +201,10 @@ def _changed(options: Options, changes: dict[str, Any]) -> Options:
 
 def _pairs(examples: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
     """Check that each example is a pair."""
+    if not isinstance(examples, Iterable):
+        raise InputError(
+            f"the examples must be (question, context) pairs, got {type(examples).__name__}"
+        )
     for number, example in enumerate(examples, 1):
         if not isinstance(example, tuple | list) or len(example) != 2:
             raise InputError(

@@ -11,6 +11,9 @@ from typing import Any
 
 from minibert.errors import ConfigError, ModelNotFoundError
 
+LARGEST = {"num_hidden_layers": 1000}  # sizes beyond these are a damaged file, not a model
+LARGEST_SIZE = 10**8
+
 # hidden_act values that kernels/reference.py defines, ACTIVATIONS.
 HIDDEN_ACTS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu", "swish")
 
@@ -47,9 +50,13 @@ class BertConfig:
             "max_position_embeddings",
         ):
             value = getattr(self, name)
-            if type(value) is not int or value < 1:
-                problems.append(f"{name} must be a whole number of at least 1, got {value!r}")
-        if type(self.type_vocab_size) is not int or self.type_vocab_size < 2:
+            largest = LARGEST.get(name, LARGEST_SIZE)
+            if type(value) is not int or not 1 <= value <= largest:
+                problems.append(
+                    f"{name} must be a whole number of at least 1 and at most {largest}, "
+                    f"got {value!r:.80}"
+                )
+        if type(self.type_vocab_size) is not int or not 2 <= self.type_vocab_size <= LARGEST_SIZE:
             problems.append(
                 "type_vocab_size must be at least 2 (question and text), "
                 f"got {self.type_vocab_size!r}"

@@ -78,6 +78,8 @@ def convert(
     """
     if dtype not in DTYPES:
         raise InputError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
+    if not isinstance(output, str | os.PathLike) or not str(output):
+        raise InputError(f"the output must be a folder's name, got {output!r:.80}")
     target = Path(os.path.expanduser(output))
     if target.exists() and not overwrite:
         raise InputError(f"{target}: is already there. Choose another folder, or overwrite it.")
@@ -149,6 +151,8 @@ def _pickled(path: Path, config: BertConfig) -> dict[str, NDArray[np.floating]]:
     for name, array in read_torch_file(path).items():
         plain = plain_name(name)
         if plain not in expected:
+            if plain.startswith("encoder."):  # a layer too many: the config is another model's
+                problems.append(f"unexpected: {name} {list(array.shape)}")
             continue
         if plain in names:
             problems.append(f"twice: {names[plain]} and {name} are the same array")

@@ -13,7 +13,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from minibert.errors import ModelNotFoundError
+from minibert.errors import InputError, ModelNotFoundError
 
 EMBEDDED = Path(__file__).parent / "models" / "minilm-l6-squad2"
 
@@ -52,7 +52,12 @@ def find_model(
 
     Raises:
         ModelNotFoundError: nothing is there, or the Hub cannot be reached.
+        InputError: `model` is no path and no name.
     """
+    if not isinstance(model, str | os.PathLike | None):
+        raise InputError(
+            f"a model is a folder, a file or a name, got {type(model).__name__}: {model!r:.80}"
+        )
     if model is not None and not str(model):
         raise ModelNotFoundError("the model's name is empty; leave it out for the embedded model")
     names = (*WEIGHTS, PICKLE) if accept_pickles else WEIGHTS

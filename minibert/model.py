@@ -203,6 +203,8 @@ def load_model(
     kernels = get_backend(device)
     files = find_model(model, revision=revision, token=token, cache_dir=cache_dir)
     config = BertConfig.from_json(files.folder / "config.json")
+    if not isinstance(tokenizer, Tokenizer | str | os.PathLike | None):
+        raise InputError(f"tokenizer must be a folder or a Tokenizer, got {tokenizer!r:.80}")
     if not isinstance(tokenizer, Tokenizer):
         folder = files.folder if tokenizer is None else Path(os.path.expanduser(tokenizer))
         tokenizer = load_tokenizer(folder)

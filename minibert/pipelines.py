@@ -12,6 +12,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from minibert.answering import check_count
 from minibert.errors import InputError
 from minibert.model import Model, load_model
@@ -50,7 +52,7 @@ class PipelineOptions:
             if getattr(self, name) is not None:
                 check_count(name, getattr(self, name), least)
         for name in ("handle_impossible_answer", "align_to_words"):
-            if not isinstance(getattr(self, name), bool):
+            if not isinstance(getattr(self, name), bool | np.bool_):
                 raise InputError(f"{name} must be True or False, got {getattr(self, name)!r}")
 
 

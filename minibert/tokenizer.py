@@ -73,7 +73,12 @@ class Tokenizer:
         self.cls_id, self.sep_id = (_special_id(backend, t) for t in (cls_token, sep_token))
         self.model_max_length = model_max_length
         self.encode = lru_cache(CACHED_TEXTS)(self._encode)
+        self._arguments = (backend, cls_token, sep_token, model_max_length)
         self._check_layout()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle what it was made of: a cache cannot travel to another process."""
+        return Tokenizer, self._arguments
 
     @property
     def vocab_size(self) -> int:

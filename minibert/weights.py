@@ -184,6 +184,9 @@ def check_weights(checkpoint: Checkpoint, config: BertConfig) -> dict[str, str]:
     for name in checkpoint.names():
         plain = plain_name(name)
         if plain not in expected:
+            # A pooler or another head may be there; a layer too many means another config.
+            if plain.startswith("encoder.") and plain.removesuffix(".scale") not in expected:
+                problems.append(f"unexpected: {name} {list(checkpoint.shape(name))}")
             continue
         if plain in names:
             problems.append(f"twice: {names[plain]} and {name} are the same array")

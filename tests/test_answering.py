@@ -3,6 +3,7 @@
 import itertools
 import math
 import multiprocessing
+import pickle
 import random
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
@@ -10,7 +11,17 @@ import numpy as np
 import pytest
 from random_models import answer_with_the_embedded_model
 
-from minibert import Answer, InputError, MinibertError, Options, QuestionAnswerer, Trace, load_model
+from minibert import (
+    Answer,
+    BackendError,
+    InputError,
+    MinibertError,
+    Options,
+    QuestionAnswerer,
+    Trace,
+    convert,
+    load_model,
+)
 
 TEXT = (
     "Ada Lovelace wrote the first program in 1843. The machine was designed by Charles Babbage, "
@@ -201,3 +212,26 @@ def test_except_exception_catches_every_error():
         assert issubclass(kind, (ValueError, OSError, RuntimeError))
     with pytest.raises(OSError, match="no such folder or file"):
         load_model("./nowhere")
+
+
+def test_arguments_of_the_wrong_type_are_named(qa, tmp_path):
+    with pytest.raises(InputError, match="a model is a folder, a file or a name, got int: 5"):
+        load_model(5)
+    with pytest.raises(InputError, match="tokenizer must be a folder or a Tokenizer, got 3"):
+        load_model(tokenizer=3)
+    with pytest.raises(BackendError, match="device must be one of auto, cpu.* got None"):
+        load_model(device=None)
+    with pytest.raises(InputError, match="pairs, got NoneType"):
+        list(qa.answer_many(None))
+    with pytest.raises(InputError, match="the output must be a folder's name, got 7"):
+        convert(tmp_path, 7)
+
+
+def test_numbers_of_numpy_are_numbers(qa):
+    assert len(qa.n_best(WHO, TEXT, np.int64(2), null_score_diff_threshold=np.float32(1))) == 2
+
+
+def test_a_question_answerer_can_be_pickled(tiny):
+    question, text = "who ?", "the old captain sailed north"
+    qa = pickle.loads(pickle.dumps(QuestionAnswerer(tiny)))
+    assert qa.answer(question, text) == QuestionAnswerer(tiny).answer(question, text)

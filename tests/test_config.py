@@ -235,3 +235,10 @@ def test_the_errors_are_python_s_own_kinds_too(tmp_path):
     assert isinstance(caught.value, MinibertError)
     with pytest.raises(OSError, match="cannot be read"):
         BertConfig.from_json(tmp_path / "config.json")
+
+
+def test_sizes_of_no_model_are_refused_before_memory_is_taken():
+    with pytest.raises(ConfigError, match="num_hidden_layers must be .* at most 1000"):
+        BertConfig(num_hidden_layers=10**9)
+    with pytest.raises(ConfigError, match="max_position_embeddings must be"):
+        BertConfig(max_position_embeddings=10**30)

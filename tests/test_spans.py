@@ -224,10 +224,11 @@ def test_answers_that_differ_in_case_only_are_one_answer():
     windows = make_windows(
         text_tokens([0]), text, cls_id=1, sep_id=2, max_seq_length=9, doc_stride=1
     )
-    logits = np.zeros(6, np.float32)  # [CLS] and both words: a third each
+    logits = np.zeros(6, np.float32)  # [CLS] and both words: nearly a third each
+    logits[3] = 1e-3
     first, *others = probabilities(windows, [(logits, logits)], max_answer_len=1, top_k=9)
     assert (first["answer"], first["start"]) == ("Ab", 0)
-    assert math.isclose(first["score"], 2 / 9, rel_tol=1e-6)
+    assert math.isclose(first["score"], 2 / 9, rel_tol=1e-2)
     assert [a["answer"] for a in others] == [""]
 
 

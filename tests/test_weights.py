@@ -148,7 +148,6 @@ def test_what_else_is_in_the_file_is_ignored(tmp_path, tensors):
         "bert.embeddings.position_ids": np.arange(64)[None],
         "cls.predictions.bias": np.zeros(7, np.float32),
         "classifier.weight": np.zeros((5, 2), np.int32),
-        "bert.encoder.layer.2.output.dense.weight": np.zeros((1, 1), np.float32),
     }
     assert_equal(load(write(tmp_path / "more", more)), load(write(tmp_path, tensors)))
 
@@ -401,3 +400,11 @@ def test_map_dense_packs_every_dense_layer_and_nothing_else(tiny):
     np.testing.assert_array_equal(
         packed.layers[1].intermediate.bias, tiny.weights.layers[1].intermediate.bias + 1
     )
+
+
+def test_a_layer_too_many_means_another_config(tmp_path):
+    folder = write_model(tmp_path / "model", tiny_config(num_hidden_layers=3))
+    raw = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps(raw | {"num_hidden_layers": 2}), "utf-8")
+    with pytest.raises(CheckpointError, match=r"unexpected: bert\.encoder\.layer\.2\."):
+        load_model(folder)
