@@ -233,6 +233,8 @@ def writing(path: str | None) -> Iterator[TextIO]:
         InputError: the file cannot be written.
     """
     if path is None:
+        if sys.stdout is None:
+            raise InputError("standard output is closed; give --output FILE")
         yield sys.stdout
         return
     target = Path(path)
@@ -435,7 +437,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     try:
         args.run(args)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except MinibertError as error:
         line = " ".join(part.strip() for part in str(error).splitlines())
         print(f"minibert: error: {line}", file=sys.stderr)

@@ -27,6 +27,9 @@ def progress(items: Iterable[Item], total: int | None, unit: str) -> Iterator[It
     count = 0
     try:
         for count, item in enumerate(items, 1):
+            if drawn > begin and sys.stdout is not None and sys.stdout.isatty():
+                sys.stderr.write("\r\x1b[K")  # results go to the same screen: make room
+                sys.stderr.flush()
             yield item
             if (now := time.monotonic()) - drawn >= EVERY:
                 drawn = now

@@ -624,3 +624,11 @@ def test_a_sentence_ends_where_one_ends(text, span, sentence):
     start = text.index(span)
     begin, stop = sentence_around(text, start, start + len(span))
     assert text[begin:stop] == sentence
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX shell")
+def test_a_closed_standard_output_is_one_line_on_stderr(tiny_folder):
+    command = f'"{sys.executable}" -m minibert answer who "the captain" --model "{tiny_folder}" >&-'
+    done = subprocess.run(command, shell=True, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr == ("minibert: error: standard output is closed; give --output FILE\n")
