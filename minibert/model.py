@@ -47,6 +47,11 @@ class Model:
         """Name of the backend that runs."""
         return self.kernels.name
 
+    @property
+    def dtype(self) -> str:
+        """In which matrices are multiplied."""
+        return self.kernels.dtype
+
     def windows(
         self,
         question: str,
@@ -176,6 +181,8 @@ def load_model(
     *,
     tokenizer: str | Path | Tokenizer | None = None,
     device: str = "auto",
+    dtype: str | None = None,
+    num_threads: int | None = None,
     revision: str | None = None,
     token: str | bool | None = None,
     cache_dir: str | Path | None = None,
@@ -187,6 +194,8 @@ def load_model(
             Hub; or a loaded Model, which comes back as it is.
         tokenizer: another folder to take the tokenizer from, or a loaded one.
         device: 'auto', 'cpu', 'cuda' or 'reference'.
+        dtype: in which matrices are multiplied: 'float32', 'bfloat16' or 'int8'; None: 'float32'.
+        num_threads: at most so many work on one batch; None: every core that this process may use.
         revision: branch, tag or commit on the Hub.
         token: for private models on the Hub.
         cache_dir: where the Hub's files are kept.
@@ -200,7 +209,7 @@ def load_model(
     """
     if isinstance(model, Model):
         return model
-    kernels = get_backend(device)
+    kernels = get_backend(device, dtype, num_threads)
     files = find_model(model, revision=revision, token=token, cache_dir=cache_dir)
     config = BertConfig.from_json(files.folder / "config.json")
     if not isinstance(tokenizer, Tokenizer | str | os.PathLike | None):

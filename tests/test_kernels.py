@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from minibert.errors import BackendError
 from minibert.kernels import reference
-from minibert.kernels.backend import BACKENDS, REFERENCE, get_backend
+from minibert.kernels.backend import REFERENCE, get_backend
 from minibert.weights import Dense, Int8, Norm, Table, Tables, full
 
 TOKENS = [0, 1, 2, 17, 511, 513]
@@ -158,14 +158,15 @@ def test_silu_does_not_overflow():
         assert reference.silu(np.array([-1000, 1000], np.float32)).tolist() == [0, 1000]
 
 
-@pytest.mark.parametrize("name", [f for f in REFERENCE.__dataclass_fields__ if f != "name"])
-def test_backends_have_the_signatures_of_the_reference(backend, name):
-    assert inspect.signature(getattr(backend, name)) == inspect.signature(getattr(reference, name))
+@pytest.mark.parametrize("name", [name for name in vars(REFERENCE) if hasattr(reference, name)])
+def test_backends_have_the_arguments_of_the_reference(backend, name):
+    ours, theirs = (inspect.signature(getattr(each, name)) for each in (backend, reference))
+    assert list(ours.parameters) == list(theirs.parameters)
 
 
 def test_devices_are_chosen_by_name():
     assert get_backend("auto").name == "cpu"
-    assert get_backend("reference") is BACKENDS["reference"]
+    assert get_backend("reference") is REFERENCE
     with pytest.raises(BackendError, match="unknown device 'tpu'; choose one of auto, cpu"):
         get_backend("tpu")
     with pytest.raises(BackendError, match="CUDA"):

@@ -80,8 +80,8 @@ MUTANTS = [
     Mutant("int8 scales forgotten", "minibert/weights.py",
            "matrix.values.astype(np.float32) * matrix.scales[:, None]",
            "matrix.values.astype(np.float32)", "test_kernels.py test_weights.py test_pipelines.py"),
-    Mutant("gamma not renamed", "minibert/weights.py", '(".gamma", ".weight"), ', "",
-           "test_weights.py"),
+    Mutant("gamma not renamed", "minibert/weights.py", '((".gamma", ".weight"), (".beta", ".bias"))',
+           '((".beta", ".bias"),)', "test_weights.py"),
 ]  # fmt: skip
 
 

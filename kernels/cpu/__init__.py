@@ -1,1 +1,18 @@
-"""Kernels for the processor.  Empty as yet: device "cpu" runs the definition (reference.py)."""
+"""Kernels for the processor, written as vector instructions and compiled by Numba and LLVM.
+
+To read them in order:
+
+    targets.py      which instructions a processor has
+    simd.py         the language in which kernels are written
+    gemm.py         matrix products on packed weights
+    rows.py         norms, activations, quantising: what happens to rows between the products
+    activations.py  GELU and its kin, and the exponential
+    attention.py    attention over packed windows
+    records.py      how Python speaks to the compiled program
+    program.py      the whole forward pass, which every thread runs at once
+    compiler.py     compile it once and keep the machine code
+    packing.py      weights in the order and dtype in which the kernels read them
+    jobs.py         a batch cut into tasks, and where everything lies in memory
+    pool.py         the threads
+    functions.py    the functions of device "cpu"
+"""

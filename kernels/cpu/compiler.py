@@ -1,0 +1,191 @@
+"""Compile the program once, keep the machine code on disk, and load it as a C function.
+
+Numba turns program.py into LLVM's language; LLVM turns that into machine code for the target, which
+goes into the cache folder.  A later process reads it back without importing Numba.
+
+The file's name is a hash of everything that the code depends on: the sources of all kernels, the
+versions of Python, Numba and llvmlite, the target, the dtype.  A file is written under another name
+and then renamed, so two processes that compile at once both leave a whole one, and it begins with a
+hash of its contents, so a damaged one is compiled again.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import importlib.metadata
+import os
+import platform
+import sys
+import tempfile
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import llvmlite.binding as llvm
+
+from minibert.errors import BackendError
+
+from .targets import Target, host_arch
+
+# int run(void *result, void **error, int64 job, int64 slot): Numba's way to call a function.
+# A call through ctypes lets other Python threads run.
+Run = ctypes.CFUNCTYPE(
+    ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64
+)
+
+# Called with a dtype before something is compiled; the command line tells the user.
+announce: Callable[[str], None] | None = None
+
+DTYPES = ("float32", "bfloat16", "int8")
+
+
+@dataclass(frozen=True)
+class Program:
+    """A compiled program in this process."""
+
+    dtype: str
+    target: Target
+    function: Any  # call it through `run`
+    keep: Any  # owns the machine code
+
+    def run(self, job: int, slot: int) -> None:
+        """Take tasks of the job at this address until none is left."""
+        nothing = ctypes.c_int64()
+        place = ctypes.addressof(nothing)
+        self.function(place, place, job, slot)
+
+
+# ---------------------------------------------------------------- the cache
+
+
+def cache_folder() -> Path:
+    """Where compiled kernels are kept: MINIBERT_CACHE_DIR, or the user's cache folder."""
+    if folder := os.environ.get("MINIBERT_CACHE_DIR"):
+        return Path(folder).expanduser()
+    if sys.platform == "win32":
+        base = os.environ.get("LOCALAPPDATA") or "~/AppData/Local"
+    elif sys.platform == "darwin":
+        base = "~/Library/Caches"
+    else:
+        base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base).expanduser() / "minibert"
+
+
+def cache_name(dtype: str, target: Target) -> str:
+    """Name of the file that holds a program: the same if and only if its code would be."""
+    digest = hashlib.sha256()
+    for source in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(source.read_bytes())
+    digest.update((Path(__file__).parent.parent / "reference.py").read_bytes())  # its constants
+    versions = [platform.python_version(), llvm.llvm_version_info]
+    versions += [importlib.metadata.version(name) for name in ("numba", "llvmlite")]
+    digest.update(repr((versions, llvm.get_process_triple(), target, dtype)).encode())
+    return f"cpu-{target.name}-{dtype}-{digest.hexdigest()[:24]}.o"
+
+
+def read_cache(path: Path) -> bytes | None:
+    """The machine code in a file, or None if there is none or it is damaged."""
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return None
+    digest, code = content[:32], content[32:]
+    return code if hashlib.sha256(code).digest() == digest else None
+
+
+def write_cache(path: Path, code: bytes) -> bool:
+    """Keep machine code; False if the folder cannot be written, which only costs time."""
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(hashlib.sha256(code).digest() + code)
+            os.replace(temporary, path)
+        except OSError:
+            with suppress(OSError):
+                os.unlink(temporary)
+            raise
+        return True
+    return False
+
+
+# ---------------------------------------------------------------- compiling and loading
+
+
+def machine(target: Target) -> Any:
+    """LLVM's description of the machine to compile for."""
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    triple = llvm.get_process_triple()
+    if target.arch and target.arch != host_arch():
+        llvm.initialize_all_targets()
+        llvm.initialize_all_asmprinters()
+        triple = f"{target.arch}-unknown-linux-gnu"
+    features = ",".join("+" + name for name in target.features.split())
+    cpu = target.cpu or ("x86-64" if triple.startswith("x86_64") else "generic")
+    return llvm.Target.from_triple(triple).create_target_machine(
+        cpu=cpu, features=features, opt=3, reloc="pic", codemodel="small"
+    )
+
+
+def compile_program(dtype: str, target: Target) -> bytes:
+    """Machine code of a program, as an object file with the function `minibert_run`.
+
+    Raises:
+        BackendError: Numba is switched off.
+    """
+    import numba
+
+    from .program import build
+
+    if numba.config.DISABLE_JIT:
+        raise BackendError(
+            "NUMBA_DISABLE_JIT is set, so the CPU kernels cannot be compiled. Unset it, or use "
+            "device='reference'."
+        )
+    run = build(dtype, target)
+    run.compile((numba.types.intp, numba.types.intp))
+    signature = run.signatures[0]
+    name = run.overloads[signature].fndesc.llvm_func_name
+    module = llvm.parse_assembly(run.inspect_llvm(signature).replace(name, "minibert_run"))
+    host = machine(target)
+    module.triple, module.data_layout = host.triple, str(host.target_data)
+    return host.emit_object(module)
+
+
+def load_code(dtype: str, target: Target, code: bytes) -> Program:
+    """Bring machine code into this process."""
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine(target))
+    engine.add_object_file(llvm.ObjectFileRef.from_data(code))
+    engine.finalize_object()
+    return Program(dtype, target, Run(engine.get_function_address("minibert_run")), engine)
+
+
+_lock = threading.Lock()
+os.register_at_fork(after_in_child=lambda: globals().update(_lock=threading.Lock())) if hasattr(
+    os, "register_at_fork"
+) else None
+
+
+def load_program(dtype: str, target: Target) -> Program:
+    """The program for a dtype and target: from this process, the cache, or newly compiled."""
+    with _lock:
+        return _load_program(dtype, target)
+
+
+@functools.cache
+def _load_program(dtype: str, target: Target) -> Program:
+    path = cache_folder() / cache_name(dtype, target)
+    code = read_cache(path)
+    if code is None:
+        if announce is not None:
+            announce(dtype)
+        code = compile_program(dtype, target)
+        write_cache(path, code)
+    return load_code(dtype, target, code)

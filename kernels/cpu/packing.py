@@ -1,0 +1,215 @@
+"""Packing: a model's weights, in the order and the dtype in which the kernels read them.
+
+A matrix [N, K] becomes panels [N / panel][steps][panel] of 4 bytes: a panel holds the columns of
+one tile (gemm.py), a step is one float32, two bfloat16 or four int8 of a row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from minibert.arrays import Floats
+from minibert.weights import Dense, Int8, Norm, Table, Tables, Weights, full
+
+from .records import LAYER_SIZE
+from .targets import Target
+
+Record = NDArray[np.int64]
+
+UNROLL = 4  # steps a turn of the tile's loop; packed weights are padded to a multiple of it
+
+# ---------------------------------------------------------------- numbers and panels
+
+
+def round_up(n: int, multiple: int) -> int:
+    """The next multiple of a number."""
+    return -(-n // multiple) * multiple
+
+
+def aligned(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
+    """Zeros that begin at a cache line."""
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    raw = np.zeros(size + 64, np.uint8)
+    begin = -raw.ctypes.data % 64
+    return raw[begin : begin + size].view(dtype).reshape(shape)
+
+
+def to_bfloat16(x: Floats) -> NDArray[np.uint16]:
+    """Round float32 to the nearest bfloat16 (to the even one if two are as near), as its bits."""
+    bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+
+
+def from_bfloat16(bits: NDArray[np.uint16]) -> Floats:
+    """Widen bfloat16 bits to float32."""
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
+def quantise_rows(weight: Floats) -> tuple[NDArray[np.int8], Floats]:
+    """Turn each row of a matrix into int8 -127..127 times a scale of its own."""
+    scales = np.abs(weight).max(axis=1, initial=0.0).astype(np.float32) / np.float32(127)
+    scales[scales == 0] = 1
+    return np.rint(weight / scales[:, None]).astype(np.int8), scales
+
+
+def pack_panels(weight: NDArray[Any], target: Target) -> NDArray[Any]:
+    """[N, K] -> panels [N / panel, steps, panel, numbers a step], with zeros around."""
+    n, k = weight.shape
+    per = 4 // weight.itemsize
+    panels, steps = -(-n // target.panel), round_up(-(-k // per), UNROLL)
+    packed = aligned((panels, steps, target.panel, per), weight.dtype)
+    for p in range(panels):  # one panel at a time, so that no second copy of the matrix is made
+        rows = weight[p * target.panel : (p + 1) * target.panel]
+        padded = np.zeros((len(rows), steps * per), weight.dtype)
+        padded[:, :k] = rows
+        packed[p, :, : len(rows)] = padded.reshape(len(rows), steps, per).transpose(1, 0, 2)
+    return packed
+
+
+def address(array: NDArray[Any]) -> int:
+    """Where an array's first number lies."""
+    return int(array.__array_interface__["data"][0])
+
+
+# ---------------------------------------------------------------- packed weights
+
+
+@dataclass(frozen=True, eq=False)
+class PackedDense(Dense):
+    """A dense layer in panels; `weight` holds them, and `record` their addresses."""
+
+    size: tuple[int, int]  # out, in
+    start: NDArray[Any]
+    columns: Floats
+    record: Record
+
+
+def pack_dense(dense: Dense, dtype: str, target: Target) -> PackedDense:
+    """Bring a dense layer into panels of `dtype`."""
+    if isinstance(dense, PackedDense):
+        return dense
+    out, into = (dense.weight.values if isinstance(dense.weight, Int8) else dense.weight).shape
+    width = round_up(out, target.panel)
+    bias = aligned((width,), np.float32)
+    bias[:out] = dense.bias
+    start: NDArray[Any] = bias
+    columns = np.zeros((width // target.panel, 3, target.panel), np.float32)
+    if dtype == "int8":
+        if isinstance(dense.weight, Int8):
+            values, scales = dense.weight.values, dense.weight.scales
+        else:
+            values, scales = quantise_rows(dense.weight)
+        weight = pack_panels(values, target)
+        sums = np.zeros(width, np.int32)
+        sums[:out] = values.sum(axis=1, dtype=np.int32)
+        scale = np.zeros(width, np.float32)
+        scale[:out] = scales
+        for i, column in enumerate((scale, scale * sums, bias)):
+            columns[:, i] = column.reshape(-1, target.panel)
+        start = aligned((width,), np.int32)
+        if target.int8 == "sdot":  # which multiplies with u - 128
+            start[:] = 128 * sums
+    elif dtype == "bfloat16":
+        weight = pack_panels(to_bfloat16(full(dense.weight)), target)
+    else:
+        weight = pack_panels(full(dense.weight), target)
+    panels, steps = weight.shape[:2]
+    record = np.array([address(weight), address(start), address(columns), steps, panels], np.int64)
+    return PackedDense(weight, dense.bias, (out, into), start, columns, record)
+
+
+def pack_norm(norm: Norm, target: Target) -> Floats:
+    """Gain and bias [2, D rounded up], with zeros behind."""
+    count = len(norm.gain)
+    packed = np.zeros((2, round_up(count, target.panel)), np.float32)
+    packed[0, :count], packed[1, :count] = norm.gain, norm.bias
+    return packed
+
+
+def pack_head(dense: Dense, target: Target) -> Floats:
+    """The two rows of the question-answering head, each rounded up, and its two biases."""
+    weight = full(dense.weight)
+    packed = np.zeros((2, round_up(weight.shape[1], target.panel)), np.float32)
+    packed[:, : weight.shape[1]] = weight
+    return np.concatenate([packed.ravel(), dense.bias]).astype(np.float32)
+
+
+def table_fields(tables: Tables) -> dict[str, int]:
+    """Addresses of the embedding tables, which stay as they are, and of their scales."""
+    found = {}
+    named = (
+        ("words", tables.words),
+        ("positions", tables.positions),
+        ("types", tables.token_types),
+    )
+    for name, table in named:
+        matrix = table.matrix
+        found[name] = address(matrix.values if isinstance(matrix, Int8) else matrix)
+        found[f"{name}_scales"] = address(matrix.scales) if isinstance(matrix, Int8) else 0
+    return found
+
+
+def contiguous(table: Table) -> Table:
+    """The same table, in memory that compiled code can walk through."""
+    if isinstance(table.matrix, Int8):
+        values = np.ascontiguousarray(table.matrix.values)
+        return Table(Int8(values, np.ascontiguousarray(table.matrix.scales, np.float32)))
+    return Table(np.ascontiguousarray(table.matrix, np.float32))
+
+
+def contiguous_tables(tables: Tables) -> Tables:
+    """All three tables, each as `contiguous` makes it."""
+    return replace(
+        tables,
+        words=contiguous(tables.words),
+        positions=contiguous(tables.positions),
+        token_types=contiguous(tables.token_types),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class PackedWeights(Weights):
+    """A model ready to run: its layers packed, and every address that the program needs."""
+
+    norms: tuple[Floats, ...]
+    head: Floats
+    layer_records: Record  # [L, LAYER_SIZE]
+    addresses: dict[str, int]
+
+
+def pack_weights(weights: Weights, dtype: str, target: Target) -> PackedWeights:
+    """Pack all layers of a model; done once, when it is loaded."""
+    norms = [pack_norm(weights.tables.norm, target)]
+    layers, records = [], []
+    for layer in weights.layers:
+        parts = [
+            pack_dense(dense, dtype, target)
+            for dense in (layer.qkv, layer.attention_output, layer.intermediate, layer.output)
+        ]
+        packed = replace(
+            layer,
+            qkv=parts[0],
+            attention_output=parts[1],
+            intermediate=parts[2],
+            output=parts[3],
+        )
+        layers.append(packed)
+        norms += [pack_norm(layer.attention_norm, target), pack_norm(layer.output_norm, target)]
+        ends = [address(norm) for norm in norms[-2:]]
+        records.append(np.concatenate([*(part.record for part in parts), ends]))
+    layer_records = np.array(records, np.int64).reshape(len(layers), LAYER_SIZE)
+    head = pack_head(weights.qa_outputs, target)
+    tables = contiguous_tables(weights.tables)
+    addresses = {
+        "layer_records": address(layer_records),
+        "norm": address(norms[0]),
+        "head": address(head),
+        **table_fields(tables),
+    }
+    return PackedWeights(
+        tables, tuple(layers), weights.qa_outputs, tuple(norms), head, layer_records, addresses
+    )

@@ -1,0 +1,109 @@
+"""The threads that share a job, and the memory in which they work.
+
+One job runs at a time: callers wait for each other, and the job itself uses all cores.  The calling
+thread works too, as slot 0, and never waits for a helper to begin; helpers that wake up late find
+less to do, or nothing.  So a job ends even if no helper ever comes.
+
+Both survive a fork: the child begins with no threads and a free lock.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import os
+import queue
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .compiler import Program
+from .packing import aligned
+
+Job = NDArray[np.int64]
+
+
+def available_cores() -> int:
+    """Cores that this process may use: its affinity, and its control group's share."""
+    try:
+        cores = len(os.sched_getaffinity(0))
+    except AttributeError:  # not Linux
+        cores = os.cpu_count() or 1
+    return max(1, math.ceil(min(cores, group_cores(Path("/sys/fs/cgroup")))))
+
+
+def group_cores(root: Path) -> float:
+    """Processor time per time that the control group allows, in cores; infinite if no limit."""
+    try:
+        quota, period = (root / "cpu.max").read_text().split()  # version 2
+    except (OSError, ValueError):
+        try:
+            quota = (root / "cpu/cpu.cfs_quota_us").read_text()  # version 1; -1 is no limit
+            period = (root / "cpu/cpu.cfs_period_us").read_text()
+        except OSError:
+            return math.inf
+    try:
+        cores = int(quota) / int(period)
+    except (ValueError, ZeroDivisionError):  # 'max'
+        return math.inf
+    return cores if cores > 0 else math.inf
+
+
+def find_yield() -> int:
+    """Address of the system's function that lets another thread run; takes nothing, gives int."""
+    if sys.platform == "win32":
+        function = ctypes.windll.kernel32.SwitchToThread
+    else:
+        function = ctypes.CDLL(None).sched_yield
+    return ctypes.cast(function, ctypes.c_void_p).value or 0
+
+
+YIELD = find_yield()
+
+
+class Helper:
+    """A thread that takes part in jobs."""
+
+    def __init__(self, slot: int):
+        self.slot = slot
+        self.jobs: queue.SimpleQueue[tuple[Program, Job]] = queue.SimpleQueue()
+        threading.Thread(target=self._work, name=f"minibert-{slot}", daemon=True).start()
+
+    def _work(self) -> None:
+        while True:
+            program, job = self.jobs.get()
+            program.run(job.ctypes.data, self.slot)
+            del program, job  # until the next comes
+
+
+class Pool:
+    """Helpers, memory, and the lock that hands both to one job at a time."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.helpers: list[Helper] = []
+        self.memory: NDArray[Any] = aligned((0,), np.uint8)
+
+    def reserve(self, size: int) -> NDArray[Any]:
+        """Memory of so many bytes; the same as before if that was enough.  Hold the lock."""
+        if self.memory.size < size:
+            self.memory = aligned((0,), np.uint8)  # frees the old first
+            self.memory = aligned((size,), np.uint8)
+        return self.memory
+
+    def run(self, program: Program, job: Job, threads: int) -> None:
+        """Do a job with so many threads, this one among them.  Hold the lock."""
+        while len(self.helpers) < threads - 1:
+            self.helpers.append(Helper(len(self.helpers) + 1))
+        for helper in self.helpers[: threads - 1]:
+            helper.jobs.put((program, job))
+        program.run(job.ctypes.data, 0)
+
+
+POOL = Pool()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=POOL.__init__)  # type: ignore[misc]

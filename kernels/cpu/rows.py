@@ -1,0 +1,333 @@
+"""What happens to rows between the matrix products: sums, norms, activations, narrowing.
+
+All of it runs on the rows of one block right after the product that made them, while they are in
+L1 or L2.  Rows are float32 and as wide as whole panels; the columns behind the last true one are
+zero and stay zero, so loops need no masks, except where a norm counts columns.
+
+Formulas: layer norm and the steps of kernels/reference.py.  A row in int8 is
+u = round(x / s) + z, with s = (max - min) / 255 and z = round(-min / s), over max >= 0 >= min.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from llvmlite import ir
+
+from .activations import ROUND
+from .simd import F32, I8, I16, I32, I64, BFloat, Code, Value
+
+
+def to_bfloat16(code: Code, x: Value) -> Value:
+    """Round float32 to bfloat16, as int16 bits; to the nearest, ties to even."""
+    if code.target.bfloat16 == "dot" and isinstance(x.type, ir.VectorType):
+        pairs = ir.VectorType(BFloat(), code.lanes)
+        name = f"llvm.x86.avx512bf16.cvtneps2bf16.{32 * code.lanes}"
+        return code.bits(code.call(name, pairs, x), code.vector_type(I16))
+    bits = code.int_bits(x)
+    odd = bits.shift_unsigned(16) & 1
+    return code.cast("trunc", (bits + odd + 0x7FFF).shift_unsigned(16), I16)
+
+
+def store_as(code: Code, x: Value, address: Value, dtype: str) -> None:
+    """Store a float32 vector as 'float32' or 'bfloat16'."""
+    code.store(to_bfloat16(code, x) if dtype == "bfloat16" else x, address)
+
+
+def panel_end(
+    code: Code,
+    sums: Value,
+    rows: Value,
+    quantised: Value,
+    dense: Value,
+    residual: Value,
+    residual_stride: Value,
+    out: Value,
+    out_stride: Value,
+    *,
+    dtype: str,
+    to: str,
+    add: bool = False,
+    activation: Callable[[Code, Value], Value] | None = None,
+) -> None:
+    """out[rows, panel] = activation(sums) + residual: what follows the product of one panel.
+
+    Args:
+        code: where to write.
+        sums: address of the tiles' result, [rows, panel], bias included except in int8.
+        rows: how many.
+        quantised: int8 only: scale and zero point of each row.
+        dense: int8 only: address of this panel's columns: scale, scale * sum(w), bias, each
+            [panel] float32.
+        residual: address of the block's first row, at this panel's columns; float32.
+        residual_stride: bytes from row to row.
+        out: address of the block's first row, at this panel's columns.
+        out_stride: bytes from row to row.
+        dtype: of the product.
+        to: 'float32' or 'bfloat16', of the result.
+        add: whether to add the residual.
+        activation: what to apply.
+    """
+    width = 4 * code.lanes
+
+    def row(i: Value, _: list[Value]) -> None:
+        for j in range(2):
+            offset = width * j
+            if dtype == "int8":
+                integers = code.load(sums + i * (2 * width) + offset, I32)
+                scale = code.broadcast(quantised + i * 8)
+                zero = code.broadcast(quantised + i * 8 + 4)
+                w_scale = code.load(dense + offset)
+                w_sum = code.load(dense + 2 * width + offset)
+                bias = code.load(dense + 4 * width + offset)
+                x = code.cast("sitofp", integers, F32) * w_scale - zero * w_sum
+                x = code.fma(x, scale, bias)
+            else:
+                x = code.load(sums + i * (2 * width) + offset)
+            if activation is not None:
+                x = activation(code, x)
+            if add:
+                x = x + code.load(residual + i * residual_stride + offset)
+            size = width if to == "float32" else width // 2
+            store_as(code, x, out + i * out_stride + size * j, to)
+
+    code.loop(0, rows, 1, row)
+
+
+def layer_norm(
+    code: Code,
+    x: Value,
+    x_stride: Value,
+    rows: Value,
+    count: Value,
+    norm: Value,
+    eps: Value,
+    narrow: Value,
+    narrow_stride: Value,
+    *,
+    dtype: str,
+) -> None:
+    """Normalise rows in place; in bfloat16 also write them narrowed.
+
+    Args:
+        code: where to write.
+        x: address of the first row, float32.
+        x_stride: bytes from row to row.
+        rows: how many.
+        count: D, the columns that count.
+        norm: address of the gain, then the bias, each as wide as a padded row.
+        eps: address of the number to add to the variance, float32.
+        narrow: bfloat16 only: where the narrowed rows go.
+        narrow_stride: bytes from row to row.
+        dtype: 'float32', 'bfloat16' or 'int8', of the products.
+    """
+    lanes = code.lanes
+    panel = 2 * lanes
+    width = (count + (panel - 1)) & -panel  # of a padded row
+    whole = count & -lanes
+    inverse = 1.0 / code.cast("sitofp", count, F32)
+    epsilon = code.load_one(eps)
+
+    def row(i: Value, _: list[Value]) -> None:
+        begin = x + i * x_stride
+
+        def add(k: Value, sums: list[Value]) -> list[Value]:
+            a, b = (code.load(begin + k * 4 + 4 * lanes * j) for j in range(2))
+            return [sums[0] + a, sums[1] + b]
+
+        zero = code.vector(0.0)
+        a, b = code.loop(0, width, panel, add, [zero, zero])
+        mean = code.splat(code.reduce(a + b, Value.__add__) * inverse)
+
+        def squares(k: Value, sums: list[Value]) -> list[Value]:
+            centred = code.load(begin + k * 4) - mean
+            return [code.fma(centred, centred, sums[0])]
+
+        def last_squares(k: Value, sums: list[Value]) -> list[Value]:
+            centred = code.select(code.mask(count - k), code.load(begin + k * 4) - mean, 0.0)
+            return [code.fma(centred, centred, sums[0])]
+
+        square = code.loop(0, whole, lanes, squares, [zero])
+        square = code.loop(whole, count, lanes, last_squares, square)
+        variance = code.reduce(square[0], Value.__add__) * inverse
+        factor = code.splat(1.0 / code.sqrt(variance + epsilon))
+
+        def normalise(k: Value, _: list[Value]) -> None:
+            centred = code.load(begin + k * 4) - mean
+            gain = code.load(norm + k * 4)
+            y = code.fma(centred * factor, gain, code.load(norm + (width + k) * 4))
+            code.store(y, begin + k * 4)
+            if dtype == "bfloat16":
+                code.store(to_bfloat16(code, y), narrow + i * narrow_stride + k * 2)
+
+        code.loop(0, width, lanes, normalise)
+
+    code.loop(0, rows, 1, row)
+
+
+def quantise(
+    code: Code,
+    x: Value,
+    x_stride: Value,
+    rows: Value,
+    width: Value,
+    out: Value,
+    out_stride: Value,
+    quantised: Value,
+) -> None:
+    """Turn float32 rows into uint8; their scales and zero points go to `quantised`."""
+    lanes = code.lanes
+
+    def row(i: Value, _: list[Value]) -> None:
+        begin = x + i * x_stride
+
+        def range_(k: Value, ends: list[Value]) -> list[Value]:
+            a, b = (code.load(begin + k * 4 + 4 * lanes * j) for j in range(2))
+            low, high, low2, high2 = ends
+            return [
+                code.minimum(low, a),
+                code.maximum(high, a),
+                code.minimum(low2, b),
+                code.maximum(high2, b),
+            ]
+
+        zeros = [code.vector(0.0)] * 4
+        low, high, low2, high2 = code.loop(0, width, 2 * lanes, range_, zeros)
+        smallest = code.reduce(code.minimum(low, low2), code.minimum)
+        span = code.reduce(code.maximum(high, high2), code.maximum) - smallest
+        # A row of zeros gets scale 1; the least normal number keeps the inverse finite.
+        scale = code.select(span > 1e-30, span * (1 / 255), 1.0)
+        inverse = 1.0 / scale
+        zero = (smallest * inverse * -1.0 + ROUND) - ROUND
+        code.store(scale, quantised + i * 8)
+        code.store(zero, quantised + i * 8 + 4)
+        factor, shift = code.splat(inverse), code.splat(zero)
+
+        def narrow(k: Value, _: list[Value]) -> None:
+            y = code.fma(code.load(begin + k * 4), factor, shift)
+            y = code.minimum(code.maximum(y, 0.0), 255.0) + ROUND
+            code.store(code.cast("trunc", code.int_bits(y), I8), out + i * out_stride + k)
+
+        code.loop(0, width, lanes, narrow)
+
+    code.loop(0, rows, 1, row)
+
+
+def narrow(
+    code: Code,
+    x: Value,
+    x_stride: Value,
+    rows: Value,
+    width: Value,
+    out: Value,
+    out_stride: Value,
+) -> None:
+    """Turn float32 rows into bfloat16."""
+
+    def row(i: Value, _: list[Value]) -> None:
+        def some(k: Value, _: list[Value]) -> None:
+            y = to_bfloat16(code, code.load(x + i * x_stride + k * 4))
+            code.store(y, out + i * out_stride + k * 2)
+
+        code.loop(0, width, code.lanes, some)
+
+    code.loop(0, rows, 1, row)
+
+
+def add_table_row(
+    code: Code,
+    table: Value,
+    scales: Value,
+    ids: Value,
+    first: Value,
+    rows: Value,
+    count: Value,
+    out: Value,
+    out_stride: Value,
+    *,
+    int8: bool,
+) -> None:
+    """Add the rows of an embedding table to float32 rows.
+
+    Args:
+        code: where to write.
+        table: address of [V, D], float32 or int8.
+        scales: int8 only: address of [V] float32.
+        ids: address of [T] int32.
+        first: the block's first token.
+        rows: how many tokens.
+        count: D.
+        out: address of the block's first row.
+        out_stride: bytes from row to row.
+        int8: what the table holds.
+    """
+
+    def row(i: Value, _: list[Value]) -> None:
+        number = code.cast("sext", code.load_one(ids + (first + i) * 4, I32), I64)
+        begin, to = table + number * count * (1 if int8 else 4), out + i * out_stride
+
+        def some(k: Value, load: Callable[..., Value]) -> None:
+            if int8:
+                x = code.cast("sitofp", load(begin + k, I8), F32)
+                x = x * code.like(code.load_one(scales + number * 4), x)
+            else:
+                x = load(begin + k * 4)
+            code.store(load(to + k * 4) + x, to + k * 4)
+
+        code.elements(count, some)
+
+    code.loop(0, rows, 1, row)
+
+
+def clear(code: Code, out: Value, out_stride: Value, rows: Value, width: Value) -> None:
+    """Set float32 rows to zero."""
+
+    def row(i: Value, _: list[Value]) -> None:
+        def some(k: Value, _: list[Value]) -> None:
+            code.store(code.vector(0.0), out + i * out_stride + k * 4)
+
+        code.loop(0, width, code.lanes, some)
+
+    code.loop(0, rows, 1, row)
+
+
+def span_logits(
+    code: Code,
+    x: Value,
+    x_stride: Value,
+    rows: Value,
+    width: Value,
+    head: Value,
+    start: Value,
+    end: Value,
+) -> None:
+    """Score each row as the start and the end of the answer.
+
+    Args:
+        code: where to write.
+        x: address of the first row, float32.
+        x_stride: bytes from row to row.
+        rows: how many.
+        width: of a padded row.
+        head: address of the start's weights, the end's weights, each a padded row, and two biases.
+        start: where the start logits go, 4 bytes a row.
+        end: where the end logits go.
+    """
+
+    def row(i: Value, _: list[Value]) -> None:
+        begin = x + i * x_stride
+
+        def add(k: Value, sums: list[Value]) -> list[Value]:
+            number = code.load(begin + k * 4)
+            return [
+                code.fma(number, code.load(head + k * 4), sums[0]),
+                code.fma(number, code.load(head + (width + k) * 4), sums[1]),
+            ]
+
+        zero = code.vector(0.0)
+        sums = code.loop(0, width, code.lanes, add, [zero, zero])
+        for j, to in enumerate((start, end)):
+            bias = code.load_one(head + width * 8 + 4 * j)
+            code.store(code.reduce(sums[j], Value.__add__) + bias, to + i * 4)
+
+    code.loop(0, rows, 1, row)
