@@ -64,6 +64,8 @@ class QuestionAnswerer:
         model: None for the embedded model; a folder; a .safetensors file; a name on the Hugging
             Face Hub; or a loaded Model.
         device: 'auto', 'cpu', 'cuda' or 'reference'.
+        dtype: in which matrices are multiplied: 'float32', 'bfloat16' or 'int8'; None: 'float32'.
+        num_threads: at most so many work on one batch; None: every core that this process may use.
         tokenizer: another folder to take the tokenizer from.
         revision: branch, tag or commit on the Hub.
         token: for private models on the Hub.
@@ -88,6 +90,8 @@ class QuestionAnswerer:
         model: str | Path | Model | None = None,
         *,
         device: str = "auto",
+        dtype: str | None = None,
+        num_threads: int | None = None,
         tokenizer: str | Path | Tokenizer | None = None,
         revision: str | None = None,
         token: str | bool | None = None,
@@ -99,6 +103,8 @@ class QuestionAnswerer:
             model,
             tokenizer=tokenizer,
             device=device,
+            dtype=dtype,
+            num_threads=num_threads,
             revision=revision,
             token=token,
             cache_dir=cache_dir,

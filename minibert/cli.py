@@ -6,6 +6,7 @@ Examples:
   cat play.txt | minibert answer "Who wrote it?" --json
   minibert answer --jsonl questions.jsonl > answers.jsonl
   minibert convert old_model_folder new_folder
+  minibert doctor
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from minibert import __version__
-from minibert.errors import InputError, MinibertError, ModelNotFoundError
+from minibert import progress as progress_module
+from minibert.errors import BackendError, InputError, MinibertError, ModelNotFoundError
 from minibert.progress import progress
 
 if TYPE_CHECKING:
@@ -61,6 +63,8 @@ def load_answerer(args: argparse.Namespace) -> Any:
     return QuestionAnswerer(
         args.model,
         device=args.device,
+        dtype=args.dtype,
+        num_threads=args.threads,
         revision=args.revision,
         null_score_diff_threshold=args.null_threshold,
         max_answer_length=args.max_answer_length,
@@ -282,6 +286,35 @@ def command_convert(args: argparse.Namespace) -> None:
     print(f"{folder}: {size:.1f} MB, {args.dtype}")
 
 
+# ---------------------------------------------------------------- doctor and warmup
+
+
+def command_doctor(args: argparse.Namespace) -> None:
+    """Run `minibert doctor`."""
+    from minibert.doctor import examine
+
+    findings = examine()
+    if args.json:
+        print(dump(findings))
+    else:
+        for title, facts in findings.items():
+            print(title)
+            width = max(map(len, facts))
+            for name, fact in facts.items():
+                print(f"  {name:{width}}  {fact}")
+    bad = [name for name, fact in findings["check"].items() if not fact.startswith("ok")]
+    if bad:
+        raise BackendError(f"the kernels for {', '.join(bad)} do not compute what they should")
+
+
+def command_warmup(args: argparse.Namespace) -> None:
+    """Run `minibert warmup`."""
+    from minibert.doctor import warm_up
+
+    for line in warm_up(args.dtype or ["float32", "bfloat16", "int8"]):
+        print(line, flush=True)
+
+
 # ---------------------------------------------------------------- the command line
 
 
@@ -386,6 +419,18 @@ def build_parser() -> argparse.ArgumentParser:
         default="auto",
         help="what to run on (default: auto)",
     )
+    answer.add_argument(
+        "--dtype",
+        choices=["float32", "bfloat16", "int8"],
+        help="in which numbers to multiply: float32 gives transformers' answers, int8 is about "
+        "three times as fast and differs now and then (default: float32)",
+    )
+    answer.add_argument(
+        "--threads",
+        type=at_least(1),
+        metavar="N",
+        help="cores to use (default: all that this process may)",
+    )
 
     convert = commands.add_parser(
         "convert",
@@ -405,6 +450,31 @@ def build_parser() -> argparse.ArgumentParser:
     )
     convert.add_argument("--revision", help="branch, tag or commit on the Hub")
     convert.add_argument("--overwrite", action="store_true", help="replace the folder if it exists")
+
+    doctor = commands.add_parser(
+        "doctor",
+        help="say what runs here, and check that it computes the right numbers",
+        description="Print versions, the processor and the kernels that it gets, and run the "
+        "embedded model in each dtype beside the definition in NumPy. The status is 1 if they "
+        "differ.",
+    )
+    doctor.set_defaults(run=command_doctor)
+    doctor.add_argument("--json", action="store_true", help="print JSON instead of prose")
+
+    warmup = commands.add_parser(
+        "warmup",
+        help="compile the kernels now, for instance while an image is built",
+        description="Compile the CPU kernels that are not in the cache yet. Without this they "
+        "are compiled when they first run. The cache is $MINIBERT_CACHE_DIR, or a folder "
+        "'minibert' in the user's cache folder; it must be readable when the kernels run.",
+    )
+    warmup.set_defaults(run=command_warmup)
+    warmup.add_argument(
+        "--dtype",
+        action="append",
+        choices=["float32", "bfloat16", "int8"],
+        help="for this dtype; repeat it for several (default: all)",
+    )
     return parser
 
 
@@ -435,6 +505,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # Windows and LANG=C would choke on an answer in Greek
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+    progress_module.speaking = True  # say so when kernels are compiled
     try:
         args.run(args)
         if sys.stdout is not None:

@@ -62,6 +62,8 @@ def pipeline(
     tokenizer: str | Path | Tokenizer | None = None,
     *,
     device: object = None,
+    dtype: str | None = None,
+    num_threads: int | None = None,
     revision: str | None = None,
     token: str | bool | None = None,
     cache_dir: str | Path | None = None,
@@ -75,6 +77,8 @@ def pipeline(
             Face Hub; or a loaded Model.
         tokenizer: another folder to take the tokenizer from.
         device: None or 'auto', 'cpu' or -1, 'cuda' or 0, 'reference'.
+        dtype: in which matrices are multiplied: 'float32', 'bfloat16' or 'int8'; None: 'float32'.
+        num_threads: at most so many work on one batch; None: every core that this process may use.
         revision: branch, tag or commit on the Hub.
         token: for private models on the Hub.
         cache_dir: where the Hub's files are kept.
@@ -94,6 +98,8 @@ def pipeline(
         model,
         tokenizer=tokenizer,
         device=device_name(device),
+        dtype=dtype,
+        num_threads=num_threads,
         revision=revision,
         token=token,
         cache_dir=cache_dir,

@@ -1,19 +1,23 @@
-"""A progress line on standard error, shown only when that is a terminal."""
+"""Progress on standard error: a line for long loops, and what a slow first time is spent on."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
 Item = TypeVar("Item")
 
 EVERY = 0.1  # seconds between two drawings
 
+# Whether `stages` says anything: the command line sets it, a library stays silent.
+speaking = False
+
 
 def progress(items: Iterable[Item], total: int | None, unit: str) -> Iterator[Item]:
-    """Pass `items` on and draw how many have passed, how fast, and how long the rest will take.
+    """Pass `items` on; on a terminal, draw how many have passed, how fast, how long it will take.
 
     Args:
         items: anything that can be iterated.
@@ -51,4 +55,37 @@ def _draw(count: int, total: int | None, unit: str, seconds: float) -> None:
     else:
         bar, left = f"{count} {unit}", ""
     sys.stderr.write(f"\r\x1b[K{bar}, {rate:.1f}/s{left}")
+    sys.stderr.flush()
+
+
+@contextmanager
+def stages(title: str, names: Sequence[str]) -> Iterator[Callable[[], None]]:
+    """Say what a slow piece of work is at: its title, then each stage, then how long it took.
+
+    Args:
+        title: of the work.
+        names: of the stages, in order.
+
+    Yields:
+        A function to call at the beginning of each stage.
+    """
+    if not speaking or sys.stderr is None:
+        yield lambda: None
+        return
+    begin, terminal, number = time.monotonic(), sys.stderr.isatty(), 0
+
+    def following() -> None:
+        nonlocal number
+        number += 1
+        if terminal:
+            bar = "#" * number + "." * (len(names) - number)
+            sys.stderr.write(f"\r\x1b[K{title} [{bar}] {names[number - 1]}")
+            sys.stderr.flush()
+
+    if not terminal:
+        sys.stderr.write(f"{title} ...\n")
+        sys.stderr.flush()
+    yield following
+    seconds = time.monotonic() - begin
+    sys.stderr.write(f"{chr(13) + chr(27) + '[K' if terminal else ''}{title}: {seconds:.1f} s\n")
     sys.stderr.flush()

@@ -107,7 +107,7 @@ class Weights:
     qa_outputs: Dense  # [2, D]; row 0 is the start, row 1 the end
 
     def map_dense(self, pack: Callable[[Dense], Dense]) -> Weights:
-        """The same weights with every dense layer packed by a backend."""
+        """The same weights with every dense layer of the encoder packed by a backend."""
         layers = tuple(
             replace(
                 layer,
@@ -118,7 +118,7 @@ class Weights:
             )
             for layer in self.layers
         )
-        return replace(self, layers=layers, qa_outputs=pack(self.qa_outputs))
+        return replace(self, layers=layers)
 
 
 # ---------------------------------------------------------------- their names in the file

@@ -18,6 +18,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -95,13 +96,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("data", type=Path, help="a SQuAD file: .json, .json.gz or .json.xz")
     parser.add_argument("--model", action="append", help="default: the embedded model")
+    parser.add_argument("--dtype", action="append", help="float32, bfloat16 or int8, or several")
     parser.add_argument("--limit", type=int, help="only the first questions")
     parser.add_argument("--align-to-words", action="store_true")
     args = parser.parse_args()
     questions = read_squad(args.data)[: args.limit]
-    for model in args.model or [None]:
-        result = evaluate(model, questions, align_to_words=args.align_to_words)
-        print(json.dumps({"model": str(model or "embedded")} | result), flush=True)
+    for model, dtype in product(args.model or [None], args.dtype or ["float32"]):
+        result = evaluate(model, questions, dtype=dtype, align_to_words=args.align_to_words)
+        about = {"model": str(model or "embedded"), "dtype": dtype}
+        print(json.dumps(about | result), flush=True)
     return 0
 
 

@@ -12,7 +12,6 @@ hash of its contents, so a damaged one is compiled again.
 from __future__ import annotations
 
 import ctypes
-import functools
 import hashlib
 import importlib.metadata
 import os
@@ -20,7 +19,6 @@ import platform
 import sys
 import tempfile
 import threading
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,8 +27,9 @@ from typing import Any
 import llvmlite.binding as llvm
 
 from minibert.errors import BackendError
+from minibert.progress import stages
 
-from .targets import Target, host_arch
+from .targets import Target, host_arch, host_targets
 
 # int run(void *result, void **error, int64 job, int64 slot): Numba's way to call a function.
 # A call through ctypes lets other Python threads run.
@@ -38,10 +37,7 @@ Run = ctypes.CFUNCTYPE(
     ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64
 )
 
-# Called with a dtype before something is compiled; the command line tells the user.
-announce: Callable[[str], None] | None = None
-
-DTYPES = ("float32", "bfloat16", "int8")
+STAGES = ("translating Python", "optimising", "writing machine code")
 
 
 @dataclass(frozen=True)
@@ -106,6 +102,7 @@ def write_cache(path: Path, code: bytes) -> bool:
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(hashlib.sha256(code).digest() + code)
+            os.chmod(temporary, 0o644)  # mkstemp's files are for one user only
             os.replace(temporary, path)
         except OSError:
             with suppress(OSError):
@@ -140,23 +137,28 @@ def compile_program(dtype: str, target: Target) -> bytes:
     Raises:
         BackendError: Numba is switched off.
     """
-    import numba
+    title = f"minibert: compiling the {dtype} kernels for {target.name}, this once"
+    with stages(title, STAGES) as following:
+        following()
+        import numba
 
-    from .program import build
+        from .program import build
 
-    if numba.config.DISABLE_JIT:
-        raise BackendError(
-            "NUMBA_DISABLE_JIT is set, so the CPU kernels cannot be compiled. Unset it, or use "
-            "device='reference'."
-        )
-    run = build(dtype, target)
-    run.compile((numba.types.intp, numba.types.intp))
-    signature = run.signatures[0]
-    name = run.overloads[signature].fndesc.llvm_func_name
-    module = llvm.parse_assembly(run.inspect_llvm(signature).replace(name, "minibert_run"))
-    host = machine(target)
-    module.triple, module.data_layout = host.triple, str(host.target_data)
-    return host.emit_object(module)
+        if numba.config.DISABLE_JIT:
+            raise BackendError(
+                "NUMBA_DISABLE_JIT is set, so the CPU kernels cannot be compiled. Unset it, or use "
+                "device='reference'."
+            )
+        run = build(dtype, target)
+        run.compile((numba.types.intp, numba.types.intp))
+        following()
+        signature = run.signatures[0]
+        name = run.overloads[signature].fndesc.llvm_func_name
+        module = llvm.parse_assembly(run.inspect_llvm(signature).replace(name, "minibert_run"))
+        host = machine(target)
+        module.triple, module.data_layout = host.triple, str(host.target_data)
+        following()
+        return bytes(host.emit_object(module))
 
 
 def load_code(dtype: str, target: Target, code: bytes) -> Program:
@@ -167,25 +169,46 @@ def load_code(dtype: str, target: Target, code: bytes) -> Program:
     return Program(dtype, target, Run(engine.get_function_address("minibert_run")), engine)
 
 
-_lock = threading.Lock()
-os.register_at_fork(after_in_child=lambda: globals().update(_lock=threading.Lock())) if hasattr(
-    os, "register_at_fork"
-) else None
+class Programs:
+    """The programs of this process; a lock keeps two threads from compiling the same one."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.loaded: dict[tuple[str, Target], Program] = {}
+
+    def after_fork(self) -> None:
+        """The child keeps the programs, but whoever held the lock is not there."""
+        self.lock = threading.Lock()
+
+
+_PROGRAMS = Programs()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_PROGRAMS.after_fork)
 
 
 def load_program(dtype: str, target: Target) -> Program:
-    """The program for a dtype and target: from this process, the cache, or newly compiled."""
-    with _lock:
-        return _load_program(dtype, target)
+    """The program for a dtype and target: from this process, the cache, or newly compiled.
+
+    Raises:
+        BackendError: this machine cannot run the target.
+    """
+    program = _PROGRAMS.loaded.get((dtype, target))
+    if program is None:
+        with _PROGRAMS.lock:
+            program = _PROGRAMS.loaded.get((dtype, target)) or _load_program(dtype, target)
+            _PROGRAMS.loaded[dtype, target] = program
+    return program
 
 
-@functools.cache
 def _load_program(dtype: str, target: Target) -> Program:
+    if target not in host_targets():  # a model that was packed, and pickled, elsewhere
+        raise BackendError(
+            f"the model is packed for {target.name} processors, and this one is not one of them. "
+            "Load it anew with load_model."
+        )
     path = cache_folder() / cache_name(dtype, target)
     code = read_cache(path)
     if code is None:
-        if announce is not None:
-            announce(dtype)
         code = compile_program(dtype, target)
         write_cache(path, code)
     return load_code(dtype, target, code)

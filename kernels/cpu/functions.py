@@ -159,7 +159,6 @@ class Kernels:
             ),
             weights.addresses
             | {
-                "layers": len(weights.layers),
                 "activation": records.ACTIVATIONS.index(activation),
                 "eps": address(eps),
                 "input_ids": address(ids[0]),
@@ -212,6 +211,7 @@ class Kernels:
         fields: Mapping[str, int] | None = None,
     ) -> Floats:
         packed = pack_dense(dense, self.dtype, self.target)
+        record = np.array(packed.record, np.int64)
         out, into = packed.size
         return self._run(
             records.LINEAR,
@@ -225,7 +225,7 @@ class Kernels:
             ),
             {
                 "width": round_up(into, self.target.panel),
-                "dense": address(packed.record),
+                "dense": address(record),
                 "ending": ending,
                 **(fields or {}),
             },

@@ -6,7 +6,8 @@ one tile (gemm.py), a step is one float32, two bfloat16 or four int8 of a row.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -80,12 +81,18 @@ def address(array: NDArray[Any]) -> int:
 
 @dataclass(frozen=True, eq=False)
 class PackedDense(Dense):
-    """A dense layer in panels; `weight` holds them, and `record` their addresses."""
+    """A dense layer in panels, which `weight` holds."""
 
     size: tuple[int, int]  # out, in
-    start: NDArray[Any]
-    columns: Floats
-    record: Record
+    start: NDArray[Any]  # [out rounded up] what sums begin with: the bias; in int8, integers
+    columns: Floats  # int8 only: [panels, 3, panel], see rows.panel_end
+
+    @property
+    def record(self) -> list[int]:
+        """Its record for the compiled program; see DENSE in records.py."""
+        steps, panels = self.weight.shape[1], self.weight.shape[0]  # type: ignore[union-attr]
+        weight = address(self.weight)  # type: ignore[arg-type]
+        return [weight, address(self.start), address(self.columns), steps, panels]
 
 
 def pack_dense(dense: Dense, dtype: str, target: Target) -> PackedDense:
@@ -117,9 +124,7 @@ def pack_dense(dense: Dense, dtype: str, target: Target) -> PackedDense:
         weight = pack_panels(to_bfloat16(full(dense.weight)), target)
     else:
         weight = pack_panels(full(dense.weight), target)
-    panels, steps = weight.shape[:2]
-    record = np.array([address(weight), address(start), address(columns), steps, panels], np.int64)
-    return PackedDense(weight, dense.bias, (out, into), start, columns, record)
+    return PackedDense(weight, dense.bias, (out, into), start, columns)
 
 
 def pack_norm(norm: Norm, target: Target) -> Floats:
@@ -173,43 +178,46 @@ def contiguous_tables(tables: Tables) -> Tables:
 
 @dataclass(frozen=True, eq=False)
 class PackedWeights(Weights):
-    """A model ready to run: its layers packed, and every address that the program needs."""
+    """A model ready to run."""
 
-    norms: tuple[Floats, ...]
+    norms: tuple[Floats, ...]  # of the embeddings, then two a layer
     head: Floats
-    layer_records: Record  # [L, LAYER_SIZE]
-    addresses: dict[str, int]
+
+    @cached_property
+    def layer_records(self) -> Record:
+        """[L, LAYER_SIZE]; see records.py."""
+        rows = []
+        for i, layer in enumerate(self.layers):
+            parts = (layer.qkv, layer.attention_output, layer.intermediate, layer.output)
+            row = [place for part in parts for place in part.record]  # type: ignore[attr-defined]
+            rows.append(row + [address(norm) for norm in self.norms[2 * i + 1 : 2 * i + 3]])
+        return np.array(rows, np.int64).reshape(len(rows), LAYER_SIZE)
+
+    @cached_property
+    def addresses(self) -> dict[str, int]:
+        """The fields of a job that belong to the model."""
+        return {
+            "layers": len(self.layers),
+            "layer_records": address(self.layer_records),
+            "norm": address(self.norms[0]),
+            "head": address(self.head),
+            **table_fields(self.tables),
+        }
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but the addresses, which mean nothing to a copy or another process."""
+        return {each.name: getattr(self, each.name) for each in fields(self)}
 
 
 def pack_weights(weights: Weights, dtype: str, target: Target) -> PackedWeights:
     """Pack all layers of a model; done once, when it is loaded."""
-    norms = [pack_norm(weights.tables.norm, target)]
-    layers, records = [], []
+    norms = [weights.tables.norm]
     for layer in weights.layers:
-        parts = [
-            pack_dense(dense, dtype, target)
-            for dense in (layer.qkv, layer.attention_output, layer.intermediate, layer.output)
-        ]
-        packed = replace(
-            layer,
-            qkv=parts[0],
-            attention_output=parts[1],
-            intermediate=parts[2],
-            output=parts[3],
-        )
-        layers.append(packed)
-        norms += [pack_norm(layer.attention_norm, target), pack_norm(layer.output_norm, target)]
-        ends = [address(norm) for norm in norms[-2:]]
-        records.append(np.concatenate([*(part.record for part in parts), ends]))
-    layer_records = np.array(records, np.int64).reshape(len(layers), LAYER_SIZE)
-    head = pack_head(weights.qa_outputs, target)
-    tables = contiguous_tables(weights.tables)
-    addresses = {
-        "layer_records": address(layer_records),
-        "norm": address(norms[0]),
-        "head": address(head),
-        **table_fields(tables),
-    }
+        norms += [layer.attention_norm, layer.output_norm]
     return PackedWeights(
-        tables, tuple(layers), weights.qa_outputs, tuple(norms), head, layer_records, addresses
+        tables=contiguous_tables(weights.tables),
+        layers=weights.map_dense(lambda dense: pack_dense(dense, dtype, target)).layers,
+        qa_outputs=weights.qa_outputs,
+        norms=tuple(pack_norm(norm, target) for norm in norms),
+        head=pack_head(weights.qa_outputs, target),
     )

@@ -1,0 +1,136 @@
+"""What runs on this machine, and whether it computes the right numbers.
+
+`minibert doctor` prints what `examine` finds; `minibert warmup` compiles kernels ahead of use.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import time
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from minibert import __version__
+from minibert.errors import MinibertError
+
+Findings = dict[str, dict[str, str]]
+
+PACKAGES = ("numpy", "numba", "llvmlite", "safetensors", "tokenizers")
+
+# Largest difference from the definition's logits on the embedded model, for one question.  The
+# embedded model's logits reach about 10; measured here: 1e-5, 0.1 and 0.3.
+LIMITS = {"float32": 1e-4, "bfloat16": 0.5, "int8": 1.5}
+
+QUESTION = "Who wrote the first program?"
+TEXT = "Ada Lovelace wrote the first program in 1843. It was never run."
+
+
+def examine() -> Findings:
+    """Everything worth knowing when something is slow or wrong, by title and name."""
+    from minibert.kernels.cpu.compiler import cache_folder, cache_name
+    from minibert.kernels.cpu.pool import available_cores
+    from minibert.kernels.cpu.targets import find_target, host_targets
+
+    target = find_target()
+    folder = cache_folder()
+    return {
+        "versions": {
+            "minibert": __version__,
+            "Python": f"{platform.python_version()}, {platform.system()} {platform.machine()}",
+            **{name: version(name) for name in PACKAGES},
+        },
+        "processor": {
+            "name": processor_name(),
+            "cores": str(available_cores()),
+            "kernels": target.name,
+            "others it can run": ", ".join(each.name for each in host_targets() if each != target)
+            + " (MINIBERT_CPU=NAME chooses)",
+        },
+        "multiplies": {
+            "float32": "fused multiply-add" if target.fma else "multiply, then add",
+            "bfloat16": "dot products of pairs (vdpbf16ps)"
+            if target.bfloat16 == "dot"
+            else "widened to float32: right, but no faster than float32",
+            "int8": {
+                "vnni": "dot products of fours (vpdpbusd)",
+                "madd": "products of 16-bit pairs (vpmaddwd)",
+                "sdot": "dot products of fours (sdot)",
+                "widened": "widened to int32: right, but slower than float32",
+            }[target.int8],
+        },
+        "compiled kernels": {
+            "folder": str(folder),
+            **{
+                dtype: "there"
+                if (folder / cache_name(dtype, target)).is_file()
+                else "not yet; `minibert warmup` compiles them"
+                for dtype in LIMITS
+            },
+        },
+        "CUDA": {"kernels": "none in this version; device 'cuda' is refused"},
+        "check": {dtype: check(dtype) for dtype in LIMITS},
+    }
+
+
+def version(package: str) -> str:
+    """Installed version of a package."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "missing"
+
+
+def processor_name() -> str:
+    """The processor's name as its maker writes it, if the system tells."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            for line in file:
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or "unknown"
+
+
+def check(dtype: str) -> str:
+    """Run the embedded model and compare its logits with the definition's; 'ok, ...' if close."""
+    from minibert.model import load_model
+
+    truth = load_model(device="reference")
+    windows = truth.windows(QUESTION, [TEXT])
+    try:
+        ours = load_model(device="cpu", dtype=dtype)
+        begin = time.perf_counter()
+        logits = ours.logits(windows)
+        seconds = time.perf_counter() - begin
+    except MinibertError as error:
+        return f"failed: {error}"
+    pairs = zip(np.concatenate(logits[0]), np.concatenate(truth.logits(windows)[0]), strict=True)
+    off = max(abs(a - b) for a, b in pairs)
+    if not off <= LIMITS[dtype]:  # not: NaN is not close either
+        return f"wrong: logits differ by {off:.2g} from the definition"
+    return f"ok, logits within {off:.1g} of the definition; first run {seconds:.2f} s"
+
+
+def warm_up(dtypes: Sequence[str]) -> Iterator[str]:
+    """Compile the kernels for each dtype, unless that is done, and say where they are.
+
+    Raises:
+        BackendError: the cache cannot be written, so that compiling was in vain.
+    """
+    from minibert.errors import BackendError
+    from minibert.kernels.cpu.compiler import cache_folder, cache_name, load_program
+    from minibert.kernels.cpu.targets import find_target
+
+    target = find_target()
+    for dtype in dict.fromkeys(dtypes):
+        path = cache_folder() / cache_name(dtype, target)
+        load_program(dtype, target)
+        if not path.is_file():
+            raise BackendError(
+                f"the kernels were compiled, but {path.parent} cannot be written. Make it "
+                "writable, or set MINIBERT_CACHE_DIR to another folder."
+            )
+        yield f"{dtype} for {target.name}: {path}"
