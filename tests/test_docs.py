@@ -50,7 +50,8 @@ def test_the_readme_shows_the_answer_that_the_command_gives(folder):
         encoding="utf-8",
         cwd=folder,
     )
-    assert done.stderr == ""
+    for line in done.stderr.splitlines():  # the first run on a machine says so
+        assert line.startswith("minibert: compiling")
     assert done.stdout == shown[0]
 
 

@@ -29,10 +29,19 @@ class Mutant(NamedTuple):
     file: str
     old: str
     new: str
-    tests: str  # files under tests/, separated by spaces
+    tests: str  # files under tests/, or tests in them (file::test), separated by spaces
 
 
 REFERENCE, SPANS, WINDOWS = "kernels/reference.py", "minibert/spans.py", "minibert/windows.py"
+GEMM, ROWS, PROGRAM, ATTENTION, ACTIVATIONS, COMPILER = (
+    f"kernels/cpu/{name}.py"
+    for name in ("gemm", "rows", "program", "attention", "activations", "compiler")
+)
+CPU = "test_cpu_kernels.py::"
+INT8 = "test_rows_of_zeros_and_of_one_sign_are_quantised"
+WINDOWS_OF_ALL = "test_attention_over_several_windows"
+WAIT = """if op == ATTENTION or (layer >= 0 and task < attention_tasks):
+                wait_for(job + 8 * DONE, before, yield_function)"""
 MUTANTS = [
     Mutant("tanh GELU", REFERENCE, '"gelu": gelu,', '"gelu": gelu_tanh,', "test_parity.py"),
     Mutant("gelu_new is exact", REFERENCE, '"gelu_new": gelu_tanh', '"gelu_new": gelu', "test_parity.py"),
@@ -82,6 +91,61 @@ MUTANTS = [
            "matrix.values.astype(np.float32)", "test_kernels.py test_weights.py test_pipelines.py"),
     Mutant("gamma not renamed", "minibert/weights.py", '((".gamma", ".weight"), (".beta", ".bias"))',
            '((".beta", ".bias"),)', "test_weights.py"),
+    Mutant("CPU: later blocks forget the sum", GEMM, "code.store(old + total,",
+           "code.store(code.select(first < 1, old + total, total),", f"{CPU}test_linear"),
+    Mutant("CPU: last tile from the first row", PROGRAM, "tile_low(row, x_stride, w, to,",
+           "tile_low(x, x_stride, w, to,", f"{CPU}test_linear"),
+    Mutant("CPU: odd bfloat16 keeps its neighbour", GEMM, "code.float_bits(x & upper)",
+           "code.float_bits(x)", f"{CPU}test_a_result_is_rounded_to_bfloat16_with_ties_to_even"),
+    Mutant("CPU: bfloat16 ties away from zero", ROWS, "(bits + odd + 0x7FFF)", "(bits + 0x8000)",
+           f"{CPU}test_a_result_is_rounded_to_bfloat16_with_ties_to_even"),
+    Mutant("CPU: bytes of weights unsigned", GEMM, "even = x_words & 255, (w_words << 8) >> 8",
+           "even = x_words & 255, w_words & 255", f"{CPU}{INT8}"),
+    Mutant("CPU: column scale forgotten", ROWS, 'code.cast("sitofp", integers, F32) * w_scale - zero',
+           'code.cast("sitofp", integers, F32) - zero', f"{CPU}{INT8}"),
+    Mutant("CPU: zero point not rounded", ROWS, "(smallest * inverse * -1.0 + ROUND) - ROUND",
+           "smallest * inverse * -1.0", f"{CPU}{INT8}"),
+    Mutant("CPU: bytes end at 127", ROWS, "code.maximum(y, 0.0), 255.0)", "code.maximum(y, 0.0), 127.0)",
+           f"{CPU}{INT8}"),
+    Mutant("CPU: residual forgotten", PROGRAM, 'to="float32", add=True)', 'to="float32")',
+           f"{CPU}test_linear_add_norm"),
+    Mutant("CPU: mean over the padding", ROWS, '1.0 / code.cast("sitofp", count, F32)',
+           '1.0 / code.cast("sitofp", width, F32)', f"{CPU}test_linear_add_norm"),
+    Mutant("CPU: variance over the padding", ROWS, "whole = count & -lanes",
+           "whole = (count + (lanes - 1)) & -lanes", f"{CPU}test_linear_add_norm"),
+    Mutant("CPU: eps forgotten", ROWS, "code.sqrt(variance + epsilon)", "code.sqrt(variance)",
+           f"{CPU}test_layer_norm_adds_eps_to_the_variance"),
+    Mutant("CPU: GELU not cut off", ACTIVATIONS, "clip(code, x * math.sqrt(0.5), -4.0, 4.0)",
+           "x * math.sqrt(0.5)", f"{CPU}test_every_activation_over_the_whole_range"),
+    Mutant("CPU: exponential not cut off", ACTIVATIONS, "x = code.maximum(x, -126.0)", "pass",
+           f"{CPU}test_attention_with_large_scores"),
+    Mutant("CPU: embedding's scale forgotten", ROWS, "x = x * code.like(code.load_one(scales", "code.like(code.load_one(scales",
+           f"{CPU}test_embed"),
+    Mutant("CPU: end scored as start", ROWS, "code.load(head + (width + k) * 4), sums[1]",
+           "code.load(head + k * 4), sums[1]", f"{CPU}test_span_logits"),
+    Mutant("CPU: halves swapped in a transpose", ATTENTION, "for half in (low, high)]",
+           "for half in (high, low)]", f"{CPU}{WINDOWS_OF_ALL}"),
+    Mutant("CPU: keys go on with the next head", ATTENTION, "step * 4, I32) & keep)", "step * 4, I32))",
+           f"{CPU}{WINDOWS_OF_ALL}"),
+    Mutant("CPU: keys that are not there", ATTENTION, "code.select(code.mask(count - k), x, FEW)", "x",
+           f"{CPU}{WINDOWS_OF_ALL}"),
+    Mutant("CPU: sums of probabilities not divided out", ATTENTION, "x * code.like(inverse, x)", "x",
+           f"{CPU}{WINDOWS_OF_ALL}"),
+    Mutant("CPU: scores divided by the size", ATTENTION, 'code.sqrt(code.cast("sitofp", size, F32))',
+           'code.cast("sitofp", size, F32)', f"{CPU}{WINDOWS_OF_ALL}"),
+    Mutant("CPU: nobody waits for queries, keys and values", PROGRAM, WAIT, "if op == ATTENTION or (layer >= 0 and task < attention_tasks):",
+           f"{CPU}test_the_number_of_threads_changes_no_bit"),
+    Mutant("CPU: a child keeps its parent's lock", "kernels/cpu/pool.py",
+           "os.register_at_fork(after_in_child=POOL.__init__)", "pass",
+           "test_cpu_pool.py::test_a_fork_may_come_while_another_thread_computes"),
+    Mutant("CPU: bfloat16 cut off", "kernels/cpu/packing.py", "(bits + 0x7FFF + ((bits >> 16) & 1)) >> 16",
+           "bits >> 16", "test_cpu_packing.py"),
+    Mutant("CPU: scales of 128 steps", "kernels/cpu/packing.py", "np.float32(127)", "np.float32(128)",
+           "test_cpu_packing.py"),
+    Mutant("CPU: damaged code is run", COMPILER, "return code if hashlib.sha256(code).digest() == digest else None",
+           "return code", "test_cpu_compiler.py"),
+    Mutant("CPU: old code for new sources", COMPILER, "digest.update(source.read_bytes())", "pass",
+           "test_cpu_compiler.py"),
 ]  # fmt: skip
 
 
@@ -106,11 +170,14 @@ def run(mutant: Mutant) -> bool:
             (site / "minibert" / source.name).symlink_to(source)
         (site / "minibert" / "kernels").symlink_to(copy / "kernels")
         tests = [str(copy / "tests" / name) for name in mutant.tests.split()]
+        variables = {"PYTHONPATH": str(site), "PYTHONDONTWRITEBYTECODE": "1"}
+        if mutant.file.startswith("kernels/"):  # no broken code in the user's cache
+            variables["MINIBERT_CACHE_DIR"] = str(copy / "cache")
         # The copy has to win over the installed package: first on the path, and not as a plugin.
         done = subprocess.run(
             [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests],
             cwd=copy,
-            env={**os.environ, "PYTHONPATH": str(site), "PYTHONDONTWRITEBYTECODE": "1"},
+            env=os.environ | variables,
             capture_output=True,
             text=True,
         )

@@ -61,15 +61,17 @@ class Program:
 
 def cache_folder() -> Path:
     """Where compiled kernels are kept: MINIBERT_CACHE_DIR, or the user's cache folder."""
-    if folder := os.environ.get("MINIBERT_CACHE_DIR"):
-        return Path(folder).expanduser()
-    if sys.platform == "win32":
-        base = os.environ.get("LOCALAPPDATA") or "~/AppData/Local"
-    elif sys.platform == "darwin":
-        base = "~/Library/Caches"
-    else:
-        base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "minibert"
+    if not (folder := os.environ.get("MINIBERT_CACHE_DIR")):
+        if sys.platform == "win32":
+            base = os.environ.get("LOCALAPPDATA") or "~/AppData/Local"
+        elif sys.platform == "darwin":
+            base = "~/Library/Caches"
+        else:
+            base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+        folder = os.path.join(base, "minibert")
+    folder = os.path.expanduser(folder)
+    # A home that the system does not know is a place where nothing can be kept, not one named "~".
+    return Path(os.devnull if folder.startswith("~") else "", folder)
 
 
 def cache_name(dtype: str, target: Target) -> str:

@@ -227,6 +227,7 @@ class Kernels:
                 "width": round_up(into, self.target.panel),
                 "dense": address(record),
                 "ending": ending,
+                "repeats": 1,
                 **(fields or {}),
             },
             inputs={"x": x} if residual is None else {"x": x, "context": residual},

@@ -33,6 +33,7 @@ import llvmlite.binding as llvm
 from llvmlite import ir
 
 from .packing import UNROLL
+from .records import PEAK_SUMS
 from .simd import F32, I8, I16, I32, BFloat, Code, Value, function
 from .targets import Target
 
@@ -96,10 +97,12 @@ def tile(
     y_stride: Value,
     steps: Value,
     start: Value,
+    ahead: Value,
     *,
     rows: int,
     dtype: str,
     block: int = 0,
+    lines: int = 0,
 ) -> None:
     """y[rows, panel] = start[panel] + x[rows, steps] w[steps, panel].
 
@@ -112,10 +115,13 @@ def tile(
         y_stride: bytes from row to row.
         steps: 4 bytes of x each; a multiple of UNROLL, not 0.
         start: address of what the sums begin with: the bias, or zeros.
+        ahead: address of weights that will be needed soon.
         rows: height of the tile.
         dtype: of x and w.
         block: sum at most so many steps in registers, then add to y; 0: all.  A long sum of
             float32 loses digits, since each step is rounded at the size of the whole sum.
+        lines: cache lines of `ahead` that each turn of the loop asks for, so that they come from
+            memory while this tile computes.
     """
     lanes = code.lanes
     result = I32 if dtype == "int8" else F32
@@ -126,6 +132,8 @@ def tile(
     def body(step: Value, sums: list[Value]) -> list[Value]:
         sums = list(sums)
         x_offset, panel = step * 4, w + step * (8 * lanes)
+        for line in range(lines):
+            code.prefetch(ahead + step * (64 * lines // UNROLL) + 64 * line)
         for u in range(UNROLL):
             vectors = [code.load(panel + 4 * lanes * (2 * u + j), I32) for j in range(2)]
             for i in range(rows):
@@ -159,9 +167,39 @@ def tile(
 BLOCK = 512  # steps of float32 summed in registers
 
 
-def tiles(name: str, dtype: str, target: Target, block: int = 0) -> list[Any]:
+LINES = 2  # cache lines asked for in a turn: four tiles ask for a whole panel
+
+
+def tiles(name: str, dtype: str, target: Target, block: int = 0, lines: int = 0) -> list[Any]:
     """The tile at each height of the target, the largest first, for compiled code to call."""
     return [
-        function(f"{name}_{rows}", partial(tile, rows=rows, dtype=dtype, block=block), target)
+        function(
+            f"{name}_{rows}",
+            partial(tile, rows=rows, dtype=dtype, block=block, lines=lines),
+            target,
+        )
         for rows in target.tile_rows
     ]
+
+
+def peak(code: Code, turns: Value, out: Value, *, dtype: str) -> None:
+    """Multiply numbers that are already in registers: the most that any product could reach.
+
+    Args:
+        code: where to write.
+        turns: of the loop; each is PEAK_SUMS multiplications of vectors.
+        out: address of a panel, which is read and written so that nothing is left out.
+        dtype: of the numbers.
+    """
+    result = I32 if dtype == "int8" else F32
+    x, w = code.load(out, I32), code.load(out + 4 * code.lanes, I32)
+
+    def body(_: Value, sums: list[Value]) -> list[Value]:
+        return [DOTS[dtype](code, total, x, w) for total in sums]
+
+    zero = code.constant(0, code.vector_type(result))
+    sums = code.loop(0, turns, 1, body, [zero] * PEAK_SUMS)
+    total = sums[0]
+    for other in sums[1:]:
+        total = total + other
+    code.store(total, out)

@@ -44,7 +44,7 @@ def group_cores(root: Path) -> float:
         try:
             quota = (root / "cpu/cpu.cfs_quota_us").read_text()  # version 1; -1 is no limit
             period = (root / "cpu/cpu.cfs_period_us").read_text()
-        except OSError:
+        except (OSError, ValueError):
             return math.inf
     try:
         cores = int(quota) / int(period)
@@ -99,9 +99,13 @@ class Pool:
         """Do a job with so many threads, this one among them.  Hold the lock."""
         while len(self.helpers) < threads - 1:
             self.helpers.append(Helper(len(self.helpers) + 1))
-        for helper in self.helpers[: threads - 1]:
-            helper.jobs.put((program, job))
-        program.run(job.ctypes.data, 0)
+        try:
+            for helper in self.helpers[: threads - 1]:
+                helper.jobs.put((program, job))
+            program.run(job.ctypes.data, 0)
+        except BaseException:  # Ctrl-C, while helpers are at work in memory that others will get:
+            program.run(job.ctypes.data, 0)  # do what is left, and wait for them
+            raise
 
 
 POOL = Pool()

@@ -29,6 +29,7 @@ from numba.extending import intrinsic
 
 from . import attention, gemm, rows
 from .activations import ACTIVATIONS
+from .packing import UNROLL
 from .records import (
     ATTENTION,
     ATTENTION_OUTPUT,
@@ -39,6 +40,7 @@ from .records import (
     LAYER_SIZE,
     LINEAR,
     OUTPUT,
+    PEAK,
     PLACES,
     PLAIN,
     QKV,
@@ -146,6 +148,7 @@ def build(dtype: str, target: Target) -> Any:
         return function(name, partial(body, **constants), target)
 
     panel = target.panel
+    ahead_bytes = 64 * gemm.LINES // UNROLL
     inner = "bfloat16" if dtype == "bfloat16" else "float32"  # also the context's
     reading = target.attention_dtype(dtype)  # dtype of queries, keys and values
     is_int8, is_bfloat16 = dtype == "int8", dtype == "bfloat16"
@@ -153,7 +156,7 @@ def build(dtype: str, target: Target) -> Any:
     high, middle, low = target.tile_rows
 
     block = gemm.BLOCK if dtype == "float32" else 0
-    tile_high, tile_middle, tile_low = gemm.tiles("tile", dtype, target, block)
+    tile_high, tile_middle, tile_low = gemm.tiles("tile", dtype, target, block, gemm.LINES)
     read_high, read_middle, read_low = gemm.tiles("read", reading, target)
     end_plain = kernel("end_plain", rows.panel_end, dtype=dtype, to="float32")
     end_qkv = kernel("end_qkv", rows.panel_end, dtype=dtype, to=reading)
@@ -162,10 +165,12 @@ def build(dtype: str, target: Target) -> Any:
         kernel(f"end_{name}", rows.panel_end, dtype=dtype, to=inner, activation=activation)
         for name, activation in ACTIVATIONS.items()
     )
+    multiply = kernel("multiply", gemm.peak, dtype=dtype)
     layer_norm = kernel("layer_norm", rows.layer_norm, dtype=dtype)
     quantise = kernel("quantise", rows.quantise)
     narrow = kernel("narrow", rows.narrow)
     clear = kernel("clear", rows.clear)
+    clear_columns = kernel("clear_columns", rows.clear_columns)
     add_float32 = kernel("add_float32", rows.add_table_row, int8=False)
     add_int8 = kernel("add_int8", rows.add_table_row, int8=True)
     score_spans = kernel("span_logits", rows.span_logits)
@@ -191,17 +196,19 @@ def build(dtype: str, target: Target) -> Any:
         for p in range(field(layer, "count")):
             w, first = panels + p * steps * panel * 4, start + p * panel * 4
             i = 0
+            ahead = w + steps * panel * 4  # the next panel
             while i < count:
                 row, to = x + i * x_stride, sums + i * panel * 4
                 if count - i > middle:
-                    tile_high(row, x_stride, w, to, panel * 4, steps, first)
+                    tile_high(row, x_stride, w, to, panel * 4, steps, first, ahead)
                     i += high
                 elif count - i > low:
-                    tile_middle(row, x_stride, w, to, panel * 4, steps, first)
+                    tile_middle(row, x_stride, w, to, panel * 4, steps, first, ahead)
                     i += middle
                 else:
-                    tile_low(row, x_stride, w, to, panel * 4, steps, first)
+                    tile_low(row, x_stride, w, to, panel * 4, steps, first, ahead)
                     i += low
+                ahead += steps * ahead_bytes
             column, beside, to = (
                 columns + p * panel * 12,
                 add + p * panel * 4,
@@ -333,21 +340,21 @@ def build(dtype: str, target: Target) -> Any:
             for p in range(tokens // panel):
                 w, to = keys + p * deep * panel * 4, scores + p * panel * 4
                 if count > middle:
-                    read_high(row, stride, w, to, tokens * 4, steps, zeros)
+                    read_high(row, stride, w, to, tokens * 4, steps, zeros, 0)
                 elif count > low:
-                    read_middle(row, stride, w, to, tokens * 4, steps, zeros)
+                    read_middle(row, stride, w, to, tokens * 4, steps, zeros, 0)
                 else:
-                    read_low(row, stride, w, to, tokens * 4, steps, zeros)
+                    read_low(row, stride, w, to, tokens * 4, steps, zeros, 0)
             softmax(scores, count, length, size, probs, inverses)
             d = 0
             while d < size:
                 w, step = values + d * tokens * reading_size, tokens * reading_size
                 if count > middle:
-                    read_high(probs, step, w, sums, panel * 4, tokens // per, zeros)
+                    read_high(probs, step, w, sums, panel * 4, tokens // per, zeros, 0)
                 elif count > low:
-                    read_middle(probs, step, w, sums, panel * 4, tokens // per, zeros)
+                    read_middle(probs, step, w, sums, panel * 4, tokens // per, zeros, 0)
                 else:
-                    read_low(probs, step, w, sums, panel * 4, tokens // per, zeros)
+                    read_low(probs, step, w, sums, panel * 4, tokens // per, zeros, 0)
                 to = field(job, "context") + (begin + query) * context_stride
                 to += (head * size + d) * inner_size
                 store_context(sums, count, inverses, min(panel, size - d), to, context_stride)
@@ -398,12 +405,20 @@ def build(dtype: str, target: Target) -> Any:
             total += layers * (attention_tasks + row_tasks)
         elif op == ATTENTION:
             total = attention_tasks
+        elif op in (LINEAR, PEAK):
+            total *= field(job, "repeats")
         yield_function = field(job, "yield_function")
         while True:
             ticket = count_up(job + 8 * TICKET)
             if ticket >= total:
                 break
+            if op == PEAK:
+                multiply(field(job, "width"), scratch)
+                count_up(job + 8 * DONE)
+                continue
             task, layer, before = ticket, -1, 0  # layer -1: the embeddings
+            if op == LINEAR:
+                task = ticket % row_tasks
             if op == FORWARD and ticket >= row_tasks:
                 stage = attention_tasks + row_tasks
                 layer = (ticket - row_tasks) // stage
@@ -432,6 +447,12 @@ def build(dtype: str, target: Target) -> Any:
                 else:
                     if layer < 0:
                         embed_rows(job, begin, count, scratch, x, x_stride)
+                        if op == FORWARD:  # columns that attention never writes, but products read
+                            stride, hidden = field(job, "context_stride"), field(job, "hidden")
+                            clear_columns(
+                                field(job, "context") + begin * stride, stride, count,
+                                hidden * inner_size, padded(hidden) * inner_size,
+                            )  # fmt: skip
                     else:
                         record = records + layer * 8 * LAYER_SIZE
                         layer_rows(job, record, begin, count, scratch, x, x_stride)

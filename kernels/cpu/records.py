@@ -34,7 +34,7 @@ FIELDS = {
         "input_ids token_type_ids position_ids start_logits end_logits "
         "x x_stride qkv qkv_stride context context_stride out out_stride "
         # a single dense layer, for the operation LINEAR
-        "dense ending width "
+        "dense ending width repeats "
         # scratch memory of each thread: address, size of one thread's, offsets of its parts
         "scratch scratch_size sums quantised y y_stride operand operand_stride inner inner_stride "
         "inner_operand inner_operand_stride keys values scores probs inverses "
@@ -45,8 +45,9 @@ FIELDS = {
 JOB_SIZE = FIRST + len(FIELDS)
 PLACES = DENSE | LAYER | FIELDS
 
-# Operations.  All but FORWARD are single steps, for tests, traces and teaching.
-FORWARD, EMBED, LINEAR, ATTENTION, SPAN = range(5)
+# Operations.  All but FORWARD are single steps, for tests, traces and teaching; PEAK only
+# multiplies, and it and LINEAR are done `repeats` times, so that they can be timed.
+FORWARD, EMBED, LINEAR, ATTENTION, SPAN, PEAK = range(6)
 
 # What follows a product.
 PLAIN, QKV, RESIDUAL, FIRST_ACTIVATION = range(4)
@@ -61,3 +62,7 @@ ACTIVATION_NAMES = {
     "silu": "silu",
     "swish": "silu",
 }
+
+# Numbers in a step, which is 4 bytes of a row; and the sums that PEAK keeps in registers.
+NUMBERS_A_STEP = {"float32": 1, "bfloat16": 2, "int8": 4}
+PEAK_SUMS = 24

@@ -291,6 +291,18 @@ def clear(code: Code, out: Value, out_stride: Value, rows: Value, width: Value) 
     code.loop(0, rows, 1, row)
 
 
+def clear_columns(
+    code: Code, out: Value, out_stride: Value, rows: Value, begin: Value, end: Value
+) -> None:
+    """Set bytes [begin, end) of each row to zero, two at a time."""
+
+    def row(i: Value, _: list[Value]) -> None:
+        zero = code.constant(0, I16)
+        code.loop(begin, end, 2, lambda k, _: code.store(zero, out + i * out_stride + k))
+
+    code.loop(0, rows, 1, row)
+
+
 def span_logits(
     code: Code,
     x: Value,

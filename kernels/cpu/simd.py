@@ -209,6 +209,11 @@ class Code:
         stored = self.builder.store(value.llvm, self.pointer(address, value.type))
         stored.align = element_size(getattr(value.type, "element", value.type))
 
+    def prefetch(self, address: Value) -> None:
+        """Begin to bring the cache line at an address into L2; the address need not exist."""
+        pointer = self.pointer(address, I8)
+        self.call("llvm.prefetch.p0", ir.VoidType(), pointer, I32(0), I32(2), I32(1))
+
     def mask(self, count: Value) -> Value:
         """True in the first `count` lanes."""
         lanes = ir.Constant(self.vector_type(I32), list(range(self.lanes)))

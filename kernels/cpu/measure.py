@@ -1,0 +1,71 @@
+"""How fast this processor multiplies matrices with these kernels, and how fast it could.
+
+`tools/bench.py cpu` prints the share of the peak that each shape reaches.
+"""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+
+from minibert.weights import Dense
+
+from . import records
+from .functions import Kernels
+from .jobs import Shape
+from .packing import address, pack_dense, round_up
+from .records import NUMBERS_A_STEP, PEAK_SUMS
+from .targets import find_target
+
+SECONDS = 0.05  # that a measurement lasts, at least
+
+
+def rate(dtype: str, num_threads: int, shape: tuple[int, int, int] | None = None) -> float:
+    """Operations per second; a multiplication with its addition counts as two.
+
+    Args:
+        dtype: of the inputs: 'float32', 'bfloat16' or 'int8'.
+        num_threads: how many run.
+        shape: T, in and out of y [T, out] = x [T, in] @ w [in, out], with w packed and the bias
+            added; None for the peak: the same multiplications on numbers in registers.
+
+    Raises:
+        ValueError: this processor has no instruction for products of that dtype.
+    """
+    target = find_target()
+    if getattr(target, dtype, "") == "widened":
+        raise ValueError(f"{target.name} has no products of {dtype}")
+    kernels = Kernels(dtype, target, num_threads)
+    turns = 100_000
+    fields = {"repeats": 4 * num_threads, "width": turns}
+    if shape is None:
+        work = 2 * turns * PEAK_SUMS * target.lanes * NUMBERS_A_STEP[dtype] * num_threads
+        inputs, sizes, tokens = {}, Shape(hidden=1), num_threads * 48
+        op = records.PEAK
+    else:
+        tokens, into, out = shape
+        work = 2 * tokens * into * out
+        op = records.LINEAR
+        random = np.random.default_rng(0)
+        weight = random.standard_normal((out, into), np.float32)
+        packed = pack_dense(Dense(weight, np.zeros(out, np.float32)), dtype, target)
+        record = np.array(packed.record, np.int64)
+        inputs = {"x": random.standard_normal((tokens, into), np.float32)}
+        sizes = Shape(hidden=out, inner=max(out, into), x=(into, "float32"), out=(out, "float32"))
+        fields |= {
+            "width": round_up(into, target.panel),
+            "dense": address(record),
+            "ending": records.PLAIN,
+        }
+
+    def run(repeats: int) -> float:
+        begin = time.perf_counter()
+        kernels._run(op, tokens, sizes, fields | {"repeats": repeats}, inputs=inputs)
+        return time.perf_counter() - begin
+
+    run(1)
+    once = (run(5) - run(1)) / 4
+    repeats = max(2, int(SECONDS / max(once, 1e-7)))
+    # The difference leaves out what a call costs besides.
+    return work * repeats / (run(repeats + 1) - run(1))

@@ -1,0 +1,281 @@
+"""Kernels are compiled once; a later process reads them back; nothing about the cache is an error.
+
+What a fresh process does is tested in one, with the target that compiles fastest.
+"""
+
+import inspect
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import llvmlite.binding as llvm
+import pytest
+from llvmlite import ir
+
+from minibert.errors import BackendError
+from minibert.kernels.backend import get_backend
+from minibert.kernels.cpu import compiler, gemm, simd
+from minibert.kernels.cpu.compiler import (
+    cache_folder,
+    cache_name,
+    compile_program,
+    load_program,
+    read_cache,
+    write_cache,
+)
+from minibert.kernels.cpu.packing import UNROLL
+from minibert.kernels.cpu.targets import TARGETS, find_target, host_targets
+
+PLAIN = TARGETS[-1]
+NAME = cache_name("float32", PLAIN)
+PATIENCE = 120  # seconds; only something that hangs takes so long
+
+# Multiplies two matrices, and says whether Numba was needed.
+MULTIPLY = """
+import sys
+import numpy as np
+from minibert.errors import BackendError
+from minibert.kernels.backend import get_backend
+from minibert.weights import Dense
+
+x = np.arange(12, dtype=np.float32).reshape(3, 4)
+layer = Dense(np.eye(4, dtype=np.float32), np.ones(4, np.float32))
+try:
+    y = get_backend("cpu").linear(x, layer)
+except BackendError as error:
+    print(error)
+else:
+    assert (y == x + 1).all(), y
+    print("compiled" if "numba" in sys.modules else "read")
+"""
+
+
+def start(cache, **variables):
+    """A process that runs MULTIPLY with this cache folder."""
+    settings = {"MINIBERT_CACHE_DIR": str(cache), "MINIBERT_CPU": "plain"} | variables
+    return subprocess.Popen(
+        [sys.executable, "-c", MULTIPLY],
+        env=os.environ | settings,
+        cwd=Path(sys.executable).parent,  # its folder comes first on sys.path: not ours
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def result(process):
+    """What it printed; it must have printed nothing on standard error."""
+    try:
+        out, error = process.communicate(timeout=PATIENCE)
+    finally:
+        process.kill()
+    assert process.returncode == 0, error
+    assert not error
+    return out.strip()
+
+
+@pytest.fixture(scope="module")
+def code():
+    """Machine code of the plain float32 kernels."""
+    load_program("float32", PLAIN)
+    kept = read_cache(cache_folder() / NAME)
+    return kept or compile_program("float32", PLAIN)
+
+
+# ---------------------------------------------------------------- files
+
+
+def test_what_is_written_is_read_back(tmp_path):
+    path = tmp_path / "new" / "folders" / "a.o"
+    assert write_cache(path, b"code")
+    assert read_cache(path) == b"code"
+    assert write_cache(path, b"other")
+    assert read_cache(path) == b"other"
+    assert [each.name for each in path.parent.iterdir()] == ["a.o"]
+    assert path.stat().st_mode & 0o444 == 0o444  # other users may read it
+
+
+def damage(kind, path):
+    good = path.read_bytes()
+    if kind == "missing":
+        path.unlink()
+    elif kind == "empty":
+        path.write_bytes(b"")
+    elif kind == "truncated":
+        path.write_bytes(good[:-1])
+    elif kind == "one bit of the code":
+        path.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    elif kind == "one bit of the hash":
+        path.write_bytes(bytes([good[0] ^ 1]) + good[1:])
+    elif kind == "longer":
+        path.write_bytes(good + b"\0")
+    else:
+        path.unlink()
+        path.mkdir()
+
+
+KINDS = ("missing", "empty", "truncated", "one bit of the code", "one bit of the hash", "longer")
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "a folder"])
+def test_a_damaged_file_counts_as_none(tmp_path, kind):
+    path = tmp_path / "a.o"
+    write_cache(path, bytes(range(100)))
+    damage(kind, path)
+    assert read_cache(path) is None
+
+
+def test_a_cache_that_cannot_be_written_is_no_error(tmp_path):
+    file = tmp_path / "file"
+    file.write_bytes(b"")
+    assert not write_cache(file / "a.o", b"code")
+    assert not write_cache(file / "folder" / "a.o", b"code")
+    (tmp_path / "a.o").mkdir()  # in the place of the file
+    assert not write_cache(tmp_path / "a.o", b"code")
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["a.o", "file"]
+
+
+# ---------------------------------------------------------------- fresh processes
+
+
+def test_a_later_process_reads_the_code_and_needs_no_numba(tmp_path, code):
+    path = tmp_path / NAME
+    write_cache(path, code)
+    before = path.stat()
+    assert result(start(tmp_path, NUMBA_DISABLE_JIT="1")) == "read"
+    after = path.stat()
+    assert (before.st_mtime_ns, before.st_ino) == (after.st_mtime_ns, after.st_ino)
+
+
+def test_a_damaged_file_is_compiled_again_and_replaced(tmp_path, code):
+    path = tmp_path / NAME
+    write_cache(path, code)
+    damage("truncated", path)
+    assert result(start(tmp_path)) == "compiled"
+    assert read_cache(path)
+
+
+def test_without_a_place_for_the_cache_the_kernels_work_all_the_same(tmp_path):
+    file = tmp_path / "file"
+    file.write_bytes(b"")
+    assert result(start(file / "folder")) == "compiled"
+    assert file.read_bytes() == b""
+
+
+def test_two_processes_that_compile_at_once_leave_one_good_file(tmp_path):
+    both = [start(tmp_path), start(tmp_path)]
+    assert {result(process) for process in both} <= {"compiled", "read"}
+    assert [each.name for each in tmp_path.iterdir()] == [NAME]
+    assert read_cache(tmp_path / NAME)
+
+
+def test_with_numba_switched_off_nothing_can_be_compiled(tmp_path):
+    printed = result(start(tmp_path, NUMBA_DISABLE_JIT="1"))
+    assert "NUMBA_DISABLE_JIT" in printed
+    assert "device='reference'" in printed
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_process_compiles_a_program_only_once():
+    assert load_program("float32", PLAIN) is load_program("float32", PLAIN)
+
+
+# ---------------------------------------------------------------- names and folders
+
+SOURCES = sorted(each.name for each in Path(compiler.__file__).parent.glob("*.py"))
+
+
+@pytest.mark.parametrize("source", [*(f"cpu/{name}" for name in SOURCES), "reference.py"])
+def test_a_changed_source_gets_a_name_of_its_own(tmp_path, monkeypatch, source):
+    kernels = Path(compiler.__file__).parents[1]
+    shutil.copytree(kernels, tmp_path / "kernels", ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(compiler, "__file__", str(tmp_path / "kernels" / "cpu" / "compiler.py"))
+    assert cache_name("float32", PLAIN) == NAME
+    with (tmp_path / "kernels" / source).open("a", encoding="utf-8") as file:
+        file.write("\n")
+    assert cache_name("float32", PLAIN) != NAME
+
+
+def test_every_target_and_dtype_has_a_name_of_its_own():
+    pairs = [(d, target) for d in ("float32", "bfloat16", "int8") for target in TARGETS]
+    assert len({cache_name(*pair) for pair in pairs}) == len(pairs)
+
+
+def test_other_versions_have_names_of_their_own(monkeypatch):
+    monkeypatch.setattr("importlib.metadata.version", lambda name: f"{name} of tomorrow")
+    assert cache_name("float32", PLAIN) != NAME
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have other folders")
+def test_the_cache_lies_where_the_user_says(monkeypatch):
+    monkeypatch.setenv("MINIBERT_CACHE_DIR", "~/kernels")
+    monkeypatch.setenv("HOME", "/home/ada")
+    assert cache_folder() == Path("/home/ada/kernels")
+    monkeypatch.delenv("MINIBERT_CACHE_DIR")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/var/cache/ada")
+    assert cache_folder() == Path("/var/cache/ada/minibert")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert cache_folder() == Path("/home/ada/.cache/minibert")
+
+
+def test_a_home_that_nobody_knows_is_no_error(monkeypatch):
+    monkeypatch.setenv("MINIBERT_CACHE_DIR", "~no-such-user/kernels")
+    assert cache_folder() == Path(os.devnull, "~no-such-user/kernels")
+
+
+# ---------------------------------------------------------------- targets
+
+
+def test_the_best_target_is_taken_unless_another_is_named(monkeypatch):
+    able = host_targets()
+    assert able[-1] is PLAIN
+    monkeypatch.delenv("MINIBERT_CPU", raising=False)
+    assert find_target() is able[0]
+    monkeypatch.setenv("MINIBERT_CPU", "")
+    assert find_target() is able[0]
+    for target in able:
+        monkeypatch.setenv("MINIBERT_CPU", target.name)
+        assert find_target() is target
+
+
+def test_a_wrong_name_is_an_error_that_lists_the_choices(monkeypatch):
+    foreign = next(target for target in TARGETS if target not in host_targets())
+    for name in ("avx1024", foreign.name):
+        monkeypatch.setenv("MINIBERT_CPU", name)
+        with pytest.raises(BackendError) as error:
+            get_backend("cpu")
+        assert f"MINIBERT_CPU={name!r}" in str(error.value)
+        assert f"({', '.join(target.name for target in host_targets())})" in str(error.value)
+
+
+def test_a_program_for_another_processor_is_refused():
+    foreign = next(target for target in TARGETS if target not in host_targets())
+    with pytest.raises(BackendError, match=f"packed for {foreign.name} processors"):
+        load_program("float32", foreign)
+
+
+def test_kernels_for_another_processor_compile_here():
+    neon = next(target for target in TARGETS if target.name == "neon")
+    code = compile_program("float32", neon)
+    assert code[:6] == b"\x7fELF\x02\x01"  # 64 bits, little-endian
+    assert int.from_bytes(code[18:20], "little") == 183  # AArch64
+    assert b"minibert_run" in code
+
+
+@pytest.mark.parametrize(("name", "dots"), [("neon-dot", 24 * UNROLL), ("neon", 0)])
+def test_a_tile_of_bytes_is_multiplied_by_dot_products_where_there_are_such(name, dots):
+    target = next(target for target in TARGETS if target.name == name)
+    # Without Numba, which compiles for the machine that it runs on.
+    parameters = inspect.signature(gemm.tile).parameters.values()
+    count = sum(each.kind == each.POSITIONAL_OR_KEYWORD for each in parameters) - 1
+    module = ir.Module()
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [simd.I64] * count), "tile")
+    code = simd.Code(ir.IRBuilder(function.append_basic_block()), target)
+    gemm.tile(code, *(simd.Value(code, each) for each in function.args), rows=12, dtype="int8")
+    code.builder.ret_void()
+    parsed = llvm.parse_assembly(str(module))
+    arm = compiler.machine(target)
+    parsed.triple, parsed.data_layout = arm.triple, str(arm.target_data)
+    assert arm.emit_assembly(parsed).count("sdot\t") == dots

@@ -1,0 +1,480 @@
+"""Every CPU kernel, for every target that this machine runs, computes what the definition does.
+
+The truth is the reference in float64, on the numbers that the kernel multiplies: rounded to
+bfloat16 or quantised to int8 as kernels/cpu documents.  So a limit covers rounding only, and is
+written as such: a few float32 steps of the numbers that were added up.
+"""
+
+from functools import cache
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from random_models import random_batch, random_tensors, tiny_config
+from safetensors.numpy import save_file
+
+from minibert.batches import Batch, pack
+from minibert.checkpoint import open_checkpoint
+from minibert.encoder import qa_logits
+from minibert.kernels import reference
+from minibert.kernels.backend import REFERENCE
+from minibert.kernels.cpu.functions import Kernels
+from minibert.kernels.cpu.packing import from_bfloat16, quantise_rows, to_bfloat16
+from minibert.kernels.cpu.pool import POOL
+from minibert.kernels.cpu.targets import host_targets
+from minibert.model import load_model
+from minibert.trace import Trace
+from minibert.weights import Dense, Int8, Norm, Table, Tables, full, load_weights
+
+EPS = 1e-12
+STEP = 2.0**-24  # half the distance of neighbouring float32 numbers at 1
+HALF = 2.0**-8  # the same for bfloat16
+
+# Rounding allowed in a sum of products, in STEPs of the sum of their magnitudes; found: 3.8.
+SUM = 6
+# And in an activation, in STEPs of its argument; found: 2.6, in GELU.
+FUNCTION = 4
+
+
+def targets_of(dtype):
+    """The host's targets; those with the same instructions for this dtype only once."""
+    found = {}
+    for target in host_targets():
+        key = (
+            target.lanes,
+            target.fma,
+            target.cpu,
+            target.int8 if dtype == "int8" else "",
+            target.bfloat16 if dtype != "float32" else "",
+        )
+        found[key] = target
+    return list(found.values())
+
+
+PROGRAMS = {
+    dtype: [Kernels(dtype, target, 2) for target in targets_of(dtype)]
+    for dtype in ("float32", "bfloat16", "int8")
+}
+
+
+def over(*dtypes):
+    """Run a test with the kernels of every target, in these dtypes or all."""
+    chosen = [kernels for dtype in dtypes or PROGRAMS for kernels in PROGRAMS[dtype]]
+    names = [f"{kernels.target.name}-{kernels.dtype}" for kernels in chosen]
+    return pytest.mark.parametrize("kernels", chosen, ids=names)
+
+
+# Tokens, in, out: all numbers of tokens on one width, all widths on one number of tokens.  From
+# 513 numbers on, float32 sums are made of blocks.
+SIZES = [(tokens, 100, 36) for tokens in (0, 1, 2, 17, 511, 513)]
+SIZES += [(17, *pair) for pair in ((33, 100), (36, 128), (100, 33), (128, 11), (1, 1), (1100, 40))]
+each_size = pytest.mark.parametrize(("tokens", "into", "out"), SIZES)
+
+# ---------------------------------------------------------------- numbers, and what is expected
+
+
+def normal(seed, *shape, std=1.0):
+    return np.random.default_rng(seed).normal(0, std, shape).astype(np.float32)
+
+
+def dense(seed, out, into):
+    return Dense(normal(seed, out, into, std=into**-0.5), normal(seed + 1, out, std=0.2))
+
+
+def norm(seed, width):
+    return Norm(1 + normal(seed, width, std=0.2), normal(seed + 1, width, std=0.2))
+
+
+def bfloat16(x):
+    return from_bfloat16(to_bfloat16(x))
+
+
+def quantised(x):
+    """Rows in uint8, as rows.quantise makes them: u, scales, zero points; and where u is a tie."""
+    low, high = (end(x, axis=1, initial=0, keepdims=True) for end in (np.min, np.max))
+    span = high - low
+    scale = np.where(span > 1e-30, span * np.float32(1 / 255), np.float32(1))
+    inverse = 1 / scale
+    zero = np.rint(-low * inverse)
+    exact = x.astype("f8") * inverse + zero
+    doubtful = np.abs(exact % 1 - 0.5) < 1e-3  # two ways of rounding may give neighbours
+    return np.rint(np.clip(exact, 0, 255)), scale.astype("f8"), zero.astype("f8"), doubtful
+
+
+def product(x, layer, dtype):
+    """X @ weight.T + bias in this dtype, in exact arithmetic; and how far rounding may take it."""
+    weight, bias = full(layer.weight), layer.bias.astype("f8")
+    if dtype != "int8":
+        if dtype == "bfloat16":
+            x, weight = bfloat16(x), bfloat16(weight)
+        x, weight = x.astype("f8"), weight.astype("f8")
+        return x @ weight.T + bias, SUM * STEP * (np.abs(x) @ np.abs(weight).T + np.abs(bias))
+    if isinstance(layer.weight, Int8):
+        w, w_scale = layer.weight.values, layer.weight.scales
+    else:
+        w, w_scale = quantise_rows(weight)
+    w, w_scale = w.astype("f8"), w_scale.astype("f8")
+    u, scale, zero, doubtful = quantised(x)
+    sums, shift = u @ w.T, zero * w.sum(axis=1)
+    size = scale * w_scale * (np.abs(sums) + np.abs(shift)) + np.abs(bias)
+    neighbour = scale * w_scale * (doubtful @ np.abs(w).T)  # had u been one more or less
+    return scale * w_scale * (sums - shift) + bias, SUM * STEP * size + neighbour
+
+
+def close(ours, truth, limit):
+    """Equal within limits, and of the right form."""
+    assert ours.dtype == np.float32
+    assert ours.shape == truth.shape
+    off = np.abs(ours - truth)
+    assert (off <= limit).all(), f"{off.max()} off, {np.max(off / limit)} times the limit"
+
+
+# ---------------------------------------------------------------- products
+
+
+@each_size
+@over()
+def test_linear(kernels, tokens, into, out):
+    x, layer = normal(0, tokens, into), dense(1, out, into)
+    close(kernels.linear(x, layer), *product(x, layer, kernels.dtype))
+
+
+@over()
+def test_linear_takes_int8_weights_as_they_are(kernels):
+    random = np.random.default_rng(0)
+    weight = Int8(
+        random.integers(-127, 128, (36, 100)).astype(np.int8),
+        random.uniform(0.001, 0.002, 36).astype(np.float32),
+    )
+    x, layer = normal(0, 17, 100), Dense(weight, normal(1, 36))
+    close(kernels.linear(x, layer), *product(x, layer, kernels.dtype))
+
+
+@each_size
+@pytest.mark.parametrize("activation", ["gelu", "relu"])
+@over()
+def test_linear_activation(kernels, tokens, into, out, activation):
+    x, layer = normal(0, tokens, into), dense(1, out, into)
+    y, limit = product(x, layer, kernels.dtype)
+    truth = reference.ACTIVATIONS[activation](y)
+    limit = 1.2 * limit + FUNCTION * STEP * np.abs(y)  # no slope is above 1.13
+    if kernels.inner == "bfloat16":
+        limit = limit + HALF * np.abs(truth)
+    close(kernels.linear_activation(x, layer, activation), truth, limit)
+
+
+@pytest.mark.parametrize("activation", reference.ACTIVATIONS)
+@over("float32", "bfloat16")
+def test_every_activation_over_the_whole_range(kernels, activation):
+    ends = [-3e4, -1000, -130, -89, -88, -87, -30, -4, -1e-3, -1e-30, 0, 1e-30, 4, 30, 90, 3e4]
+    x = np.concatenate([np.linspace(-12, 12, 1000), ends]).astype(np.float32)[:, None]
+    one = Dense(np.ones((1, 1), np.float32), np.zeros(1, np.float32))
+    if kernels.dtype == "bfloat16":
+        x = bfloat16(x)
+    truth = reference.ACTIVATIONS[activation](x.astype("f8"))
+    limit = FUNCTION * STEP * np.abs(x)
+    if kernels.dtype == "bfloat16":
+        limit = limit + HALF * np.abs(truth) + 1e-38  # too small for a bfloat16
+    close(kernels.linear_activation(x, one, activation), truth, limit + 1e-38)
+
+
+@over("bfloat16")
+def test_a_result_is_rounded_to_bfloat16_with_ties_to_even(kernels):
+    x = np.array([[sign * 2.0 * i, sign] for i in range(128, 256) for sign in (1, -1)], np.float32)
+    columns = Dense(np.array([[1, 1], [-1, -1], [1, 0]] * 13, np.float32), np.zeros(39, np.float32))
+    ours = kernels.linear_activation(x, columns, "relu")
+    sums = np.maximum(x @ columns.weight.T, 0)  # halfway between two bfloat16
+    np.testing.assert_array_equal(ours, bfloat16(sums))
+    assert not np.array_equal(ours, sums)
+
+
+@each_size
+@over()
+def test_linear_add_norm(kernels, tokens, into, out):
+    x, layer, residual = normal(0, tokens, into), dense(1, out, into), normal(2, tokens, out)
+    gains = norm(3, out)
+    y, limit = product(x, layer, kernels.dtype)
+    y = y + residual
+    truth = reference.layer_norm(y, Norm(gains.gain.astype("f8"), gains.bias.astype("f8")), EPS)
+    # A row's mean and deviation are as far off as its numbers, and the numbers are divided by it.
+    far = (limit.max(axis=1, initial=0) + SUM * STEP)[:, None] / np.sqrt(
+        y.var(axis=1, keepdims=True) + EPS
+    )
+    ours = kernels.linear_add_norm(x, layer, residual, gains, EPS)
+    close(ours, truth, (np.abs(truth) + 2) * (far + SUM * STEP))
+
+
+@over()
+def test_layer_norm_adds_eps_to_the_variance(kernels):
+    x = np.array([[1, 3]], np.float32)  # mean 2, variance 1
+    nothing = Dense(np.zeros((2, 2), np.float32), np.zeros(2, np.float32))
+    plain = Norm(np.ones(2, np.float32), np.zeros(2, np.float32))
+    for eps, want in ((0.0, 1.0), (3.0, 0.5)):
+        ours = kernels.linear_add_norm(x, nothing, x, plain, eps)
+        np.testing.assert_allclose(ours, [[-want, want]], rtol=1e-6)
+
+
+@over("int8")
+def test_rows_of_zeros_and_of_one_sign_are_quantised(kernels):
+    x = np.zeros((6, 40), np.float32)
+    x[1], x[2] = normal(0, 40), np.abs(normal(1, 40)) + 5
+    x[3], x[4], x[5] = -x[2], 1e-3 * x[1], 1e4 * x[1]
+    layer = dense(2, 36, 40)
+    close(kernels.linear(x, layer), *product(x, layer, "int8"))
+    np.testing.assert_array_equal(kernels.linear(x[:1], layer)[0], layer.bias)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+def test_all_targets_that_fuse_give_the_same_product(dtype):
+    x, layer = normal(0, 50, 1100), dense(1, 40, 1100)
+    results = {k.target.name: k.linear(x, layer) for k in PROGRAMS[dtype] if k.target.fma}
+    first = next(iter(results.values()), None)
+    for name, result in results.items():
+        np.testing.assert_array_equal(result, first, name)
+
+
+# ---------------------------------------------------------------- attention
+
+HEADS = [(3, 11), (1, 33), (3, 12), (2, 40), (2, 64), (1, 80), (5, 1)]  # how many, how wide
+MIXED = [5, 0, 17, 1, 64, 2, 0]  # tokens of the windows
+
+
+def check_attention(kernels, qkv, lengths, heads):
+    borders = np.cumsum([0, *lengths], dtype=np.int32)
+    ours = kernels.attention(qkv, borders, heads)
+    if kernels.reading == "bfloat16":
+        qkv = bfloat16(qkv)
+    qkv, borders = qkv.astype("f8"), np.unique(borders)  # the reference takes no empty windows
+    query, key, value = np.split(qkv, 3, axis=1)
+    sizes = np.concatenate([query, key, np.abs(value)], axis=1)
+    truth = reference.attention(qkv, borders, heads)
+    read = reference.attention(sizes, borders, heads)  # of magnitudes of values
+    limit = np.zeros_like(truth)
+    width = query.shape[1] // heads
+    for begin, end in pairwise(borders):
+        for head in range(heads):
+            part = slice(head * width, (head + 1) * width)
+            q, k = np.abs(query[begin:end, part]), np.abs(key[begin:end, part])
+            score = (q @ k.T).max(axis=1, keepdims=True) / width**0.5
+            # A score that is d too large makes its probability exp(d) times as large.
+            limit[begin:end, part] = SUM * STEP * (score + 1) * read[begin:end, part]
+    if kernels.reading == "bfloat16":  # the probabilities too
+        limit += HALF * read
+    if kernels.inner == "bfloat16":
+        limit += HALF * np.abs(truth)
+    close(ours, truth, limit)
+
+
+@pytest.mark.parametrize("lengths", [[], [1], [2], [17], [64], [511], [513]])
+@over()
+def test_attention_over_one_window(kernels, lengths):
+    check_attention(kernels, normal(0, sum(lengths), 3 * 3 * 12), lengths, 3)
+
+
+@pytest.mark.parametrize(("heads", "size"), HEADS)
+@over()
+def test_attention_over_several_windows(kernels, heads, size):
+    check_attention(kernels, normal(0, sum(MIXED), 3 * heads * size), MIXED, heads)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@over()
+def test_attention_with_large_scores(kernels, sign):
+    qkv = normal(0, sum(MIXED), 3 * 2 * 40, std=40.0)
+    qkv[:, 80:160] = sign * qkv[:, :80]  # each token looks for itself, or for all but itself
+    check_attention(kernels, qkv, MIXED, 2)
+
+
+@over()
+def test_attention_where_all_scores_are_far_below_zero(kernels):
+    qkv = normal(0, 37, 3 * 40)
+    qkv[:, :40], qkv[:, 40:80] = np.abs(qkv[:, :40]) + 20, -np.abs(qkv[:, 40:80]) - 20
+    check_attention(kernels, qkv, [37], 1)
+
+
+# ---------------------------------------------------------------- both ends of the model
+
+
+@pytest.mark.parametrize("int8", [False, True])
+@pytest.mark.parametrize(
+    ("tokens", "width"), [(t, 100) for t in (0, 1, 2, 17, 511, 513)] + [(17, 33), (17, 128), (3, 1)]
+)
+@over()
+def test_embed(kernels, int8, tokens, width):
+    random = np.random.default_rng(0)
+    tables = []
+    for rows in (50, 600, 2):
+        values = random.integers(-127, 128, (rows, width)).astype(np.int8)
+        matrix = Int8(values, random.uniform(0.005, 0.02, rows).astype(np.float32))
+        tables.append(Table(matrix if int8 else full(matrix)))
+    gains = norm(9, width)
+    ids = [random.integers(0, rows, tokens).astype(np.int32) for rows in (50, 2, 600)]
+    ours = kernels.embed(*ids, Tables(*tables, gains), EPS)
+    words, places, kinds = (full(table.matrix).astype("f8") for table in tables)
+    y = words[ids[0]] + kinds[ids[1]] + places[ids[2]]
+    truth = reference.layer_norm(y, Norm(gains.gain.astype("f8"), gains.bias.astype("f8")), EPS)
+    size = np.abs(y).max(axis=1, initial=0, keepdims=True)
+    far = SUM * STEP * (1 + size / np.sqrt(y.var(axis=1, keepdims=True) + EPS))
+    close(ours, truth, (np.abs(truth) + 2) * far)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "width"), [(t, 100) for t in (0, 1, 2, 17, 511, 513)] + [(17, 33), (17, 128), (3, 1)]
+)
+@over()
+def test_span_logits(kernels, tokens, width):
+    x, head = normal(0, tokens, width), dense(1, 2, width)
+    truth, limit = product(x, head, "float32")  # in every dtype
+    for j, ours in enumerate(kernels.span_logits(x, head)):
+        close(ours, truth[:, j], limit[:, j])
+
+
+# ---------------------------------------------------------------- the whole pass
+
+
+def packed(windows):
+    lengths = [len(ids) for ids, _ in windows]
+    ids, types = (np.concatenate(parts) for parts in zip(*windows, strict=True))
+    positions = np.concatenate([np.arange(n, dtype=np.int32) for n in lengths])
+    return Batch(ids, types, positions, np.cumsum([0, *lengths], dtype=np.int32))
+
+
+SHAPES = {
+    "narrow": {"hidden_size": 36, "num_attention_heads": 3, "intermediate_size": 100},
+    "odd": {"hidden_size": 33, "num_attention_heads": 3, "hidden_act": "silu"},
+    "whole panels": {"hidden_size": 128, "num_attention_heads": 2, "hidden_act": "gelu_new"},
+    "deep sums": {"hidden_size": 64, "intermediate_size": 1100, "hidden_act": "relu"},
+}
+WINDOWS = [5, 17, 40, 1, 64, 2]
+
+
+@pytest.fixture(scope="module")
+def random_model(tmp_path_factory):
+    """Function: name of a shape -> config, weights as in the file, batch."""
+    path = tmp_path_factory.mktemp("weights") / "model.safetensors"
+
+    @cache
+    def make(shape):
+        config = tiny_config(**SHAPES[shape])
+        save_file(random_tensors(config, 0), path)
+        weights = load_weights(open_checkpoint(path), config)
+        return config, weights, packed(random_batch(config, WINDOWS, 0))
+
+    return make
+
+
+# Largest difference of a logit from the reference in float32: the bound, then what was found on the
+# random models above and on the embedded model's windows below, whose logits go from -7 to 5; the
+# worst of all targets of an AMD Zen 5.
+LIMITS = {
+    "float32": 2e-5,  # 4e-6, 9e-6
+    "bfloat16": 0.15,  # 0.03, 0.06
+    "int8": 0.6,  # 0.11, 0.29
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@over()
+def test_the_pass_in_one_call_equals_its_steps_and_the_reference(kernels, shape, random_model):
+    config, weights, batch = random_model(shape)
+    ours = kernels.prepare(weights)
+    logits = kernels.forward(batch, ours, config)
+    np.testing.assert_array_equal(logits, qa_logits(batch, ours, config, kernels, Trace()))
+    off = np.subtract(logits, qa_logits(batch, weights, config, REFERENCE))
+    assert np.abs(off).max() <= LIMITS[kernels.dtype]
+
+
+@over()
+def test_the_pass_does_not_depend_on_what_was_in_memory_before(kernels, random_model):
+    config, weights, batch = random_model("odd")
+    weights = kernels.prepare(weights)
+    results = []
+    for garbage in (0x00, 0xFF, 0x7F, 0x41):  # zeros, NaN, 3e38, 12
+        kernels.forward(batch, weights, config)
+        with POOL.lock:
+            POOL.memory[:] = garbage
+        results.append(kernels.forward(batch, weights, config))
+    for result in results[1:]:
+        np.testing.assert_array_equal(result, results[0])
+
+
+@over()
+def test_the_pass_takes_a_batch_without_tokens(kernels, random_model):
+    config, weights, _ = random_model("narrow")
+    nothing = np.zeros(0, np.int32)
+    batch = Batch(nothing, nothing, nothing, np.zeros(1, np.int32))
+    start, end = kernels.forward(batch, kernels.prepare(weights), config)
+    assert start.shape == end.shape == (0,)
+
+
+# ---------------------------------------------------------------- threads and neighbours
+
+
+@pytest.mark.parametrize("shape", ["narrow", "whole panels"])
+@over()
+def test_the_number_of_threads_changes_no_bit(kernels, shape, random_model):
+    config, weights, batch = random_model(shape)
+    weights = kernels.prepare(weights)
+    alone = Kernels(kernels.dtype, kernels.target, 1).forward(batch, weights, config)
+    for threads in (2, 3, 8, 61):
+        several = Kernels(kernels.dtype, kernels.target, threads)
+        np.testing.assert_array_equal(several.forward(batch, weights, config), alone)
+
+
+@over()
+def test_the_neighbours_of_a_window_change_no_bit_of_it(kernels, random_model):
+    config, weights, _ = random_model("narrow")
+    weights = kernels.prepare(weights)
+    windows = random_batch(config, WINDOWS, 0)
+    alone = [kernels.forward(packed([window]), weights, config) for window in windows]
+    for order in ([0, 1, 2, 3, 4, 5], [5, 3, 1, 4, 2, 0], [4, 4, 0]):
+        together = np.array(kernels.forward(packed([windows[i] for i in order]), weights, config))
+        wanted = np.concatenate([alone[i] for i in order], axis=1)
+        np.testing.assert_array_equal(together, wanted)
+
+
+# ---------------------------------------------------------------- a model that was trained
+
+TEXT = """
+Ada Lovelace wrote the first published program in 1843, for a machine that Charles Babbage had
+designed and never finished. Her notes were three times as long as the article that she translated.
+The machine was to be driven by steam, and to read its numbers from punched cards, as the looms of
+Jacquard did; Babbage, who had spent the government's 17,000 pounds on an earlier engine, found
+nobody to pay for it. She saw that it could work on anything whose relations can be written down,
+music for instance, and that it would never have a thought of its own: "It can do whatever we know
+how to order it to perform." A hundred years later Alan Turing answered that sentence.
+"""
+QUESTIONS = (
+    "Who designed the machine?",
+    "When was the first program published?",
+    "How much had the earlier engine cost?",
+    "What was the machine driven by?",
+    "Who answered her sentence?",
+    "Who paid for the machine?",
+)
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """The embedded model, windows of several lengths, and the reference's logits."""
+    model = load_model(device="reference")
+    windows = []
+    for question in QUESTIONS:
+        windows += model.windows(question, [TEXT])
+    windows += model.windows(QUESTIONS[0], [TEXT], max_seq_length=64, doc_stride=20)
+    batch = pack(windows)
+    return model, batch, np.array(qa_logits(batch, model.weights, model.config, REFERENCE))
+
+
+def best_spans(batch, logits):
+    """The best start and end of each window."""
+    return [(logits[:, a:b].argmax(axis=1)).tolist() for a, b in pairwise(batch.cu_seqlens)]
+
+
+@over()
+def test_the_embedded_model_stays_within_the_limits_of_the_dtype(kernels, trained):
+    model, batch, truth = trained
+    ours = np.array(kernels.forward(batch, kernels.prepare(model.weights), model.config))
+    assert np.abs(ours - truth).max() <= LIMITS[kernels.dtype]
+    if kernels.dtype == "float32":
+        assert best_spans(batch, ours) == best_spans(batch, truth)

@@ -1,0 +1,1 @@
+"""The rooms of tools/bench.py: what is measured, how, and what is printed."""

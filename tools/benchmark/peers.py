@@ -1,0 +1,253 @@
+"""The libraries that are measured: how each loads a model folder, and which files it needs built.
+
+Every loader pins the number of threads and asks for the lowest latency.  What it returns turns one
+batch into start and end logits: a packed one into [T] for minibert, a padded one into [B, S] for
+the peers.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from benchmark.workload import Floats, Padded, make_windows, pad
+
+Run: TypeAlias = "Callable[[Any], tuple[Floats, Floats]]"
+
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+DTYPES = ("float32", "bfloat16", "int8")
+OURS = "minibert"
+
+
+@dataclass(frozen=True)
+class Peer:
+    """One library in one precision; minibert is one of them."""
+
+    library: str  # as --peers takes it
+    dtype: str  # the precision it competes in
+    label: str
+    load: Callable[[Path, str, int], Run]  # of its file, in a dtype, with so many threads
+    needs: tuple[str, ...]  # modules
+    file: str  # inside the model's folder; "" for the folder itself
+
+    @property
+    def packed(self) -> bool:
+        """Whether it takes packed batches."""
+        return self.library == OURS
+
+
+def missing_modules(names: tuple[str, ...]) -> list[str]:
+    """Those modules that cannot be imported here."""
+    return [name for name in names if importlib.util.find_spec(name) is None]
+
+
+# ---------------------------------------------------------------- loading
+
+
+def load_minibert(folder: Path, dtype: str, threads: int) -> Run:
+    """Ours."""
+    from minibert.encoder import qa_logits
+    from minibert.model import load_model
+
+    model = load_model(folder, device="cpu", dtype=dtype, num_threads=threads)
+
+    def run(batch: Any) -> tuple[Floats, Floats]:
+        return qa_logits(batch, model.weights, model.config, model.kernels)
+
+    return run
+
+
+def load_openvino(file: Path, dtype: str, threads: int) -> Run:
+    """OpenVINO: float32, bfloat16, or int8 with bfloat16 for what is not quantised."""
+    import openvino as ov
+
+    options = {
+        "INFERENCE_NUM_THREADS": threads,
+        "PERFORMANCE_HINT": "LATENCY",
+        "NUM_STREAMS": 1,
+        "INFERENCE_PRECISION_HINT": "f32" if dtype == "float32" else "bf16",
+    }
+    model = ov.Core().compile_model(file, "CPU", options)
+    request = model.create_infer_request()
+
+    def run(batch: Padded) -> tuple[Floats, Floats]:
+        outputs = request.infer(dict(zip(INPUTS, batch, strict=True)), share_inputs=True)
+        return outputs[0].copy(), outputs[1].copy()
+
+    return run
+
+
+def load_onnxruntime(file: Path, dtype: str, threads: int) -> Run:
+    """ONNX Runtime: the exported graph, which it optimises itself, or with int8 matrices."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+
+    def run(batch: Padded) -> tuple[Floats, Floats]:
+        start, end = session.run(None, dict(zip(INPUTS, batch, strict=True)))
+        return start, end
+
+    return run
+
+
+def load_torch(folder: Path, dtype: str, threads: int) -> Run:
+    """The model of transformers, attention by torch's fused kernel; bfloat16 by autocast."""
+    import torch
+
+    torch.set_num_threads(threads)
+    model = torch_model(folder, "sdpa")
+
+    def run(batch: Padded) -> tuple[Floats, Floats]:
+        inputs = dict(zip(INPUTS, map(torch.from_numpy, batch), strict=True))
+        half = torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16")
+        with torch.inference_mode(), half:
+            outputs = model(**inputs)
+        return outputs.start_logits.float().numpy(), outputs.end_logits.float().numpy()
+
+    return run
+
+
+def torch_model(folder: Path, attention: str) -> Any:
+    """The folder's model in float32, as transformers loads it."""
+    from transformers import BertForQuestionAnswering
+    from transformers.utils.logging import disable_progress_bar, set_verbosity_error
+
+    disable_progress_bar()
+    set_verbosity_error()
+    model = BertForQuestionAnswering.from_pretrained(
+        folder, attn_implementation=attention, dtype="float32"
+    )
+    return model.eval()
+
+
+LIBRARIES: dict[str, tuple[str, Callable[[Path, str, int], Run], tuple[str, ...], dict[str, str]]]
+LIBRARIES = {  # label, loader, modules, file of each precision
+    OURS: ("minibert", load_minibert, ("minibert",), dict.fromkeys(DTYPES, "")),
+    "openvino": (
+        "OpenVINO",
+        load_openvino,
+        ("openvino",),
+        {
+            "float32": "openvino.xml",
+            "bfloat16": "openvino.xml",
+            "int8": "openvino-int8.xml",
+        },
+    ),
+    "onnxruntime": (
+        "ONNX Runtime",
+        load_onnxruntime,
+        ("onnxruntime",),
+        {"float32": "model.onnx", "int8": "int8.onnx"},
+    ),
+    "torch": (
+        "torch",
+        load_torch,
+        ("torch", "transformers"),
+        {"float32": "", "bfloat16": ""},
+    ),
+}
+PEERS = tuple(
+    Peer(library, dtype, f"{label} {dtype}", load, needs, file)
+    for library, (label, load, needs, files) in LIBRARIES.items()
+    for dtype, file in files.items()
+)
+
+
+def peer_of(library: str, dtype: str) -> Peer:
+    """One of `PEERS`."""
+    return next(peer for peer in PEERS if (peer.library, peer.dtype) == (library, dtype))
+
+
+# ---------------------------------------------------------------- building
+
+
+def make_onnx(folder: Path) -> None:
+    """Export the folder's model; attention written out, which both runtimes fuse best."""
+    import torch
+
+    model = torch_model(folder, "eager")
+    model.config.return_dict = False  # plain tensors
+    outputs = ("start_logits", "end_logits")
+    example = pad(make_windows("mixed2"))
+    torch.onnx.export(
+        model,
+        tuple(map(torch.from_numpy, example)),
+        folder / "model.onnx",
+        input_names=INPUTS,
+        output_names=outputs,
+        dynamic_axes={name: {0: "B", 1: "S"} for name in (*INPUTS, *outputs)},
+        opset_version=17,
+        dynamo=False,
+    )
+
+
+def make_onnx_int8(folder: Path) -> None:
+    """Quantise the matrices once, and their inputs whenever they are multiplied."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    logging.disable(logging.WARNING)  # it advises a preprocessing that changes nothing here
+    quantize_dynamic(folder / "model.onnx", folder / "int8.onnx", weight_type=QuantType.QInt8)
+
+
+def make_openvino(folder: Path) -> None:
+    """Turn the exported graph into OpenVINO's own, which loads faster."""
+    import openvino as ov
+
+    model = ov.Core().read_model(folder / "model.onnx")
+    ov.save_model(model, folder / "openvino.xml", compress_to_fp16=False)
+
+
+def make_openvino_int8(folder: Path) -> None:
+    """Quantise with its tool for transformers: scales of the inputs come from a few windows."""
+    import nncf
+    import openvino as ov
+
+    nncf.set_log_level(logging.ERROR)
+    batches = [pad([window]) for window in make_windows("mixed4")]
+    model = nncf.quantize(
+        ov.Core().read_model(folder / "openvino.xml"),
+        nncf.Dataset([dict(zip(INPUTS, batch, strict=True)) for batch in batches]),
+        model_type=nncf.ModelType.TRANSFORMER,
+        subset_size=len(batches),
+    )
+    ov.save_model(model, folder / "openvino-int8.xml", compress_to_fp16=False)
+
+
+# In this order: later ones read what earlier ones wrote.
+BUILT: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
+    "model.onnx": (make_onnx, ("torch", "transformers", "onnx")),
+    "int8.onnx": (make_onnx_int8, ("onnxruntime", "onnx")),
+    "openvino.xml": (make_openvino, ("openvino",)),
+    "openvino-int8.xml": (make_openvino_int8, ("openvino", "nncf")),
+}
+
+
+def build(folder: Path) -> dict[str, str]:
+    """Make the files that peers need of a model and that are not there yet.
+
+    Returns:
+        Which files could not be made: name -> why.
+    """
+    warnings.filterwarnings("ignore")
+    failed = {}
+    for name, (make, needs) in BUILT.items():
+        if (folder / name).exists():
+            continue
+        if missing := missing_modules(needs):
+            failed[name] = f"no {' and no '.join(missing)} here"
+            continue
+        try:
+            make(folder)
+        except Exception as error:  # peers fail in their own ways
+            (folder / name).unlink(missing_ok=True)  # half a file
+            failed[name] = f"{type(error).__name__}: {error}".splitlines()[0]
+    return failed

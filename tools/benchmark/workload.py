@@ -1,0 +1,250 @@
+"""What is run: models and inputs, the same for every library."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmark.processes import BenchError
+
+if TYPE_CHECKING:
+    from minibert.batches import Batch
+
+QUESTIONS = ("Who designed the Eiffel Tower?", "When did the tower open?")
+CONTEXT = (
+    "The Eiffel Tower is a wrought-iron lattice tower on the Champ de Mars in Paris. It is named "
+    "after the engineer Gustave Eiffel, whose company built it from 1887 to 1889, but it was "
+    "designed by Maurice Koechlin and Emile Nouguier, two senior engineers of the company, with "
+    "the architect Stephen Sauvestre. It was the centrepiece of the 1889 World's Fair and opened "
+    "on 31 March 1889. Although some of France's leading artists and intellectuals criticised it "
+    "at first, it has since become a symbol of the country: 5.9 million people went up in 2022. "
+    "The tower is 330 metres tall, about as tall as a building of 81 storeys."
+)
+
+# ---------------------------------------------------------------- models
+
+SHAPES = ("2/128/2", "4/256/4", "4/512/8", "8/512/8", "6/384/12", "12/768/12")
+SEED = 0
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+VOCABULARY = 30522  # of BERT's English models
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The size of a BERT, written layers/hidden/heads."""
+
+    layers: int
+    hidden: int
+    heads: int
+
+    @classmethod
+    def parse(cls, text: str) -> Shape:
+        """Read it.
+
+        Raises:
+            ValueError: it is no such shape.
+
+        Example:
+            >>> Shape.parse("6/384/12")
+            Shape(layers=6, hidden=384, heads=12)
+        """
+        layers, hidden, heads = map(int, text.split("/"))
+        if min(layers, hidden, heads) < 1 or hidden % heads:
+            raise ValueError(f"no shape: {text!r}")
+        return cls(layers, hidden, heads)
+
+    @property
+    def matrices(self) -> tuple[tuple[int, int], ...]:
+        """The matrices of a layer, [in, out]: query, key and value together, and so on."""
+        d = self.hidden
+        return ((d, 3 * d), (d, d), (d, 4 * d), (4 * d, d))
+
+
+def write_model(folder: Path, shape: Shape) -> None:
+    """Write a random model as transformers has it: config.json, model.safetensors, vocab.txt.
+
+    The weights are wide, with biases and gains, so that a wrong formula shows in the logits.
+    """
+    from safetensors.numpy import save_file
+
+    from minibert.config import BertConfig
+    from minibert.weights import HEAD, expected_shapes
+
+    config = BertConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=shape.hidden,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        intermediate_size=4 * shape.hidden,
+    )
+    random = np.random.default_rng(SEED)
+    tensors = {}
+    for name, size in expected_shapes(config).items():
+        array = random.standard_normal(size, np.float32)
+        if len(size) == 1:
+            array *= np.float32(0.1)  # biases
+            if name.endswith("LayerNorm.weight"):
+                array += np.float32(1)
+        elif "embeddings" not in name:
+            array /= np.float32(size[1] ** 0.5)  # keeps the size of what it multiplies
+        tensors[name if name in HEAD else f"bert.{name}"] = array
+    folder.mkdir(parents=True, exist_ok=True)
+    raw = {"model_type": "bert", "architectures": ["BertForQuestionAnswering"], **vars(config)}
+    (folder / "config.json").write_text(json.dumps(raw), encoding="utf-8")
+    words = [*SPECIAL, *(f"word{i}" for i in range(VOCABULARY - len(SPECIAL)))]
+    (folder / "vocab.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+
+
+def float32_model(model: str | None, folder: Path) -> str:
+    """A folder with a model's weights that peers can read.
+
+    Args:
+        model: as given by --model; None for the embedded model.
+        folder: where a float32 copy may be written.
+
+    Returns:
+        The model's own folder, or `folder` if its weights are int8.
+
+    Raises:
+        BenchError: there is no such model.
+    """
+    from safetensors.numpy import save_file
+
+    from minibert.checkpoint import open_checkpoint
+    from minibert.errors import MinibertError
+    from minibert.hub import find_model
+
+    try:
+        files = find_model(model)
+        checkpoint = open_checkpoint(files.weights)
+        names = checkpoint.names()
+        scaled = {name for name in names if f"{name}.scale" in checkpoint}
+        if not scaled:
+            return str(files.folder.resolve())
+        tensors = {}
+        for name in names:
+            if name in scaled:
+                tensors[name] = checkpoint.read(name) * checkpoint.read(f"{name}.scale")[:, None]
+            elif name.removesuffix(".scale") not in scaled:
+                tensors[name] = checkpoint.read(name).copy()
+    except MinibertError as error:
+        raise BenchError(f"the peer's copy of the model: {error}") from None
+    folder.mkdir(parents=True)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    for path in files.folder.iterdir():
+        if path.suffix in (".json", ".txt") and not path.name.startswith("model."):
+            shutil.copy(path, folder)
+    return str(folder)
+
+
+# ---------------------------------------------------------------- inputs
+
+Floats = NDArray[np.float32]
+Ids = NDArray[np.int32]
+Padded = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]  # ids, mask, types [B, S]
+
+MIXED = "mixed"
+MIXED_WINDOWS = 64
+QUESTION_TOKENS = 14  # of token type 0; the rest of a window is text
+
+
+class Window(NamedTuple):
+    """The input of one pass: question and text, S tokens."""
+
+    ids: Ids  # [S]
+    types: Ids  # [S] 0 for the question, 1 for the text
+
+
+def window_lengths(work: str) -> list[int]:
+    """The lengths in tokens of the windows of a piece of work.
+
+    Args:
+        work: a number, one window of so many tokens; or "mixed", 64 windows with lengths as
+            SQuAD has them; or "mixed8", the first 8 of these.
+
+    Raises:
+        ValueError: it is neither.
+
+    Example:
+        >>> window_lengths("384"), window_lengths("mixed4")
+        ([384], [168, 152, 198, 166])
+    """
+    if not work.startswith(MIXED):
+        if not 1 <= int(work) <= 512:
+            raise ValueError(f"no length of a window: {work!r}")
+        return [int(work)]
+    count = int(work.removeprefix(MIXED) or MIXED_WINDOWS)
+    if count < 1:
+        raise ValueError(f"no windows: {work!r}")
+    lengths = np.random.default_rng(SEED).normal(160, 60, count).round()
+    return [int(length) for length in np.clip(lengths, 40, 384)]
+
+
+def make_windows(work: str) -> list[Window]:
+    """Random tokens for the windows of a piece of work."""
+    random = np.random.default_rng(SEED + 1)
+    return [
+        Window(
+            random.integers(1000, VOCABULARY, length).astype(np.int32),
+            (np.arange(length) >= QUESTION_TOKENS).astype(np.int32),
+        )
+        for length in window_lengths(work)
+    ]
+
+
+def pad(windows: Sequence[Window]) -> Padded:
+    """One padded batch, as peers want it."""
+    longest = max(len(window.ids) for window in windows)
+    ids, mask, types = (np.zeros((len(windows), longest), np.int64) for _ in range(3))
+    for row, window in enumerate(windows):
+        n = len(window.ids)
+        ids[row, :n], mask[row, :n], types[row, :n] = window.ids, 1, window.types
+    return ids, mask, types
+
+
+def pad_sorted(windows: Sequence[Window], size: int) -> Iterator[tuple[list[int], Padded]]:
+    """Padded batches of windows of about the same length, the longest first.
+
+    Yields:
+        Which windows are in the batch, and the batch.
+    """
+    order = sorted(range(len(windows)), key=lambda i: len(windows[i].ids), reverse=True)
+    for begin in range(0, len(windows), size):
+        rows = order[begin : begin + size]
+        yield rows, pad([windows[i] for i in rows])
+
+
+def pack_in_order(windows: Sequence[Window]) -> Iterator[tuple[list[int], Batch]]:
+    """Packed batches as minibert makes them: windows as they come, up to its number of tokens.
+
+    Yields:
+        Which windows are in the batch, and the batch.
+    """
+    from minibert.batches import Batch
+    from minibert.model import BATCH_TOKENS
+
+    batches: list[list[int]] = []
+    room = 0
+    for i, window in enumerate(windows):
+        if len(window.ids) > room:
+            batches.append([])
+            room = max(BATCH_TOKENS, len(window.ids))
+        batches[-1].append(i)
+        room -= len(window.ids)
+    for rows in batches:
+        lengths = [len(windows[i].ids) for i in rows]
+        batch = Batch(
+            input_ids=np.concatenate([windows[i].ids for i in rows]),
+            token_type_ids=np.concatenate([windows[i].types for i in rows]),
+            position_ids=np.concatenate([np.arange(n, dtype=np.int32) for n in lengths]),
+            cu_seqlens=np.cumsum([0, *lengths], dtype=np.int32),
+        )
+        yield rows, batch
