@@ -52,7 +52,7 @@ def examine() -> Findings:
             "float32": "fused multiply-add" if target.fma else "multiply, then add",
             "bfloat16": "dot products of pairs (vdpbf16ps)"
             if target.bfloat16 == "dot"
-            else "widened to float32: right, but no faster than float32",
+            else "rounded, but multiplied as float32: right, but no faster than float32",
             "int8": {
                 "vnni": "dot products of fours (vpdpbusd)",
                 "madd": "products of 16-bit pairs (vpmaddwd)",

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from .activations import exp2
 from .rows import store_as
 from .simd import F32, I16, I32, Code, Value
+from .targets import SIZES
 
 FEW = -1e30  # score of a key that is not there
 
@@ -193,7 +194,7 @@ def store_context(
     out: Value,
     out_stride: Value,
     *,
-    dtype: str,
+    to: str,
 ) -> None:
     """Divide a tile of sums by the rows' totals and put it in its place in the context.
 
@@ -205,17 +206,17 @@ def store_context(
         count: columns that belong to this head, at most a panel.
         out: address of the first row's first column.
         out_stride: bytes from token to token.
-        dtype: of the context.
+        to: how the context is kept: 'float32', 'bfloat16' or 'rounded'.
     """
-    number = 4 if dtype == "float32" else 2
+    number = SIZES[to]
 
     def row(i: Value, _: list[Value]) -> None:
-        begin, to = sums + i * (8 * code.lanes), out + i * out_stride
+        begin, place = sums + i * (8 * code.lanes), out + i * out_stride
         inverse = code.load_one(inverses + i * 4)
 
         def some(k: Value, load: Callable[..., Value]) -> None:
             x = load(begin + k * 4)
-            store_as(code, x * code.like(inverse, x), to + k * number, dtype)
+            store_as(code, x * code.like(inverse, x), place + k * number, to)
 
         code.elements(count, some)
 

@@ -52,8 +52,8 @@ class Kernels:
 
     def __init__(self, dtype: str, target: Target, num_threads: int):
         self.dtype, self.target, self.num_threads = dtype, target, num_threads
-        self.reading = target.attention_dtype(dtype)  # of queries, keys and values
-        self.inner = "bfloat16" if dtype == "bfloat16" else "float32"  # of context and inner rows
+        self.reading = target.attention(dtype)  # of queries, keys and values
+        self.inner = target.inner(dtype)  # of context and inner rows
         self.zeros = aligned((target.panel,), np.float32)
 
     def prepare(self, weights: Weights) -> PackedWeights:
@@ -98,7 +98,7 @@ class Kernels:
 
         def view(name: str, columns: int) -> NDArray[Any]:
             """A buffer as an array [T, columns]."""
-            dtype = np.dtype(np.float32 if shape.buffers[name][1] == "float32" else np.uint16)
+            dtype = np.dtype(np.uint16 if shape.buffers[name][1] == "bfloat16" else np.float32)
             strides = (memory_map.strides[f"{name}_stride"], dtype.itemsize)
             place = memory_map.places[name]
             return np.ndarray((tokens, columns), dtype, memory, place, strides)

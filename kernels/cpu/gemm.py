@@ -10,8 +10,8 @@ each row of the tile, broadcasts four bytes of x and multiplies:
 
 - Weights are packed once into panels [N / panel][steps][panel] of 4 bytes, in the order in which
   the steps read them: from L2 the first time, mostly from L1 for the other tiles of a row block.
-- A step is 4 bytes of a row: one float32, two bfloat16 or four int8.  Only the multiplication
-  differs between the dtypes; tiles, panels and loops are the same.
+- A step is 4 bytes of a row: one float32, two bfloat16 or int16, or four int8.  Only the
+  multiplication differs between the dtypes; tiles, panels and loops are the same.
 - x is read where it lies, rows apart by their stride.
 
 Loads a step: 12 broadcasts and 2 vectors for 24 multiplications, so the multipliers are the limit.
@@ -33,7 +33,6 @@ import llvmlite.binding as llvm
 from llvmlite import ir
 
 from .packing import UNROLL
-from .records import PEAK_SUMS
 from .simd import F32, I8, I16, I32, BFloat, Code, Value, function
 from .targets import Target
 
@@ -47,15 +46,20 @@ def dot_float32(code: Code, total: Value, x: Value, w: Value) -> Value:
 
 def dot_bfloat16(code: Code, total: Value, x: Value, w: Value) -> Value:
     """Total + x0 w0 + x1 w1, of the two bfloat16 in each lane; in float32."""
-    if code.target.bfloat16 == "dot":
-        pairs = ir.VectorType(BFloat(), 2 * code.lanes)
-        a, b = code.bits(x, pairs), code.bits(w, pairs)
-        name = f"llvm.x86.avx512bf16.dpbf16ps.{32 * code.lanes}"
-        return code.call(name, total.type, total, a, b)
-    # The upper half of a float32 is a bfloat16.
-    total = code.fma(code.float_bits(x << 16), code.float_bits(w << 16), total)
-    upper = -65536  # 0xffff0000
-    return code.fma(code.float_bits(x & upper), code.float_bits(w & upper), total)
+    pairs = ir.VectorType(BFloat(), 2 * code.lanes)
+    a, b = code.bits(x, pairs), code.bits(w, pairs)
+    name = f"llvm.x86.avx512bf16.dpbf16ps.{32 * code.lanes}"
+    return code.call(name, total.type, total, a, b)
+
+
+def dot_int16(code: Code, total: Value, x: Value, w: Value) -> Value:
+    """Total + x0 w0 + x1 w1, of the two int16 in each lane; exact."""
+    if code.target.int8 == "madd":
+        words = ir.VectorType(I16, 2 * code.lanes)
+        name = {16: "llvm.x86.avx512.pmaddw.d.512", 8: "llvm.x86.avx2.pmadd.wd"}[code.lanes]
+        return total + code.call(name, total.type, code.bits(x, words), code.bits(w, words))
+    total = total + ((x << 16) >> 16) * ((w << 16) >> 16)
+    return total + (x >> 16) * (w >> 16)
 
 
 def dot_int8(code: Code, total: Value, x: Value, w: Value) -> Value:
@@ -66,26 +70,24 @@ def dot_int8(code: Code, total: Value, x: Value, w: Value) -> Value:
         of = bytes_ if llvm.llvm_version_info[0] >= 22 else x.type
         name = f"llvm.x86.avx512.vpdpbusd.{32 * code.lanes}"
         return code.call(name, total.type, total, code.bits(x, of), code.bits(w, of))
-    if code.target.int8 == "sdot":
-        # Takes signed x.  Flipping the top bit subtracts 128; `first_sums` adds it again.
-        x_bytes, w_bytes = code.bits(x ^ -0x7F7F7F80, bytes_), code.bits(w, bytes_)
-        name = "llvm.aarch64.neon.sdot.v4i32.v16i8"
-        return code.call(name, total.type, total, x_bytes, w_bytes)
-    if code.target.int8 == "madd":
-        words = ir.VectorType(I16, 2 * code.lanes)
-        name = {16: "llvm.x86.avx512.pmaddw.d.512", 8: "llvm.x86.avx2.pmadd.wd"}[code.lanes]
-        x_words, w_words = code.bits(x, words), code.bits(w, words)
-        even = x_words & 255, (w_words << 8) >> 8
-        odd = x_words.shift_unsigned(8), w_words >> 8
-        for a, b in (even, odd):
-            total = total + code.call(name, total.type, a, b)
-        return total
-    for i in range(4):
-        total = total + ((x << (24 - 8 * i)).shift_unsigned(24)) * ((w << (24 - 8 * i)) >> 24)
-    return total
+    # sdot takes signed x.  Flipping the top bit subtracts 128; the sums begin with it added again.
+    x_bytes, w_bytes = code.bits(x ^ -0x7F7F7F80, bytes_), code.bits(w, bytes_)
+    return code.call("llvm.aarch64.neon.sdot.v4i32.v16i8", total.type, total, x_bytes, w_bytes)
 
 
-DOTS = {"float32": dot_float32, "bfloat16": dot_bfloat16, "int8": dot_int8}
+# By how the numbers are kept.
+DOTS = {
+    "float32": dot_float32,
+    "rounded": dot_float32,
+    "bfloat16": dot_bfloat16,
+    "int16": dot_int16,
+    "int8": dot_int8,
+}
+
+
+def sum_type(operand: str) -> Any:
+    """LLVM type of the sums of products."""
+    return I32 if operand in ("int8", "int16") else F32
 
 
 def tile(
@@ -97,34 +99,33 @@ def tile(
     y_stride: Value,
     steps: Value,
     start: Value,
+    start_stride: Value,
     ahead: Value,
     *,
     rows: int,
-    dtype: str,
-    block: int = 0,
+    operand: str,
     lines: int = 0,
 ) -> None:
-    """y[rows, panel] = start[panel] + x[rows, steps] w[steps, panel].
+    """y[rows, panel] = start[rows, panel] + x[rows, steps] w[steps, panel].
 
     Args:
         code: where to write.
         x: address of the first row.
         x_stride: bytes from row to row.
-        w: address of one packed panel.
+        w: address of one packed panel, or of a part of its steps.
         y: address of the result, 4 bytes a number.
         y_stride: bytes from row to row.
         steps: 4 bytes of x each; a multiple of UNROLL, not 0.
-        start: address of what the sums begin with: the bias, or zeros.
+        start: address of what is added: the bias, zeros, or the sum of the steps before, `y`.
+        start_stride: bytes from row to row; 0 for a bias.
         ahead: address of weights that will be needed soon.
         rows: height of the tile.
-        dtype: of x and w.
-        block: sum at most so many steps in registers, then add to y; 0: all.  A long sum of
-            float32 loses digits, since each step is rounded at the size of the whole sum.
+        operand: how x and w are kept.
         lines: cache lines of `ahead` that each turn of the loop asks for, so that they come from
             memory while this tile computes.
     """
     lanes = code.lanes
-    result = I32 if dtype == "int8" else F32
+    result = sum_type(operand)
     x_rows = [x]
     for _ in range(1, rows):
         x_rows.append(x_rows[-1] + x_stride)
@@ -140,65 +141,52 @@ def tile(
                 number = code.broadcast(x_rows[i] + x_offset + 4 * u, I32)
                 for j in range(2):
                     at = 2 * i + j
-                    sums[at] = DOTS[dtype](code, sums[at], number, vectors[j])
+                    sums[at] = DOTS[operand](code, sums[at], number, vectors[j])
         return sums
 
-    places = [(i, j) for i in range(rows) for j in range(2)]
-    if not block:
-        begin = [code.load(start + 4 * lanes * j, result) for j in range(2)]
-        sums = code.loop(0, steps, UNROLL, body, begin * rows)
-        for (i, j), total in zip(places, sums, strict=True):
-            code.store(total, y + y_stride * i + 4 * lanes * j)
-        return
-
-    def add_block(first: Value, _: list[Value]) -> None:
-        last = code.minimum(first + block, steps)
-        zeros = [code.constant(0, code.vector_type(result))] * (2 * rows)
-        sums = code.loop(first, last, UNROLL, body, zeros)
-        before = code.select(first < 1, start, y)
-        stride = code.select(first < 1, code.integer(0), y_stride)
-        for (i, j), total in zip(places, sums, strict=True):
-            old = code.load(before + stride * i + 4 * lanes * j, result)
-            code.store(old + total, y + y_stride * i + 4 * lanes * j)
-
-    code.loop(0, steps, block, add_block)
+    # From zero: a long sum of float32 loses digits, since each step is rounded at the size of the
+    # whole sum; so blocks are summed by themselves first.
+    zeros = [code.constant(0, code.vector_type(result))] * (2 * rows)
+    sums = code.loop(0, steps, UNROLL, body, zeros)
+    for i in range(rows):
+        for j in range(2):
+            before = code.load(start + start_stride * i + 4 * lanes * j, result)
+            code.store(before + sums[2 * i + j], y + y_stride * i + 4 * lanes * j)
 
 
-BLOCK = 512  # steps of float32 summed in registers
-
-
+BLOCK = 512  # steps: their part of a panel, 64 KB at most, stays in the cache for all tiles of rows
 LINES = 2  # cache lines asked for in a turn: four tiles ask for a whole panel
 
 
-def tiles(name: str, dtype: str, target: Target, block: int = 0, lines: int = 0) -> list[Any]:
+def tiles(name: str, operand: str, target: Target, lines: int = 0) -> list[Any]:
     """The tile at each height of the target, the largest first, for compiled code to call."""
     return [
-        function(
-            f"{name}_{rows}",
-            partial(tile, rows=rows, dtype=dtype, block=block, lines=lines),
-            target,
-        )
+        function(f"{name}_{rows}", partial(tile, rows=rows, operand=operand, lines=lines), target)
         for rows in target.tile_rows
     ]
 
 
-def peak(code: Code, turns: Value, out: Value, *, dtype: str) -> None:
+def peak(code: Code, turns: Value, out: Value, *, operand: str) -> None:
     """Multiply numbers that are already in registers: the most that any product could reach.
+
+    Each sum is multiplied with a constant and added to itself: were the factors the same in each
+    turn, LLVM would multiply them once.
 
     Args:
         code: where to write.
-        turns: of the loop; each is PEAK_SUMS multiplications of vectors.
+        turns: of the loop; each multiplies as many vectors as the largest tile has.
         out: address of a panel, which is read and written so that nothing is left out.
-        dtype: of the numbers.
+        operand: how the numbers are kept.
     """
-    result = I32 if dtype == "int8" else F32
-    x, w = code.load(out, I32), code.load(out + 4 * code.lanes, I32)
+    result = sum_type(operand)
+    of = code.vector_type(result)
+    w = code.load(out, I32)
 
     def body(_: Value, sums: list[Value]) -> list[Value]:
-        return [DOTS[dtype](code, total, x, w) for total in sums]
+        return [DOTS[operand](code, total, code.int_bits(total), w) for total in sums]
 
-    zero = code.constant(0, code.vector_type(result))
-    sums = code.loop(0, turns, 1, body, [zero] * PEAK_SUMS)
+    begin = [code.constant(i, of) for i in range(2 * code.target.tile_rows[0])]
+    sums = code.loop(0, turns, 1, body, begin)
     total = sums[0]
     for other in sums[1:]:
         total = total + other

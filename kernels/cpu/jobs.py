@@ -18,7 +18,7 @@ from minibert.arrays import Ints
 from .packing import aligned, round_up
 from .pool import YIELD, Job
 from .records import FIELDS, JOB_SIZE
-from .targets import Target
+from .targets import SIZES, Target
 
 # Rows of a block: enough that the weights, which every block reads once from L3 or memory, are
 # used often; few enough that a block's activations stay in L2 and every thread gets several.
@@ -130,19 +130,19 @@ def lay_out(
 
     places, fields = {}, {}
     for name, (width, kind) in shape.buffers.items():
-        fields[f"{name}_stride"] = stride(round_up(width, panel), 4 if kind == "float32" else 2)
+        fields[f"{name}_stride"] = stride(round_up(width, panel), SIZES[kind])
         # A tile reads as many rows as it is high, also beyond the last.
         places[name] = take((tokens + high) * fields[f"{name}_stride"])
 
     places["scratch"] = before = size
     rows = round_up(BLOCK_ROWS + high, high)
-    operand = {"float32": 4, "bfloat16": 2, "int8": 1}[dtype]
+    operand, inner = SIZES[target.operand(dtype)], SIZES[target.inner(dtype)]
     fields["sums"] = take(rows * panel * 4) - before
     fields["quantised"] = take(rows * 8) - before
     for name, width, each in (
         ("y", shape.hidden, 4),
         ("operand", shape.hidden, operand),
-        ("inner", shape.inner, 2 if dtype == "bfloat16" else 4),
+        ("inner", shape.inner, inner),
         ("inner_operand", shape.inner, operand),
     ):
         fields[f"{name}_stride"] = stride(round_up(width, panel), each)
@@ -152,7 +152,7 @@ def lay_out(
     fields["keys"] = take(keys * deep) - before
     fields["values"] = take(keys * deep) - before
     fields["scores"] = take(keys * high) - before
-    narrow = target.attention_dtype(dtype) == "bfloat16"
+    narrow = target.attention(dtype) == "bfloat16"
     fields["probs"] = take(keys * high) - before if narrow else fields["scores"]
     fields["inverses"] = take(high * 4) - before
     fields["scratch_size"] = size - before

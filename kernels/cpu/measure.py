@@ -15,8 +15,7 @@ from . import records
 from .functions import Kernels
 from .jobs import Shape
 from .packing import address, pack_dense, round_up
-from .records import NUMBERS_A_STEP, PEAK_SUMS
-from .targets import find_target
+from .targets import SIZES, find_target
 
 SECONDS = 0.05  # that a measurement lasts, at least
 
@@ -34,13 +33,14 @@ def rate(dtype: str, num_threads: int, shape: tuple[int, int, int] | None = None
         ValueError: this processor has no instruction for products of that dtype.
     """
     target = find_target()
-    if getattr(target, dtype, "") == "widened":
+    if getattr(target, dtype, "") in ("rounded", "widened"):
         raise ValueError(f"{target.name} has no products of {dtype}")
     kernels = Kernels(dtype, target, num_threads)
     turns = 100_000
     fields = {"repeats": 4 * num_threads, "width": turns}
     if shape is None:
-        work = 2 * turns * PEAK_SUMS * target.lanes * NUMBERS_A_STEP[dtype] * num_threads
+        vectors = turns * 2 * target.tile_rows[0] * num_threads
+        work = 2 * vectors * target.lanes * 4 // SIZES[target.operand(dtype)]
         inputs, sizes, tokens = {}, Shape(hidden=1), num_threads * 48
         op = records.PEAK
     else:

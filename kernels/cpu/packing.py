@@ -1,7 +1,7 @@
 """Packing: a model's weights, in the order and the dtype in which the kernels read them.
 
 A matrix [N, K] becomes panels [N / panel][steps][panel] of 4 bytes: a panel holds the columns of
-one tile (gemm.py), a step is one float32, two bfloat16 or four int8 of a row.
+one tile (gemm.py), a step is one float32, two bfloat16 or int16, or four int8 of a row.
 """
 
 from __future__ import annotations
@@ -57,15 +57,22 @@ def quantise_rows(weight: Floats) -> tuple[NDArray[np.int8], Floats]:
     return np.rint(weight / scales[:, None]).astype(np.int8), scales
 
 
-def pack_panels(weight: NDArray[Any], target: Target) -> NDArray[Any]:
-    """[N, K] -> panels [N / panel, steps, panel, numbers a step], with zeros around."""
+def pack_panels(weight: NDArray[Any], target: Target, dtype: Any = None) -> NDArray[Any]:
+    """[N, K] -> panels [N / panel, steps, panel, numbers a step], with zeros around.
+
+    Args:
+        weight: the matrix.
+        target: whose panels.
+        dtype: of the panels; None: the matrix's own.
+    """
     n, k = weight.shape
-    per = 4 // weight.itemsize
+    dtype = np.dtype(dtype or weight.dtype)
+    per = 4 // dtype.itemsize
     panels, steps = -(-n // target.panel), round_up(-(-k // per), UNROLL)
-    packed = aligned((panels, steps, target.panel, per), weight.dtype)
+    packed = aligned((panels, steps, target.panel, per), dtype)
     for p in range(panels):  # one panel at a time, so that no second copy of the matrix is made
         rows = weight[p * target.panel : (p + 1) * target.panel]
-        padded = np.zeros((len(rows), steps * per), weight.dtype)
+        padded = np.zeros((len(rows), steps * per), dtype)
         padded[:, :k] = rows
         packed[p, :, : len(rows)] = padded.reshape(len(rows), steps, per).transpose(1, 0, 2)
     return packed
@@ -110,7 +117,7 @@ def pack_dense(dense: Dense, dtype: str, target: Target) -> PackedDense:
             values, scales = dense.weight.values, dense.weight.scales
         else:
             values, scales = quantise_rows(dense.weight)
-        weight = pack_panels(values, target)
+        weight = pack_panels(values, target, target.operand(dtype))
         sums = np.zeros(width, np.int32)
         sums[:out] = values.sum(axis=1, dtype=np.int32)
         scale = np.zeros(width, np.float32)
@@ -120,10 +127,13 @@ def pack_dense(dense: Dense, dtype: str, target: Target) -> PackedDense:
         start = aligned((width,), np.int32)
         if target.int8 == "sdot":  # which multiplies with u - 128
             start[:] = 128 * sums
-    elif dtype == "bfloat16":
+    elif target.operand(dtype) == "bfloat16":
         weight = pack_panels(to_bfloat16(full(dense.weight)), target)
     else:
-        weight = pack_panels(full(dense.weight), target)
+        weight = full(dense.weight)
+        if dtype == "bfloat16":
+            weight = from_bfloat16(to_bfloat16(weight))
+        weight = pack_panels(weight, target)
     return PackedDense(weight, dense.bias, (out, into), start, columns)
 
 

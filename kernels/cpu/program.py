@@ -50,7 +50,7 @@ from .records import (
     TICKET,
 )
 from .simd import I64, function
-from .targets import Target
+from .targets import SIZES, Target
 
 SPINS = 2000  # turns of waiting before the core is offered to another thread; some 20 microseconds
 
@@ -149,14 +149,14 @@ def build(dtype: str, target: Target) -> Any:
 
     panel = target.panel
     ahead_bytes = 64 * gemm.LINES // UNROLL
-    inner = "bfloat16" if dtype == "bfloat16" else "float32"  # also the context's
-    reading = target.attention_dtype(dtype)  # dtype of queries, keys and values
+    operand_kind, inner = target.operand(dtype), target.inner(dtype)
+    reading = target.attention(dtype)  # of queries, keys and values
     is_int8, is_bfloat16 = dtype == "int8", dtype == "bfloat16"
-    inner_size, reading_size = (4 if each == "float32" else 2 for each in (inner, reading))
+    inner_size, reading_size = SIZES[inner], SIZES[reading]
     high, middle, low = target.tile_rows
 
-    block = gemm.BLOCK if dtype == "float32" else 0
-    tile_high, tile_middle, tile_low = gemm.tiles("tile", dtype, target, block, gemm.LINES)
+    block = gemm.BLOCK
+    tile_high, tile_middle, tile_low = gemm.tiles("tile", operand_kind, target, gemm.LINES)
     read_high, read_middle, read_low = gemm.tiles("read", reading, target)
     end_plain = kernel("end_plain", rows.panel_end, dtype=dtype, to="float32")
     end_qkv = kernel("end_qkv", rows.panel_end, dtype=dtype, to=reading)
@@ -165,10 +165,10 @@ def build(dtype: str, target: Target) -> Any:
         kernel(f"end_{name}", rows.panel_end, dtype=dtype, to=inner, activation=activation)
         for name, activation in ACTIVATIONS.items()
     )
-    multiply = kernel("multiply", gemm.peak, dtype=dtype)
-    layer_norm = kernel("layer_norm", rows.layer_norm, dtype=dtype)
-    quantise = kernel("quantise", rows.quantise)
-    narrow = kernel("narrow", rows.narrow)
+    multiply = kernel("multiply", gemm.peak, operand=operand_kind)
+    layer_norm = kernel("layer_norm", rows.layer_norm, to=inner)
+    quantise = kernel("quantise", rows.quantise, to=operand_kind)
+    narrow = kernel("narrow", rows.narrow, to=inner)
     clear = kernel("clear", rows.clear)
     clear_columns = kernel("clear_columns", rows.clear_columns)
     add_float32 = kernel("add_float32", rows.add_table_row, int8=False)
@@ -177,7 +177,7 @@ def build(dtype: str, target: Target) -> Any:
     pack_keys = kernel("pack_keys", attention.pack_keys, dtype=reading)
     pack_values = kernel("pack_values", attention.pack_values, dtype=reading)
     softmax = kernel("softmax", attention.softmax, dtype=reading)
-    store_context = kernel("store_context", attention.store_context, dtype=inner)
+    store_context = kernel("store_context", attention.store_context, to=inner)
 
     @jit()
     def dense(x, x_stride, count, layer, sums, quantised, ending, add, add_stride, out, out_stride):
@@ -194,21 +194,30 @@ def build(dtype: str, target: Target) -> Any:
         elif ending >= FIRST_ACTIVATION:
             size = inner_size
         for p in range(field(layer, "count")):
-            w, first = panels + p * steps * panel * 4, start + p * panel * 4
-            i = 0
-            ahead = w + steps * panel * 4  # the next panel
-            while i < count:
-                row, to = x + i * x_stride, sums + i * panel * 4
-                if count - i > middle:
-                    tile_high(row, x_stride, w, to, panel * 4, steps, first, ahead)
-                    i += high
-                elif count - i > low:
-                    tile_middle(row, x_stride, w, to, panel * 4, steps, first, ahead)
-                    i += middle
-                else:
-                    tile_low(row, x_stride, w, to, panel * 4, steps, first, ahead)
-                    i += low
-                ahead += steps * ahead_bytes
+            # A block of steps at a time, whose weights stay in L1 while all rows pass by.
+            start_at, start_stride, done = start + p * panel * 4, 0, 0
+            while done < steps:
+                some = min(block, steps - done)
+                w = panels + (p * steps + done) * panel * 4
+                ahead = w + some * panel * 4
+                i = 0
+                while i < count:
+                    row, to = x + i * x_stride + done * 4, sums + i * panel * 4
+                    first = start_at + i * start_stride
+                    if count - i > middle:
+                        tile_high(row, x_stride, w, to, panel * 4, some, first, start_stride, ahead)
+                        i += high
+                    elif count - i > low:
+                        tile_middle(
+                            row, x_stride, w, to, panel * 4, some, first, start_stride, ahead
+                        )
+                        i += middle
+                    else:
+                        tile_low(row, x_stride, w, to, panel * 4, some, first, start_stride, ahead)
+                        i += low
+                    ahead += some * ahead_bytes
+                start_at, start_stride = sums, panel * 4
+                done += some
             column, beside, to = (
                 columns + p * panel * 12,
                 add + p * panel * 4,
@@ -340,21 +349,21 @@ def build(dtype: str, target: Target) -> Any:
             for p in range(tokens // panel):
                 w, to = keys + p * deep * panel * 4, scores + p * panel * 4
                 if count > middle:
-                    read_high(row, stride, w, to, tokens * 4, steps, zeros, 0)
+                    read_high(row, stride, w, to, tokens * 4, steps, zeros, 0, 0)
                 elif count > low:
-                    read_middle(row, stride, w, to, tokens * 4, steps, zeros, 0)
+                    read_middle(row, stride, w, to, tokens * 4, steps, zeros, 0, 0)
                 else:
-                    read_low(row, stride, w, to, tokens * 4, steps, zeros, 0)
+                    read_low(row, stride, w, to, tokens * 4, steps, zeros, 0, 0)
             softmax(scores, count, length, size, probs, inverses)
             d = 0
             while d < size:
                 w, step = values + d * tokens * reading_size, tokens * reading_size
                 if count > middle:
-                    read_high(probs, step, w, sums, panel * 4, tokens // per, zeros, 0)
+                    read_high(probs, step, w, sums, panel * 4, tokens // per, zeros, 0, 0)
                 elif count > low:
-                    read_middle(probs, step, w, sums, panel * 4, tokens // per, zeros, 0)
+                    read_middle(probs, step, w, sums, panel * 4, tokens // per, zeros, 0, 0)
                 else:
-                    read_low(probs, step, w, sums, panel * 4, tokens // per, zeros, 0)
+                    read_low(probs, step, w, sums, panel * 4, tokens // per, zeros, 0, 0)
                 to = field(job, "context") + (begin + query) * context_stride
                 to += (head * size + d) * inner_size
                 store_context(sums, count, inverses, min(panel, size - d), to, context_stride)

@@ -62,7 +62,3 @@ ACTIVATION_NAMES = {
     "silu": "silu",
     "swish": "silu",
 }
-
-# Numbers in a step, which is 4 bytes of a row; and the sums that PEAK keeps in registers.
-NUMBERS_A_STEP = {"float32": 1, "bfloat16": 2, "int8": 4}
-PEAK_SUMS = 24

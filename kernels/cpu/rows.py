@@ -16,6 +16,13 @@ from llvmlite import ir
 
 from .activations import ROUND
 from .simd import F32, I8, I16, I32, I64, BFloat, Code, Value
+from .targets import SIZES
+
+
+def nearest_even(code: Code, x: Value) -> Value:
+    """Bits of float32, whose upper half is the nearest bfloat16; the even one of two as near."""
+    bits = code.int_bits(x)
+    return bits + (bits.shift_unsigned(16) & 1) + 0x7FFF
 
 
 def to_bfloat16(code: Code, x: Value) -> Value:
@@ -24,14 +31,16 @@ def to_bfloat16(code: Code, x: Value) -> Value:
         pairs = ir.VectorType(BFloat(), code.lanes)
         name = f"llvm.x86.avx512bf16.cvtneps2bf16.{32 * code.lanes}"
         return code.bits(code.call(name, pairs, x), code.vector_type(I16))
-    bits = code.int_bits(x)
-    odd = bits.shift_unsigned(16) & 1
-    return code.cast("trunc", (bits + odd + 0x7FFF).shift_unsigned(16), I16)
+    return code.cast("trunc", nearest_even(code, x).shift_unsigned(16), I16)
 
 
-def store_as(code: Code, x: Value, address: Value, dtype: str) -> None:
-    """Store a float32 vector as 'float32' or 'bfloat16'."""
-    code.store(to_bfloat16(code, x) if dtype == "bfloat16" else x, address)
+def store_as(code: Code, x: Value, address: Value, kind: str) -> None:
+    """Store float32 as it is, as 'bfloat16', or 'rounded' to what bfloat16 could hold."""
+    if kind == "bfloat16":
+        x = to_bfloat16(code, x)
+    elif kind == "rounded":
+        x = code.float_bits(nearest_even(code, x) & -0x10000)
+    code.store(x, address)
 
 
 def panel_end(
@@ -64,7 +73,7 @@ def panel_end(
         out: address of the block's first row, at this panel's columns.
         out_stride: bytes from row to row.
         dtype: of the product.
-        to: 'float32' or 'bfloat16', of the result.
+        to: how the result is kept: 'float32', 'bfloat16' or 'rounded'.
         add: whether to add the residual.
         activation: what to apply.
     """
@@ -88,8 +97,7 @@ def panel_end(
                 x = activation(code, x)
             if add:
                 x = x + code.load(residual + i * residual_stride + offset)
-            size = width if to == "float32" else width // 2
-            store_as(code, x, out + i * out_stride + size * j, to)
+            store_as(code, x, out + i * out_stride + SIZES[to] * code.lanes * j, to)
 
     code.loop(0, rows, 1, row)
 
@@ -105,9 +113,9 @@ def layer_norm(
     narrow: Value,
     narrow_stride: Value,
     *,
-    dtype: str,
+    to: str,
 ) -> None:
-    """Normalise rows in place; in bfloat16 also write them narrowed.
+    """Normalise rows in place; for bfloat16 also write them narrowed.
 
     Args:
         code: where to write.
@@ -117,9 +125,9 @@ def layer_norm(
         count: D, the columns that count.
         norm: address of the gain, then the bias, each as wide as a padded row.
         eps: address of the number to add to the variance, float32.
-        narrow: bfloat16 only: where the narrowed rows go.
+        narrow: where the narrowed rows go.
         narrow_stride: bytes from row to row.
-        dtype: 'float32', 'bfloat16' or 'int8', of the products.
+        to: how they are kept: 'bfloat16' or 'rounded'; 'float32' for none.
     """
     lanes = code.lanes
     panel = 2 * lanes
@@ -157,8 +165,8 @@ def layer_norm(
             gain = code.load(norm + k * 4)
             y = code.fma(centred * factor, gain, code.load(norm + (width + k) * 4))
             code.store(y, begin + k * 4)
-            if dtype == "bfloat16":
-                code.store(to_bfloat16(code, y), narrow + i * narrow_stride + k * 2)
+            if to != "float32":
+                store_as(code, y, narrow + i * narrow_stride + k * SIZES[to], to)
 
         code.loop(0, width, lanes, normalise)
 
@@ -174,8 +182,13 @@ def quantise(
     out: Value,
     out_stride: Value,
     quantised: Value,
+    *,
+    to: str,
 ) -> None:
-    """Turn float32 rows into uint8; their scales and zero points go to `quantised`."""
+    """Turn float32 rows into integers 0 to 255, kept as `to`: 'int8', without sign, or 'int16'.
+
+    Their scales and zero points go to `quantised`.
+    """
     lanes = code.lanes
 
     def row(i: Value, _: list[Value]) -> None:
@@ -206,7 +219,8 @@ def quantise(
         def narrow(k: Value, _: list[Value]) -> None:
             y = code.fma(code.load(begin + k * 4), factor, shift)
             y = code.minimum(code.maximum(y, 0.0), 255.0) + ROUND
-            code.store(code.cast("trunc", code.int_bits(y), I8), out + i * out_stride + k)
+            integers = code.cast("trunc", code.int_bits(y), I8 if to == "int8" else I16)
+            code.store(integers, out + i * out_stride + k * SIZES[to])
 
         code.loop(0, width, lanes, narrow)
 
@@ -221,13 +235,16 @@ def narrow(
     width: Value,
     out: Value,
     out_stride: Value,
+    *,
+    to: str,
 ) -> None:
-    """Turn float32 rows into bfloat16."""
+    """Turn float32 rows into 'bfloat16' or 'rounded' ones."""
 
     def row(i: Value, _: list[Value]) -> None:
         def some(k: Value, _: list[Value]) -> None:
-            y = to_bfloat16(code, code.load(x + i * x_stride + k * 4))
-            code.store(y, out + i * out_stride + k * 2)
+            store_as(
+                code, code.load(x + i * x_stride + k * 4), out + i * out_stride + k * SIZES[to], to
+            )
 
         code.loop(0, width, code.lanes, some)
 

@@ -6,16 +6,17 @@ tile; the more registers there are, the fewer loads a multiplication costs.
 
     target        lanes  registers  tile         float32   bfloat16   int8
     avx512-bf16   16     32         12 x 2 x 16  fma       vdpbf16ps  vpdpbusd
-    avx512-vnni   16     32         12 x 2 x 16  fma       widened    vpdpbusd
-    avx512        16     32         12 x 2 x 16  fma       widened    vpmaddwd
-    avx2-vnni     8      16          6 x 2 x 8   fma       widened    vpdpbusd
-    avx2          8      16          6 x 2 x 8   fma       widened    vpmaddwd
-    neon-dot      4      32         12 x 2 x 4   fmla      widened    sdot
-    neon          4      32         12 x 2 x 4   fmla      widened    widened
-    plain         4      16          6 x 2 x 4   mul, add  widened    widened
+    avx512-vnni   16     32         12 x 2 x 16  fma       rounded    vpdpbusd
+    avx512        16     32         12 x 2 x 16  fma       rounded    vpmaddwd
+    avx2-vnni     8      16          6 x 2 x 8   fma       rounded    vpdpbusd
+    avx2          8      16          6 x 2 x 8   fma       rounded    vpmaddwd
+    neon-dot      4      32         12 x 2 x 4   fmla      rounded    sdot
+    neon          4      32         12 x 2 x 4   fmla      rounded    widened
+    plain         4      16          6 x 2 x 4   mul, add  rounded    widened
 
-"Widened": the narrow numbers are turned into float32 or int32 in the kernel, so every dtype gives
-the right answer on every processor, if not a faster one.
+"Rounded": to bfloat16, but kept and multiplied as float32: the same numbers, no faster.  For
+vpmaddwd, and where int8 is "widened", its numbers are kept as int16.  So every dtype gives the
+right answer on every processor.
 
 MINIBERT_CPU=avx2 (or any other name above) chooses a lesser target than the processor's own.
 """
@@ -39,7 +40,7 @@ class Target:
     lanes: int  # float32 numbers in a vector
     tile_rows: tuple[int, ...]  # heights of the tile, the largest first
     int8: str = "widened"  # or 'vnni', 'madd', 'sdot'
-    bfloat16: str = "widened"  # or 'dot'
+    bfloat16: str = "rounded"  # or 'dot'
     fma: bool = True
     arch: str = ""  # the only architecture that has it; empty for any
     cpu: str = ""  # LLVM's name of the processor
@@ -50,10 +51,26 @@ class Target:
         """Columns of a tile, and of a panel of packed weights: two vectors."""
         return 2 * self.lanes
 
-    def attention_dtype(self, dtype: str) -> str:
-        """What queries, keys and values are kept in, in a model of this dtype."""
+    def operand(self, dtype: str) -> str:
+        """How the numbers of a product in this dtype are kept; see SIZES."""
+        if dtype == "bfloat16" and self.bfloat16 == "rounded":
+            return "rounded"
+        if dtype == "int8" and self.int8 in ("madd", "widened"):
+            return "int16"
+        return dtype
+
+    def inner(self, dtype: str) -> str:
+        """How context and inner rows are kept, which are inputs of products, too."""
+        operand = self.operand(dtype)
+        return operand if operand in ("bfloat16", "rounded") else "float32"
+
+    def attention(self, dtype: str) -> str:
+        """How queries, keys and values are kept, in a model of this dtype."""
         return "bfloat16" if dtype != "float32" and self.bfloat16 == "dot" else "float32"
 
+
+# Bytes of a number, in each way of keeping it.  "rounded" is float32 that bfloat16 could hold.
+SIZES = {"float32": 4, "rounded": 4, "bfloat16": 2, "int16": 2, "int8": 1}
 
 LARGE, SMALL = (12, 8, 4), (6, 4, 2)  # tiles for 32 and for 16 registers
 X86, V4, V3 = "x86_64", "x86-64-v4", "x86-64-v3"  # v4 has AVX-512 (f, bw, cd, dq, vl), v3 has AVX2
@@ -61,12 +78,12 @@ X86, V4, V3 = "x86_64", "x86-64-v4", "x86-64-v3"  # v4 has AVX-512 (f, bw, cd, d
 # The best first: a host runs the first that it can.
 TARGETS = (
     Target("avx512-bf16", 16, LARGE, "vnni", "dot", True, X86, V4, "avx512vnni avx512bf16"),
-    Target("avx512-vnni", 16, LARGE, "vnni", "widened", True, X86, V4, "avx512vnni"),
-    Target("avx512", 16, LARGE, "madd", "widened", True, X86, V4, "avx512bw avx512dq avx512vl"),
-    Target("avx2-vnni", 8, SMALL, "vnni", "widened", True, X86, V3, "avxvnni"),
-    Target("avx2", 8, SMALL, "madd", "widened", True, X86, V3, "avx2 fma"),
-    Target("neon-dot", 4, LARGE, "sdot", "widened", True, "aarch64", "generic", "dotprod"),
-    Target("neon", 4, LARGE, "widened", "widened", True, "aarch64", "generic"),
+    Target("avx512-vnni", 16, LARGE, "vnni", "rounded", True, X86, V4, "avx512vnni"),
+    Target("avx512", 16, LARGE, "madd", "rounded", True, X86, V4, "avx512bw avx512dq avx512vl"),
+    Target("avx2-vnni", 8, SMALL, "vnni", "rounded", True, X86, V3, "avxvnni"),
+    Target("avx2", 8, SMALL, "madd", "rounded", True, X86, V3, "avx2 fma"),
+    Target("neon-dot", 4, LARGE, "sdot", "rounded", True, "aarch64", "generic", "dotprod"),
+    Target("neon", 4, LARGE, "widened", "rounded", True, "aarch64", "generic"),
     Target("plain", 4, SMALL, fma=False),
 )
 
