@@ -242,9 +242,8 @@ def narrow(
 
     def row(i: Value, _: list[Value]) -> None:
         def some(k: Value, _: list[Value]) -> None:
-            store_as(
-                code, code.load(x + i * x_stride + k * 4), out + i * out_stride + k * SIZES[to], to
-            )
+            y = code.load(x + i * x_stride + k * 4)
+            store_as(code, y, out + i * out_stride + k * SIZES[to], to)
 
         code.loop(0, width, code.lanes, some)
 
