@@ -55,7 +55,7 @@ def examine() -> Findings:
             else "rounded, but multiplied as float32: right, but no faster than float32",
             "int8": {
                 "vnni": "dot products of fours (vpdpbusd)",
-                "madd": "products of 16-bit pairs (vpmaddwd)",
+                "maddubs": "products of pairs (vpmaddubsw), activations of 7 bits",
                 "sdot": "dot products of fours (sdot)",
                 "widened": "widened to int32: right, but slower than float32",
             }[target.int8],

@@ -89,19 +89,22 @@ def bfloat16(x):
     return from_bfloat16(to_bfloat16(x))
 
 
-def quantised(x):
-    """Rows in uint8, as rows.quantise makes them: u, scales, zero points; and where u is a tie."""
+def quantised(x, largest):
+    """Rows in integers up to `largest`, as rows.quantise makes them.
+
+    Returns u, scales, zero points; and where u is a tie.
+    """
     low, high = (end(x, axis=1, initial=0, keepdims=True) for end in (np.min, np.max))
     span = high - low
-    scale = np.where(span > 1e-30, span * np.float32(1 / 255), np.float32(1))
+    scale = np.where(span > 1e-30, span * np.float32(1 / largest), np.float32(1))
     inverse = 1 / scale
     zero = np.rint(-low * inverse)
     exact = x.astype("f8") * inverse + zero
     doubtful = np.abs(exact % 1 - 0.5) < 1e-3  # two ways of rounding may give neighbours
-    return np.rint(np.clip(exact, 0, 255)), scale.astype("f8"), zero.astype("f8"), doubtful
+    return np.rint(np.clip(exact, 0, largest)), scale.astype("f8"), zero.astype("f8"), doubtful
 
 
-def product(x, layer, dtype):
+def product(x, layer, dtype, largest=255):
     """X @ weight.T + bias in this dtype, in exact arithmetic; and how far rounding may take it."""
     weight, bias = full(layer.weight), layer.bias.astype("f8")
     if dtype != "int8":
@@ -114,7 +117,7 @@ def product(x, layer, dtype):
     else:
         w, w_scale = quantise_rows(weight)
     w, w_scale = w.astype("f8"), w_scale.astype("f8")
-    u, scale, zero, doubtful = quantised(x)
+    u, scale, zero, doubtful = quantised(x, largest)
     sums, shift = u @ w.T, zero * w.sum(axis=1)
     size = scale * w_scale * (np.abs(sums) + np.abs(shift)) + np.abs(bias)
     neighbour = scale * w_scale * (doubtful @ np.abs(w).T)  # had u been one more or less
@@ -136,7 +139,7 @@ def close(ours, truth, limit):
 @over()
 def test_linear(kernels, tokens, into, out):
     x, layer = normal(0, tokens, into), dense(1, out, into)
-    close(kernels.linear(x, layer), *product(x, layer, kernels.dtype))
+    close(kernels.linear(x, layer), *product(x, layer, kernels.dtype, kernels.target.largest))
 
 
 @over()
@@ -147,7 +150,7 @@ def test_linear_takes_int8_weights_as_they_are(kernels):
         random.uniform(0.001, 0.002, 36).astype(np.float32),
     )
     x, layer = normal(0, 17, 100), Dense(weight, normal(1, 36))
-    close(kernels.linear(x, layer), *product(x, layer, kernels.dtype))
+    close(kernels.linear(x, layer), *product(x, layer, kernels.dtype, kernels.target.largest))
 
 
 @each_size
@@ -155,7 +158,7 @@ def test_linear_takes_int8_weights_as_they_are(kernels):
 @over()
 def test_linear_activation(kernels, tokens, into, out, activation):
     x, layer = normal(0, tokens, into), dense(1, out, into)
-    y, limit = product(x, layer, kernels.dtype)
+    y, limit = product(x, layer, kernels.dtype, kernels.target.largest)
     truth = reference.ACTIVATIONS[activation](y)
     limit = 1.2 * limit + FUNCTION * STEP * np.abs(y)  # no slope is above 1.13
     if kernels.inner != "float32":
@@ -193,7 +196,7 @@ def test_a_result_is_rounded_to_bfloat16_with_ties_to_even(kernels):
 def test_linear_add_norm(kernels, tokens, into, out):
     x, layer, residual = normal(0, tokens, into), dense(1, out, into), normal(2, tokens, out)
     gains = norm(3, out)
-    y, limit = product(x, layer, kernels.dtype)
+    y, limit = product(x, layer, kernels.dtype, kernels.target.largest)
     y = y + residual
     truth = reference.layer_norm(y, Norm(gains.gain.astype("f8"), gains.bias.astype("f8")), EPS)
     # A row's mean and deviation are as far off as its numbers, and the numbers are divided by it.
@@ -220,17 +223,27 @@ def test_rows_of_zeros_and_of_one_sign_are_quantised(kernels):
     x[1], x[2] = normal(0, 40), np.abs(normal(1, 40)) + 5
     x[3], x[4], x[5] = -x[2], 1e-3 * x[1], 1e4 * x[1]
     layer = dense(2, 36, 40)
-    close(kernels.linear(x, layer), *product(x, layer, "int8"))
+    close(kernels.linear(x, layer), *product(x, layer, "int8", kernels.target.largest))
     np.testing.assert_array_equal(kernels.linear(x[:1], layer)[0], layer.bias)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "int8"])
-def test_all_targets_that_fuse_give_the_same_product(dtype):
+def test_all_targets_that_fuse_and_quantise_alike_give_the_same_product(dtype):
     x, layer = normal(0, 50, 1100), dense(1, 40, 1100)
-    results = {k.target.name: k.linear(x, layer) for k in PROGRAMS[dtype] if k.target.fma}
-    first = next(iter(results.values()), None)
-    for name, result in results.items():
-        np.testing.assert_array_equal(result, first, name)
+    first = {}
+    for kernels in PROGRAMS[dtype]:
+        target, result = kernels.target, kernels.linear(x, layer)
+        wanted = first.setdefault((target.fma, dtype == "int8" and target.largest), result)
+        np.testing.assert_array_equal(result, wanted, target.name)
+
+
+@over("int8")
+def test_the_largest_products_do_not_overflow(kernels):
+    x = np.full((13, 64), 3.0, np.float32)
+    x[:, 1::2] = np.arange(13)[:, None] / 4  # some rows of neighbours that are both the largest
+    for sign in (1, -1):
+        layer = Dense(np.full((40, 64), sign, np.float32), np.zeros(40, np.float32))
+        close(kernels.linear(x, layer), *product(x, layer, "int8", kernels.target.largest))
 
 
 # ---------------------------------------------------------------- attention

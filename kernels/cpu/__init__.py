@@ -9,6 +9,7 @@ To read them in order:
     activations.py  GELU and its kin, and the exponential
     attention.py    attention over packed windows
     records.py      how Python speaks to the compiled program
+    threads.py      how compiled code reads a job, and how threads share it
     program.py      the whole forward pass, which every thread runs at once
     compiler.py     compile it once and keep the machine code
     packing.py      weights in the order and dtype in which the kernels read them

@@ -5,7 +5,8 @@ L1 or L2.  Rows are float32 and as wide as whole panels; the columns behind the 
 zero and stay zero, so loops need no masks, except where a norm counts columns.
 
 Formulas: layer norm and the steps of kernels/reference.py.  A row in int8 is
-u = round(x / s) + z, with s = (max - min) / 255 and z = round(-min / s), over max >= 0 >= min.
+u = round(x / s) + z, with s = (max - min) / 255 and z = round(-min / s), over max >= 0 >= min
+(127 in place of 255 on some targets).
 """
 
 from __future__ import annotations
@@ -185,11 +186,11 @@ def quantise(
     *,
     to: str,
 ) -> None:
-    """Turn float32 rows into integers 0 to 255, kept as `to`: 'int8', without sign, or 'int16'.
+    """Turn float32 rows into integers of 8 or 7 bits, kept as `to`: 'int8', no sign, or 'int16'.
 
     Their scales and zero points go to `quantised`.
     """
-    lanes = code.lanes
+    lanes, largest = code.lanes, float(code.target.largest)
 
     def row(i: Value, _: list[Value]) -> None:
         begin = x + i * x_stride
@@ -209,7 +210,7 @@ def quantise(
         smallest = code.reduce(code.minimum(low, low2), code.minimum)
         span = code.reduce(code.maximum(high, high2), code.maximum) - smallest
         # A row of zeros gets scale 1; the least normal number keeps the inverse finite.
-        scale = code.select(span > 1e-30, span * (1 / 255), 1.0)
+        scale = code.select(span > 1e-30, span * (1 / largest), 1.0)
         inverse = 1.0 / scale
         zero = (smallest * inverse * -1.0 + ROUND) - ROUND
         code.store(scale, quantised + i * 8)
@@ -218,7 +219,7 @@ def quantise(
 
         def narrow(k: Value, _: list[Value]) -> None:
             y = code.fma(code.load(begin + k * 4), factor, shift)
-            y = code.minimum(code.maximum(y, 0.0), 255.0) + ROUND
+            y = code.minimum(code.maximum(y, 0.0), largest) + ROUND
             integers = code.cast("trunc", code.int_bits(y), I8 if to == "int8" else I16)
             code.store(integers, out + i * out_stride + k * SIZES[to])
 

@@ -7,16 +7,16 @@ tile; the more registers there are, the fewer loads a multiplication costs.
     target        lanes  registers  tile         float32   bfloat16   int8
     avx512-bf16   16     32         12 x 2 x 16  fma       vdpbf16ps  vpdpbusd
     avx512-vnni   16     32         12 x 2 x 16  fma       rounded    vpdpbusd
-    avx512        16     32         12 x 2 x 16  fma       rounded    vpmaddwd
+    avx512        16     32         12 x 2 x 16  fma       rounded    vpmaddubsw
     avx2-vnni     8      16          6 x 2 x 8   fma       rounded    vpdpbusd
-    avx2          8      16          6 x 2 x 8   fma       rounded    vpmaddwd
+    avx2          8      16          6 x 2 x 8   fma       rounded    vpmaddubsw
     neon-dot      4      32         12 x 2 x 4   fmla      rounded    sdot
     neon          4      32         12 x 2 x 4   fmla      rounded    widened
     plain         4      16          6 x 2 x 4   mul, add  rounded    widened
 
-"Rounded": to bfloat16, but kept and multiplied as float32: the same numbers, no faster.  For
-vpmaddwd, and where int8 is "widened", its numbers are kept as int16.  So every dtype gives the
-right answer on every processor.
+"Rounded": to bfloat16, but kept and multiplied as float32: the same numbers, no faster.
+"Widened": numbers in int8 are kept as int16.  vpmaddubsw adds two products in int16, which holds
+them only if activations have 7 bits.  So every dtype gives the right answer on every processor.
 
 MINIBERT_CPU=avx2 (or any other name above) chooses a lesser target than the processor's own.
 """
@@ -39,7 +39,7 @@ class Target:
     name: str
     lanes: int  # float32 numbers in a vector
     tile_rows: tuple[int, ...]  # heights of the tile, the largest first
-    int8: str = "widened"  # or 'vnni', 'madd', 'sdot'
+    int8: str = "widened"  # or 'vnni', 'maddubs', 'sdot'
     bfloat16: str = "rounded"  # or 'dot'
     fma: bool = True
     arch: str = ""  # the only architecture that has it; empty for any
@@ -51,11 +51,16 @@ class Target:
         """Columns of a tile, and of a panel of packed weights: two vectors."""
         return 2 * self.lanes
 
+    @property
+    def largest(self) -> int:
+        """The largest integer that activations are quantised to; weights go from -127 to 127."""
+        return 127 if self.int8 == "maddubs" else 255
+
     def operand(self, dtype: str) -> str:
         """How the numbers of a product in this dtype are kept; see SIZES."""
         if dtype == "bfloat16" and self.bfloat16 == "rounded":
             return "rounded"
-        if dtype == "int8" and self.int8 in ("madd", "widened"):
+        if dtype == "int8" and self.int8 == "widened":
             return "int16"
         return dtype
 
@@ -79,9 +84,9 @@ X86, V4, V3 = "x86_64", "x86-64-v4", "x86-64-v3"  # v4 has AVX-512 (f, bw, cd, d
 TARGETS = (
     Target("avx512-bf16", 16, LARGE, "vnni", "dot", True, X86, V4, "avx512vnni avx512bf16"),
     Target("avx512-vnni", 16, LARGE, "vnni", "rounded", True, X86, V4, "avx512vnni"),
-    Target("avx512", 16, LARGE, "madd", "rounded", True, X86, V4, "avx512bw avx512dq avx512vl"),
+    Target("avx512", 16, LARGE, "maddubs", "rounded", True, X86, V4, "avx512bw avx512dq avx512vl"),
     Target("avx2-vnni", 8, SMALL, "vnni", "rounded", True, X86, V3, "avxvnni"),
-    Target("avx2", 8, SMALL, "madd", "rounded", True, X86, V3, "avx2 fma"),
+    Target("avx2", 8, SMALL, "maddubs", "rounded", True, X86, V3, "avx2 fma"),
     Target("neon-dot", 4, LARGE, "sdot", "rounded", True, "aarch64", "generic", "dotprod"),
     Target("neon", 4, LARGE, "widened", "rounded", True, "aarch64", "generic"),
     Target("plain", 4, SMALL, fma=False),
