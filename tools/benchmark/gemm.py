@@ -6,12 +6,11 @@ cores, measured in turn with the multiplications, so that both see the same cloc
 
 from __future__ import annotations
 
-import importlib
 import statistics
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -20,40 +19,13 @@ from benchmark.tables import NOTHING, markdown
 from benchmark.workload import Shape
 
 ROUNDS = 5
-UNMEASURED = "this minibert has no `minibert.kernels.cpu.measure`"
 LENGTHS = (384, 128)  # tokens
 BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}  # of a number in the inputs; outputs are float32
 # What one thread copies, to and fro: in its cache, and far beyond all caches.
 COPIED = {"cache": 1 << 18, "memory": 1 << 27}
 
-
-class Measure(Protocol):
-    """The hook that minibert.kernels.cpu offers, named `measure`."""
-
-    def __call__(
-        self, dtype: str, num_threads: int, shape: tuple[int, int, int] | None = None
-    ) -> float:
-        """Operations per second; a multiplication with its addition counts as two.
-
-        Args:
-            dtype: of the inputs.
-            num_threads: how many run.
-            shape: T, in, out of y [T, out] = x [T, in] @ w [in, out], with w prepared; None for the
-                peak: the instruction alone, on registers.
-
-        Raises:
-            ValueError: this machine cannot do that.
-        """
-
-
-def find_measure() -> Measure | None:
-    """The hook, or None if this minibert has none."""
-    try:
-        kernels: Any = importlib.import_module("minibert.kernels.cpu")
-    except ImportError:
-        return None
-    measure: Measure | None = getattr(kernels, "measure", None)
-    return measure
+# As minibert.kernels.cpu.measure.rate.
+Rate: TypeAlias = "Callable[[str, int, tuple[int, int, int] | None], float]"
 
 
 def gemm_shapes(shapes: Iterable[Shape]) -> list[tuple[int, int, int]]:
@@ -68,7 +40,7 @@ def gemm_shapes(shapes: Iterable[Shape]) -> list[tuple[int, int, int]]:
 
 
 def gemm_rates(
-    measure: Measure, threads: int, shapes: Sequence[Shape]
+    rate: Rate, threads: int, shapes: Sequence[Shape]
 ) -> dict[str, list[tuple[tuple[int, int, int] | None, float]]]:
     """Measure the peak and every multiplication, in turn.
 
@@ -82,7 +54,7 @@ def gemm_rates(
         for dtype in list(seen):
             try:
                 for values, shape in zip(seen[dtype], asked, strict=True):
-                    values.append(measure(dtype, threads, shape))
+                    values.append(rate(dtype, threads, shape))
             except ValueError:
                 del seen[dtype]
     return {
@@ -95,14 +67,12 @@ def measure_gemm(threads: int, shapes: Sequence[Shape]) -> dict[str, Any]:
     """Measure everything that shares and the roofline need.
 
     Returns:
-        rates: as `gemm_rates` has them; bandwidths: bytes per second of each level. Both are empty
-        without the hook.
+        rates: as `gemm_rates` has them; bandwidths: bytes per second of each level.
     """
-    measure = find_measure()
-    if measure is None:
-        return {"rates": {}, "bandwidths": {}}
+    from minibert.kernels.cpu.measure import rate
+
     return {
-        "rates": gemm_rates(measure, threads, shapes),
+        "rates": gemm_rates(rate, threads, shapes),
         "bandwidths": {level: bandwidth(size, threads) for level, size in COPIED.items()},
     }
 
@@ -140,8 +110,6 @@ def intensity(dtype: str, shape: Sequence[int]) -> float:
 def gemm_shares(measured: dict[str, Any]) -> str:
     """A Markdown table of what `measure_gemm` found: GFLOP/s and share of the peak."""
     rates: dict[str, list[tuple[list[int] | None, float]]] = measured["rates"]
-    if not rates:
-        return f"Not measured: {UNMEASURED}."
     rows = []
     for i, (shape, _) in enumerate(next(iter(rates.values()))):
         label = "peak, registers only" if shape is None else " x ".join(map(str, shape))
