@@ -8,12 +8,17 @@ the peers.
 from __future__ import annotations
 
 import importlib.util
+import json
 import logging
+import shutil
+import tempfile
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
+
+import numpy as np
 
 from benchmark.workload import Floats, Padded, make_windows, pad
 
@@ -99,6 +104,29 @@ def load_onnxruntime(file: Path, dtype: str, threads: int) -> Run:
     return run
 
 
+def load_ctranslate2(folder: Path, dtype: str, threads: int) -> Run:
+    """CTranslate2: its encoder; it has no question-answering head, so NumPy multiplies that."""
+    import ctranslate2
+    from safetensors.numpy import load_file
+
+    encoder = ctranslate2.Encoder(
+        str(folder), device="cpu", compute_type=dtype, intra_threads=threads, inter_threads=1
+    )
+    weights = load_file(folder.parent / "model.safetensors")
+    weight, bias = (weights[f"qa_outputs.{name}"].astype(np.float32) for name in ("weight", "bias"))
+
+    def run(batch: Padded) -> tuple[Floats, Floats]:
+        ids, mask, types = (array.astype(np.int32) for array in batch)
+        view = ctranslate2.StorageView.from_array
+        outputs = encoder.forward_batch(
+            view(ids), view(mask.sum(1, dtype=np.int32)), types.tolist()
+        )
+        logits = np.array(outputs.last_hidden_state) @ weight.T + bias  # [B, S, 2]
+        return logits[..., 0], logits[..., 1]
+
+    return run
+
+
 def load_torch(folder: Path, dtype: str, threads: int) -> Run:
     """The model of transformers, attention by torch's fused kernel; bfloat16 by autocast."""
     import torch
@@ -147,6 +175,12 @@ LIBRARIES = {  # label, loader, modules, file of each precision
         load_onnxruntime,
         ("onnxruntime",),
         {"float32": "model.onnx", "int8": "int8.onnx"},
+    ),
+    "ctranslate2": (
+        "CTranslate2",
+        load_ctranslate2,
+        ("ctranslate2",),
+        {"float32": "ctranslate2-float32", "int8": "ctranslate2-int8"},
     ),
     "torch": (
         "torch",
@@ -222,13 +256,41 @@ def make_openvino_int8(folder: Path) -> None:
     ov.save_model(model, folder / "openvino-int8.xml", compress_to_fp16=False)
 
 
+def make_ctranslate2(folder: Path) -> None:
+    """Convert the encoder alone, in both precisions."""
+    from ctranslate2.converters import TransformersConverter
+    from transformers import BertModel
+
+    with tempfile.TemporaryDirectory() as name:
+        encoder = Path(name)
+        BertModel.from_pretrained(folder, dtype="float32").save_pretrained(encoder)
+        shutil.copy(folder / "vocab.txt", encoder)
+        config = json.loads((encoder / "config.json").read_text(encoding="utf-8"))
+        config["position_embedding_type"] = "absolute"  # which transformers 5 no longer writes
+        (encoder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+        tokenizer = {"tokenizer_class": "BertTokenizer", "model_max_length": 512}
+        (encoder / "tokenizer_config.json").write_text(json.dumps(tokenizer), encoding="utf-8")
+        for dtype in ("float32", "int8"):
+            converter = TransformersConverter(name)
+            converter.convert(str(folder / f"ctranslate2-{dtype}"), quantization=dtype)
+
+
 # In this order: later ones read what earlier ones wrote.
 BUILT: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
     "model.onnx": (make_onnx, ("torch", "transformers", "onnx")),
     "int8.onnx": (make_onnx_int8, ("onnxruntime", "onnx")),
     "openvino.xml": (make_openvino, ("openvino",)),
     "openvino-int8.xml": (make_openvino_int8, ("openvino", "nncf")),
+    "ctranslate2-int8": (make_ctranslate2, ("ctranslate2", "torch", "transformers")),
 }
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def build(folder: Path) -> dict[str, str]:
@@ -248,6 +310,6 @@ def build(folder: Path) -> dict[str, str]:
         try:
             make(folder)
         except Exception as error:  # peers fail in their own ways
-            (folder / name).unlink(missing_ok=True)  # half a file
+            remove(folder / name)  # half a file
             failed[name] = f"{type(error).__name__}: {error}".splitlines()[0]
     return failed

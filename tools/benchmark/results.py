@@ -16,7 +16,12 @@ from benchmark.processes import say
 from benchmark.tables import NOTHING, figures, markdown, ratio_of_rounds, three_digits
 from benchmark.workload import MIXED, window_lengths
 
-PACKAGES = ("minibert", "numpy", "numba", *("openvino", "nncf", "onnxruntime", "torch"))
+PACKAGES = (
+    "minibert",
+    "numpy",
+    "numba",
+    *("openvino", "nncf", "onnxruntime", "ctranslate2", "torch"),
+)
 # How it is measured: cpu.py does so, and the notes say so.
 PADDED = (1, 8, 32)  # sizes of the peers' batches of mixed windows; 1 pads nothing
 TRIAL = 2  # rounds that all see; after them only those go on that could still be the best,
