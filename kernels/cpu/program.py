@@ -126,10 +126,13 @@ def build(dtype: str, target: Target) -> Any:
                 while i < count:
                     row, to = x + i * x_stride + done * 4, sums + i * panel * 4
                     first = start_at + i * start_stride
-                    if count - i > middle:
+                    left = count - i
+                    # The lowest tile has too few sums to keep the multipliers busy: 8 rows are
+                    # better done as 4 and 4 than as 6 and 2.
+                    if left > middle and not high < left <= high + low:
                         tile_high(row, x_stride, w, to, panel * 4, some, first, start_stride, ahead)
                         i += high
-                    elif count - i > low:
+                    elif left > low:
                         tile_middle(
                             row, x_stride, w, to, panel * 4, some, first, start_stride, ahead
                         )
