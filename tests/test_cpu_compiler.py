@@ -264,18 +264,35 @@ def test_kernels_for_another_processor_compile_here():
     assert b"minibert_run" in code
 
 
-@pytest.mark.parametrize(("name", "dots"), [("neon-dot", 24 * UNROLL), ("neon", 0)])
-def test_a_tile_of_bytes_is_multiplied_by_dot_products_where_there_are_such(name, dots):
+TILES = [  # target, dtype, its instruction, how many a turn
+    ("avx512-bf16", "float32", "vfmadd231ps", 24 * UNROLL),
+    ("avx512-bf16", "bfloat16", "vdpbf16ps", 24 * UNROLL),
+    ("avx512-bf16", "int8", "vpdpbusd", 24 * UNROLL),
+    ("avx512-vnni", "bfloat16", "vfmadd231ps", 24 * UNROLL),
+    ("avx512", "int8", "vpmaddubsw", 24 * UNROLL),
+    ("avx2-vnni", "int8", "vpdpbusd", 12 * UNROLL),
+    ("avx2", "int8", "vpmaddubsw", 12 * UNROLL),
+    ("neon-dot", "int8", "sdot", 24 * UNROLL),
+    ("neon", "int8", "sdot", 0),
+]
+
+
+@pytest.mark.parametrize(("name", "dtype", "instruction", "count"), TILES)
+def test_a_tile_is_multiplied_by_the_best_instruction(name, dtype, instruction, count):
     target = next(target for target in TARGETS if target.name == name)
     # Without Numba, which compiles for the machine that it runs on.
     parameters = inspect.signature(gemm.tile).parameters.values()
-    count = sum(each.kind == each.POSITIONAL_OR_KEYWORD for each in parameters) - 1
+    arguments = sum(each.kind == each.POSITIONAL_OR_KEYWORD for each in parameters) - 1
     module = ir.Module()
-    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [simd.I64] * count), "tile")
+    kind = ir.FunctionType(ir.VoidType(), [simd.I64] * arguments)
+    function = ir.Function(module, kind, "tile")
     code = simd.Code(ir.IRBuilder(function.append_basic_block()), target)
-    gemm.tile(code, *(simd.Value(code, each) for each in function.args), rows=12, dtype="int8")
+    values = (simd.Value(code, each) for each in function.args)
+    gemm.tile(code, *values, rows=target.tile_rows[0], operand=target.operand(dtype))
     code.builder.ret_void()
     parsed = llvm.parse_assembly(str(module))
-    arm = compiler.machine(target)
-    parsed.triple, parsed.data_layout = arm.triple, str(arm.target_data)
-    assert arm.emit_assembly(parsed).count("sdot\t") == dots
+    chosen = compiler.machine(target)
+    parsed.triple, parsed.data_layout = chosen.triple, str(chosen.target_data)
+    lines = chosen.emit_assembly(parsed).splitlines()
+    found = sum(instruction in line.split()[:2] for line in lines)  # some begin with {vex}
+    assert found == count
