@@ -75,7 +75,7 @@ def dot_int8(code: Code, total: Value, x: Value, w: Value) -> Value:
             8: ("llvm.x86.avx2.pmadd.ub.sw", "llvm.x86.avx2.pmadd.wd"),
         }[code.lanes]
         pairs = code.call(first, words, code.bits(x, bytes_), code.bits(w, bytes_))
-        return total + code.call(second, total.type, pairs, code.constant(1, words))
+        return code.opaque(total + code.call(second, total.type, pairs, code.constant(1, words)))
     # sdot takes signed x.  Flipping the top bit subtracts 128; the sums begin with it added again.
     x_bytes, w_bytes = code.bits(x ^ -0x7F7F7F80, bytes_), code.bits(w, bytes_)
     return code.call("llvm.aarch64.neon.sdot.v4i32.v16i8", total.type, total, x_bytes, w_bytes)

@@ -247,6 +247,15 @@ class Code:
         b, c = self.like(b, a), self.like(c, a)
         return self.call(f"llvm.fma.{mangle(a.type)}", a.type, a, b, c)
 
+    def opaque(self, a: Value) -> Value:
+        """A vector of x86, of which LLVM does not know how it came about.
+
+        Sums of integers may be taken in any order, and LLVM does, though more registers are needed
+        for it than there are.
+        """
+        kind = ir.FunctionType(a.type, [a.type])
+        return Value(self, self.builder.asm(kind, "", "=v,0", [a.llvm], side_effect=False))
+
     def select(self, condition: Value, a: Number, b: Number) -> Value:
         """A where the condition holds, else b; one of them is a Value."""
         first = a if isinstance(a, Value) else self.like(a, b)  # type: ignore[arg-type]
