@@ -12,7 +12,7 @@ Item = TypeVar("Item")
 
 EVERY = 0.1  # seconds between two drawings
 
-# Whether `stages` says anything: the command line sets it, a library stays silent.
+# Whether `stages` and `notice` say anything: the command line sets it, a library stays silent.
 speaking = False
 
 
@@ -56,6 +56,13 @@ def _draw(count: int, total: int | None, unit: str, seconds: float) -> None:
         bar, left = f"{count} {unit}", ""
     sys.stderr.write(f"\r\x1b[K{bar}, {rate:.1f}/s{left}")
     sys.stderr.flush()
+
+
+def notice(text: str) -> None:
+    """Say one line that is no error."""
+    if speaking and sys.stderr is not None:
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()
 
 
 @contextmanager

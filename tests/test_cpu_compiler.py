@@ -164,6 +164,22 @@ def test_without_a_place_for_the_cache_the_kernels_work_all_the_same(tmp_path):
     assert file.read_bytes() == b""
 
 
+def test_the_command_says_that_it_compiles_and_that_it_has_to_again(tmp_path):
+    file = tmp_path / "file"
+    file.write_bytes(b"")
+    done = subprocess.run(
+        [sys.executable, "-m", "minibert", "answer", "Who?", "Ada wrote it."],
+        env={**os.environ, "MINIBERT_CACHE_DIR": str(file / "folder")},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0
+    begin, end, again = done.stderr.splitlines()
+    assert begin.startswith("minibert: compiling the float32 kernels for ")
+    assert end.startswith(begin.removesuffix(" ..."))
+    assert again.startswith(f"minibert: {file / 'folder'} cannot be written")
+
+
 def test_two_processes_that_compile_at_once_leave_one_good_file(tmp_path):
     both = [start(tmp_path), start(tmp_path)]
     assert {result(process) for process in both} <= {"compiled", "read"}

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from minibert.kernels.cpu.functions import Kernels
+from minibert.kernels.cpu.jobs import BLOCK_ROWS, row_blocks
 from minibert.kernels.cpu.pool import POOL, available_cores, group_cores
 from minibert.kernels.cpu.records import DONE, FIELDS
 from minibert.kernels.cpu.targets import find_target
@@ -415,6 +416,17 @@ def test_the_share_of_the_control_group_is_read(tmp_path, files, cores):
 def test_there_is_no_control_group_below_a_file(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     assert group_cores(tmp_path / "file") == math.inf
+
+
+@pytest.mark.parametrize("tokens", [0, 1, 47, 48, 49, 384, 511])
+def test_row_blocks_cover_all_rows_and_are_not_more_than_there_are(tokens):
+    for threads in (1, 2, 3, 64, 10**12):
+        starts = row_blocks(tokens, threads, find_target())
+        assert starts[0] == 0 or tokens == 0
+        assert starts[-1] == tokens
+        sizes = np.diff(starts)
+        assert (sizes > 0).all()
+        assert sizes.max(initial=0) <= BLOCK_ROWS + find_target().tile_rows[-1]
 
 
 def test_a_backend_without_a_number_of_threads_takes_all_cores(tiny_folder):

