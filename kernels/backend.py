@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -56,10 +57,12 @@ def cpu_backend(dtype: str, num_threads: int | None) -> Backend:
     """The processor's kernels; compiled when they first run."""
     # Here: LLVM takes a tenth of a second to import, and the reference does not need it.
     from .cpu.functions import Kernels
-    from .cpu.pool import available_cores
+    from .cpu.pool import MOST_THREADS, available_cores
     from .cpu.targets import find_target
 
-    kernels = Kernels(dtype, find_target(), num_threads or available_cores())
+    kernels = Kernels(
+        dtype, find_target(), min(int(num_threads or available_cores()), MOST_THREADS)
+    )
     return Backend(
         name="cpu",
         dtype=dtype,
@@ -83,7 +86,8 @@ def get_backend(
     Args:
         device: 'auto', 'cpu', 'cuda' (NVIDIA) or 'reference' (plain NumPy).
         dtype: in which matrices are multiplied: 'float32', 'bfloat16' or 'int8'; None: 'float32'.
-        num_threads: at most so many work on one batch; None: every core that this process may use.
+        num_threads: at most so many, and at most 256, work on one batch; None: every core that this
+            process may use.
 
     Raises:
         BackendError: there is no such device or dtype, or it cannot run here.
@@ -100,7 +104,9 @@ def get_backend(
     if dtype is not None and dtype not in DTYPES:
         raise BackendError(f"unknown dtype {dtype!r}; choose one of {', '.join(DTYPES)}")
     if num_threads is not None and (
-        isinstance(num_threads, bool) or not isinstance(num_threads, int) or num_threads < 1
+        isinstance(num_threads, bool)
+        or not isinstance(num_threads, numbers.Integral)
+        or num_threads < 1
     ):
         raise BackendError(f"num_threads must be a whole number of at least 1, got {num_threads!r}")
     if device == "reference":

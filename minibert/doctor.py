@@ -29,7 +29,7 @@ TEXT = "Ada Lovelace wrote the first program in 1843. It was never run."
 
 def examine() -> Findings:
     """Everything worth knowing when something is slow or wrong, by title and name."""
-    from minibert.kernels.cpu.compiler import cache_folder, cache_name
+    from minibert.kernels.cpu.compiler import cache_folder, cache_name, read_cache
     from minibert.kernels.cpu.pool import available_cores
     from minibert.kernels.cpu.targets import find_target, host_targets
 
@@ -64,7 +64,7 @@ def examine() -> Findings:
             "folder": str(folder),
             **{
                 dtype: "there"
-                if (folder / cache_name(dtype, target)).is_file()
+                if read_cache(folder / cache_name(dtype, target)) is not None
                 else "not yet; `minibert warmup` compiles them"
                 for dtype in LIMITS
             },
@@ -121,14 +121,14 @@ def warm_up(dtypes: Sequence[str]) -> Iterator[str]:
         BackendError: the cache cannot be written, so that compiling was in vain.
     """
     from minibert.errors import BackendError
-    from minibert.kernels.cpu.compiler import cache_folder, cache_name, load_program
+    from minibert.kernels.cpu.compiler import cache_folder, cache_name, load_program, read_cache
     from minibert.kernels.cpu.targets import find_target
 
     target = find_target()
     for dtype in dict.fromkeys(dtypes):
         path = cache_folder() / cache_name(dtype, target)
         load_program(dtype, target)
-        if not path.is_file():
+        if read_cache(path) is None:
             raise BackendError(
                 f"the kernels were compiled, but {path.parent} cannot be written. Make it "
                 "writable, or set MINIBERT_CACHE_DIR to another folder."

@@ -16,7 +16,7 @@ import pytest
 
 from minibert.kernels.cpu.functions import Kernels
 from minibert.kernels.cpu.jobs import BLOCK_ROWS, row_blocks
-from minibert.kernels.cpu.pool import POOL, available_cores, group_cores
+from minibert.kernels.cpu.pool import MOST_THREADS, POOL, available_cores, group_cores
 from minibert.kernels.cpu.records import DONE, FIELDS
 from minibert.kernels.cpu.targets import find_target
 from minibert.model import load_model
@@ -433,3 +433,37 @@ def test_a_backend_without_a_number_of_threads_takes_all_cores(tiny_folder):
     model = load_model(tiny_folder, device="cpu")
     assert model.kernels.num_threads == available_cores()
     assert Kernels("float32", find_target(), 3).num_threads == 3
+
+
+def test_more_threads_than_anybody_needs_are_not_started(tiny_folder):
+    model = load_model(tiny_folder, device="cpu", num_threads=np.int64(10**12))
+    assert model.kernels.num_threads == MOST_THREADS
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+def test_a_fork_waits_until_nobody_compiles(run_script):
+    printed = run_script("""
+from minibert.kernels.cpu.compiler import _PROGRAMS
+compiling, forking = threading.Event(), threading.Event()
+
+def compile_slowly():
+    with _PROGRAMS.lock:
+        compiling.set()
+        forking.wait()
+        threading.Event().wait(0.3)
+        print("compiled", flush=True)
+
+thread = threading.Thread(target=compile_slowly)
+thread.start()
+compiling.wait()
+forking.set()
+if not os.fork():
+    with _PROGRAMS.lock:
+        print("child", flush=True)
+    os._exit(0)
+os.wait()
+thread.join()
+with _PROGRAMS.lock:
+    print("parent")
+""")
+    assert printed == ["compiled", "child", "parent"]

@@ -6,7 +6,8 @@ goes into the cache folder.  A later process reads it back without importing Num
 The file's name is a hash of everything that the code depends on: the sources of all kernels, the
 versions of Python, Numba and llvmlite, the target, the dtype.  A file is written under another name
 and then renamed, so two processes that compile at once both leave a whole one, and it begins with a
-hash of its contents, so a damaged one is compiled again.
+hash of its contents, so a damaged one is compiled again.  That is no protection against somebody
+who may write to the folder: what lies there is run.
 """
 
 from __future__ import annotations
@@ -36,6 +37,9 @@ from .targets import Target, host_arch, host_targets
 Run = ctypes.CFUNCTYPE(
     ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64
 )
+
+# Numba's settings, from the environment, that change the code it makes.
+SETTINGS = ("OPT", "LOOP_VECTORIZE", "SLP_VECTORIZE", "BOUNDSCHECK", "DEBUGINFO")
 
 STAGES = ("translating Python", "optimising", "writing machine code")
 
@@ -82,6 +86,7 @@ def cache_name(dtype: str, target: Target) -> str:
     digest.update((Path(__file__).parent.parent / "reference.py").read_bytes())  # its constants
     versions = [platform.python_version(), llvm.llvm_version_info]
     versions += [importlib.metadata.version(name) for name in ("numba", "llvmlite")]
+    versions += [os.environ.get(f"NUMBA_{name}") for name in SETTINGS]
     digest.update(repr((versions, llvm.get_process_triple(), target, dtype)).encode())
     return f"cpu-{target.name}-{dtype}-{digest.hexdigest()[:24]}.o"
 
@@ -106,7 +111,7 @@ def write_cache(path: Path, code: bytes) -> bool:
                 file.write(hashlib.sha256(code).digest() + code)
             os.chmod(temporary, 0o644)  # mkstemp's files are for one user only
             os.replace(temporary, path)
-        except OSError:
+        except BaseException:  # Ctrl-C, too, leaves nothing behind
             with suppress(OSError):
                 os.unlink(temporary)
             raise
@@ -172,20 +177,36 @@ def load_code(dtype: str, target: Target, code: bytes) -> Program:
 
 
 class Programs:
-    """The programs of this process; a lock keeps two threads from compiling the same one."""
+    """The programs of this process; a lock keeps two threads from compiling the same one.
+
+    A fork waits until nobody compiles: the child would inherit the locks of Numba and LLVM, held by
+    a thread that it does not have.
+    """
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()
         self.loaded: dict[tuple[str, Target], Program] = {}
 
+    def before_fork(self) -> None:
+        """Wait for whoever compiles."""
+        self.lock.acquire()
+
     def after_fork(self) -> None:
-        """The child keeps the programs, but whoever held the lock is not there."""
-        self.lock = threading.Lock()
+        """Let others compile again, in the parent."""
+        self.lock.release()
+
+    def after_fork_in_child(self) -> None:
+        """The child keeps the programs, and gets a lock of its own."""
+        self.lock = threading.RLock()
 
 
 _PROGRAMS = Programs()
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_PROGRAMS.after_fork)
+    os.register_at_fork(
+        before=_PROGRAMS.before_fork,
+        after_in_parent=_PROGRAMS.after_fork,
+        after_in_child=_PROGRAMS.after_fork_in_child,
+    )
 
 
 def load_program(dtype: str, target: Target) -> Program:

@@ -15,6 +15,7 @@ import os
 import queue
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ from .compiler import Program
 from .packing import aligned
 
 Job = NDArray[np.int64]
+
+MOST_THREADS = 256  # more bring nothing to one batch, and each takes memory
 
 
 def available_cores() -> int:
@@ -97,8 +100,9 @@ class Pool:
 
     def run(self, program: Program, job: Job, threads: int) -> None:
         """Do a job with so many threads, this one among them.  Hold the lock."""
-        while len(self.helpers) < threads - 1:
-            self.helpers.append(Helper(len(self.helpers) + 1))
+        with suppress(RuntimeError):  # no more threads to be had: fewer do it, too
+            while len(self.helpers) < threads - 1:
+                self.helpers.append(Helper(len(self.helpers) + 1))
         try:
             for helper in self.helpers[: threads - 1]:
                 helper.jobs.put((program, job))

@@ -209,7 +209,7 @@ def quantise(
         low, high, low2, high2 = code.loop(0, width, 2 * lanes, range_, zeros)
         smallest = code.reduce(code.minimum(low, low2), code.minimum)
         span = code.reduce(code.maximum(high, high2), code.maximum) - smallest
-        # A row of zeros gets scale 1; the least normal number keeps the inverse finite.
+        # A row of zeros, or as good as that, gets scale 1, which keeps the inverse finite.
         scale = code.select(span > 1e-30, span * (1 / largest), 1.0)
         inverse = 1.0 / scale
         zero = (smallest * inverse * -1.0 + ROUND) - ROUND

@@ -44,7 +44,7 @@ class Target:
     fma: bool = True
     arch: str = ""  # the only architecture that has it; empty for any
     cpu: str = ""  # LLVM's name of the processor
-    features: str = ""  # LLVM features beyond those of `cpu`; the host must have them all
+    features: str = ""  # LLVM's names of the features; the host must have them all
 
     @property
     def panel(self) -> int:
@@ -78,15 +78,19 @@ class Target:
 SIZES = {"float32": 4, "rounded": 4, "bfloat16": 2, "int16": 2, "int8": 1}
 
 LARGE, SMALL = (12, 8, 4), (6, 4, 2)  # tiles for 32 and for 16 registers
-X86, V4, V3 = "x86_64", "x86-64-v4", "x86-64-v3"  # v4 has AVX-512 (f, bw, cd, dq, vl), v3 has AVX2
+X86, V4, V3 = "x86_64", "x86-64-v4", "x86-64-v3"
+HAVE_V3 = "avx2 bmi bmi2 f16c fma lzcnt movbe"  # what LLVM may use for them
+HAVE_V4 = f"{HAVE_V3} avx512f avx512bw avx512cd avx512dq avx512vl"
 
 # The best first: a host runs the first that it can.
 TARGETS = (
-    Target("avx512-bf16", 16, LARGE, "vnni", "dot", True, X86, V4, "avx512vnni avx512bf16"),
-    Target("avx512-vnni", 16, LARGE, "vnni", "rounded", True, X86, V4, "avx512vnni"),
-    Target("avx512", 16, LARGE, "maddubs", "rounded", True, X86, V4, "avx512bw avx512dq avx512vl"),
-    Target("avx2-vnni", 8, SMALL, "vnni", "rounded", True, X86, V3, "avxvnni"),
-    Target("avx2", 8, SMALL, "maddubs", "rounded", True, X86, V3, "avx2 fma"),
+    Target(
+        "avx512-bf16", 16, LARGE, "vnni", "dot", True, X86, V4, f"{HAVE_V4} avx512vnni avx512bf16"
+    ),
+    Target("avx512-vnni", 16, LARGE, "vnni", "rounded", True, X86, V4, f"{HAVE_V4} avx512vnni"),
+    Target("avx512", 16, LARGE, "maddubs", "rounded", True, X86, V4, HAVE_V4),
+    Target("avx2-vnni", 8, SMALL, "vnni", "rounded", True, X86, V3, f"{HAVE_V3} avxvnni"),
+    Target("avx2", 8, SMALL, "maddubs", "rounded", True, X86, V3, HAVE_V3),
     Target("neon-dot", 4, LARGE, "sdot", "rounded", True, "aarch64", "generic", "dotprod"),
     Target("neon", 4, LARGE, "widened", "rounded", True, "aarch64", "generic"),
     Target("plain", 4, SMALL, fma=False),
