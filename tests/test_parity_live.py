@@ -18,6 +18,7 @@ import pytest
 
 from minibert import InputError, MinibertError, Model
 from minibert.hub import EMBEDDED
+from minibert.model import load_model
 from minibert.pipelines import QuestionAnsweringPipeline
 from minibert.weights import Int8, full
 
@@ -67,8 +68,10 @@ class MadeUp(Model):
         return [made_up_logits(w.input_ids, *self.how) for w in windows]
 
 
-def torch_model(weights, config):
-    """transformers' model with our weights."""
+def torch_model(folder=None):
+    """transformers' model with the weights of a folder, as the definition reads them."""
+    model = load_model(folder, device="reference")
+    weights, config = model.weights, model.config
     theirs = transformers.BertConfig(**asdict(config), attn_implementation="eager")
     model = transformers.BertForQuestionAnswering(theirs).eval()
     state = {}
@@ -228,7 +231,7 @@ def largest_difference(model, theirs, windows):
 @pytest.mark.parametrize("which", ["embedded", "tiny"])
 def test_logits_are_within_the_limit(which, request):
     model = request.getfixturevalue(which)
-    theirs = torch_model(model.weights, model.config)
+    theirs = torch_model(None if which == "embedded" else request.getfixturevalue("tiny_folder"))
     windows = []
     for question, text in paragraphs()[:20]:
         windows += model.windows(question, [text], doc_stride=8, max_question_length=10)
@@ -236,7 +239,7 @@ def test_logits_are_within_the_limit(which, request):
 
 
 def test_answers_to_real_questions_are_the_same(embedded, their_tokenizer, no_fillers):
-    model = torch_model(embedded.weights, embedded.config)
+    model = torch_model()
     theirs = transformers.pipeline(
         "question-answering", model=model, tokenizer=their_tokenizer, device="cpu"
     )
@@ -253,7 +256,7 @@ def test_answers_to_real_questions_are_the_same(embedded, their_tokenizer, no_fi
 
 
 def test_a_list_of_questions_gives_the_same_list(embedded, their_tokenizer, no_fillers):
-    model = torch_model(embedded.weights, embedded.config)
+    model = torch_model()
     theirs = transformers.pipeline(
         "question-answering", model=model, tokenizer=their_tokenizer, device="cpu"
     )
