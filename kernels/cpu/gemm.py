@@ -17,7 +17,7 @@ each row of the tile, broadcasts four bytes of x and multiplies:
 Loads a step: 12 broadcasts and 2 vectors for 24 multiplications, so the multipliers are the limit.
 Measured on one core, widths 384 to 3072, by `tools/bench.py cpu`: on a Zen 5 (12 x 2 tiles) 253 to
 261 GFLOP/s in float32, 467 to 553 in bfloat16, 958 to 1,076 GOP/s in int8; on a Zen 3 (AVX2, 6 x 2
-tiles) 95 to 98 in float32 and 171 to 181 in int8, which is 92 to 95 % of the peaks there.
+tiles) 95 to 98 in float32 and 172 to 181 in int8, which is 92 to 95 and 90 to 95 % of the peaks.
 
 int8: x is stored as u = x / s + z, with scale s and zero point z of its row, u from 0 to 255 (or to
 127, see Target.largest); w as integers with one scale a column.  The integers are summed exactly:
