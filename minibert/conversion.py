@@ -23,7 +23,16 @@ from minibert.errors import CheckpointError, InputError, ModelNotFoundError
 from minibert.hub import ModelFiles, find_model
 from minibert.tokenizer import load_tokenizer
 from minibert.torch_pickle import read_torch_file
-from minibert.weights import HEAD, LAYOUT, Int8, check_weights, expected_shapes, plain_name
+from minibert.weights import (
+    HEAD,
+    LAYOUT,
+    Int8,
+    check_weights,
+    expected_shapes,
+    full,
+    plain_name,
+    read_matrix,
+)
 
 DTYPES = ("float32", "float16", "int8")
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "tokenizer_config.json")
@@ -63,7 +72,8 @@ def convert(
             a name on the Hugging Face Hub.
         output: the folder to write.
         dtype: how to store the numbers: 'float32', 'float16', or 'int8' (matrices in int8 with
-            one scale a row, everything else float32).
+            one scale a row, everything else float32).  A model in int8 becomes floats of the same
+            values, which other programs can read.
         revision: branch, tag or commit on the Hub.
         token: for private models on the Hub.
         cache_dir: where the Hub's files are kept.
@@ -94,7 +104,7 @@ def convert(
     except OSError as error:
         raise InputError(f"{target}: cannot be written: {error.strerror}") from None
     try:
-        tensors = dict(_stored(_arrays(files, config), dtype))
+        tensors = dict(_stored(_arrays(files, config, dtype), dtype))
         metadata = {"format": "pt"} | ({"minibert_layout": LAYOUT} if dtype == "int8" else {})
         save_file(tensors, draft / "model.safetensors", metadata=metadata)
         check_weights(open_checkpoint(draft / "model.safetensors"), config)
@@ -124,14 +134,17 @@ def convert(
     return target
 
 
-def _arrays(files: ModelFiles, config: BertConfig) -> Iterator[tuple[str, NDArray[np.floating]]]:
-    """The arrays that the config calls for, with transformers' names, as the file has them."""
+def _arrays(
+    files: ModelFiles, config: BertConfig, dtype: str
+) -> Iterator[tuple[str, NDArray[np.floating]]]:
+    """The arrays that the config calls for, with transformers' names, in floats."""
     if files.weights.name.endswith(".safetensors") or files.weights.name.endswith(".json"):
         checkpoint = open_checkpoint(files.weights)
         names = check_weights(checkpoint, config)
-        if any(checkpoint.dtype(name) == "I8" for name in names.values()):
-            raise CheckpointError(f"{files.weights}: is int8 already; convert the original instead")
-        arrays = {plain: checkpoint.read(name) for plain, name in names.items()}
+        int8 = any(checkpoint.dtype(name) == "I8" for name in names.values())
+        if int8 and dtype == "int8":
+            raise CheckpointError(f"{files.weights}: is int8 already")
+        arrays = {plain: full(read_matrix(checkpoint, name)) for plain, name in names.items()}
     else:
         arrays = _pickled(files.weights, config)
     for name, array in arrays.items():

@@ -176,8 +176,14 @@ def check_weights(checkpoint: Checkpoint, config: BertConfig) -> dict[str, str]:
         pooler, a pre-training head) is left out.
 
     Raises:
-        CheckpointError: an array is missing, doubled, or has another shape or dtype.
+        CheckpointError: an array is missing, doubled, or has another shape or dtype; or the int8
+            layout is of a later minibert.
     """
+    if (layout := checkpoint.metadata.get("minibert_layout", LAYOUT)) != LAYOUT:
+        raise CheckpointError(
+            f"{checkpoint.path}: the weights are stored in layout {layout!r}, and this minibert "
+            f"reads {LAYOUT!r}. Install a newer minibert."
+        )
     expected = expected_shapes(config)
     names: dict[str, str] = {}
     problems = []
@@ -234,6 +240,12 @@ def check_weights(checkpoint: Checkpoint, config: BertConfig) -> dict[str, str]:
     return names
 
 
+def read_matrix(checkpoint: Checkpoint, name: str) -> Matrix:
+    """Read one matrix, by the file's name for it."""
+    array = checkpoint.read(name)
+    return Int8(array, checkpoint.read(f"{name}.scale")) if array.dtype == np.int8 else array
+
+
 def stack(parts: list[Dense]) -> Dense:
     """Stack dense layers that read the same input: 3 x [D, D] -> [3D, D]."""
     bias = np.concatenate([part.bias for part in parts])
@@ -251,18 +263,10 @@ def load_weights(checkpoint: Checkpoint, config: BertConfig) -> Weights:
     Raises:
         CheckpointError: the file does not fit the config, or holds NaN or infinite numbers.
     """
-    if (layout := checkpoint.metadata.get("minibert_layout", LAYOUT)) != LAYOUT:
-        raise CheckpointError(
-            f"{checkpoint.path}: the weights are stored in layout {layout!r}, and this minibert "
-            f"reads {LAYOUT!r}. Install a newer minibert."
-        )
     names = check_weights(checkpoint, config)
 
     def matrix(name: str) -> Matrix:
-        array = checkpoint.read(names[name])
-        if array.dtype == np.int8:
-            return Int8(array, checkpoint.read(names[name] + ".scale"))
-        return array
+        return read_matrix(checkpoint, names[name])
 
     def dense(name: str) -> Dense:
         return Dense(matrix(f"{name}.weight"), checkpoint.read(names[f"{name}.bias"]))

@@ -283,7 +283,14 @@ def test_numbers_beyond_float16_are_refused(tmp_path, tensors):
 
 def test_int8_is_not_converted_again(tmp_path, tiny_folder):
     int8 = convert(tiny_folder, tmp_path / "int8", dtype="int8")
-    assert "is int8 already" in refused(int8, tmp_path / "new")
+    assert "is int8 already" in refused(int8, tmp_path / "new", dtype="int8")
+
+
+def test_int8_becomes_floats_of_the_same_values(tmp_path, tiny_folder):
+    int8 = convert(tiny_folder, tmp_path / "int8", dtype="int8")
+    floats = convert(int8, tmp_path / "floats")
+    np.testing.assert_array_equal(logits(floats), logits(int8))
+    assert "minibert_layout" not in open_checkpoint(floats / "model.safetensors").metadata
 
 
 def test_a_missing_shard_is_not_found(tmp_path):
