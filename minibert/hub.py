@@ -7,6 +7,7 @@ HF_TOKEN).
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -30,6 +31,31 @@ class ModelFiles:
 
     folder: Path  # config.json and the tokenizer's files
     weights: Path  # a .safetensors file, or the index of a sharded one
+
+    def parts(self) -> list[Path]:
+        """The files that hold the weights: one, or all shards."""
+        if not self.weights.name.endswith(".index.json"):
+            return [self.weights]
+        index = json.loads(self.weights.read_text(encoding="utf-8"))
+        return [self.weights.parent / name for name in sorted(set(index["weight_map"].values()))]
+
+    @property
+    def size(self) -> int:
+        """Of the weights, in bytes."""
+        return sum(path.stat().st_size for path in self.parts())
+
+    def digest(self) -> str:
+        """SHA-256 of everything that a model's answers depend on."""
+        names = ("config.json", "tokenizer.json", "vocab.txt", "tokenizer_config.json")
+        files = [self.folder / name for name in names] + self.parts()
+        total = hashlib.sha256()
+        for path in files:
+            if path.is_file():
+                with path.open("rb") as file:
+                    while block := file.read(1 << 20):
+                        total.update(block)
+            total.update(b"\0")  # so that no two lists of files look alike
+        return total.hexdigest()
 
 
 def find_model(

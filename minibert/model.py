@@ -17,7 +17,7 @@ from minibert.checkpoint import open_checkpoint
 from minibert.config import BertConfig
 from minibert.encoder import qa_logits
 from minibert.errors import InputError, TokenizerError
-from minibert.hub import find_model
+from minibert.hub import ModelFiles, find_model
 from minibert.kernels.backend import Backend, get_backend
 from minibert.spans import Logits
 from minibert.tokenizer import Tokenizer, load_tokenizer
@@ -41,6 +41,7 @@ class Model:
     tokenizer: Tokenizer
     kernels: Backend
     weights: Weights  # as `kernels.prepare` packed them
+    files: ModelFiles | None = None  # where it came from
 
     @property
     def device(self) -> str:
@@ -223,4 +224,4 @@ def load_model(
         raise TokenizerError(f"{files.folder}: {error}") from None
     weights = kernels.prepare(load_weights(open_checkpoint(files.weights), config))
     name = files.folder.name if model is None else str(model)
-    return Model(name, config, tokenizer, kernels, weights)
+    return Model(name, config, tokenizer, kernels, weights, files)

@@ -16,13 +16,14 @@ EVERY = 0.1  # seconds between two drawings
 speaking = False
 
 
-def progress(items: Iterable[Item], total: int | None, unit: str) -> Iterator[Item]:
+def progress(items: Iterable[Item], total: int | None, unit: str, done: int = 0) -> Iterator[Item]:
     """Pass `items` on; on a terminal, draw how many have passed, how fast, how long it will take.
 
     Args:
         items: anything that can be iterated.
         total: how many there will be; None if nobody knows.
         unit: what they are, in the plural.
+        done: how many of the total were done before; `items` are the others.
     """
     if not sys.stderr.isatty():
         yield from items
@@ -37,17 +38,18 @@ def progress(items: Iterable[Item], total: int | None, unit: str) -> Iterator[It
             yield item
             if (now := time.monotonic()) - drawn >= EVERY:
                 drawn = now
-                _draw(count, total, unit, now - begin)
+                _draw(count, total, unit, now - begin, done)
     finally:
         if count:
-            _draw(count, total, unit, time.monotonic() - begin)
+            _draw(count, total, unit, time.monotonic() - begin, done)
             sys.stderr.write("\n")
             sys.stderr.flush()
 
 
-def _draw(count: int, total: int | None, unit: str, seconds: float) -> None:
+def _draw(count: int, total: int | None, unit: str, seconds: float, done: int) -> None:
     """Overwrite the line."""
     rate = count / max(seconds, 1e-9)
+    count += done
     if total:
         filled = min(20, 20 * count // total)
         bar = f"[{'#' * filled}{'.' * (20 - filled)}] {count}/{total} {unit}"

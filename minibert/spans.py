@@ -330,10 +330,37 @@ def decode_probabilities(
 
     Source: `QuestionAnsweringPipeline.postprocess` of transformers 5.2.0.
     """
+    answers, null_score = rank_probabilities(
+        windows,
+        logits,
+        cls_id=cls_id,
+        # Widening to words makes some candidates equal, so more of them are looked at.
+        k=2 * top_k + 10 if align_to_words else top_k,
+        max_answer_len=max_answer_len,
+        align_to_words=align_to_words,
+    )
+    if handle_impossible_answer:
+        answers.append({"score": null_score, "start": 0, "end": 0, "answer": ""})
+    return sorted(answers, key=lambda answer: answer["score"], reverse=True)[:top_k]
+
+
+def rank_probabilities(
+    windows: Sequence[Window],
+    logits: Sequence[Logits],
+    *,
+    cls_id: int,
+    k: int,
+    max_answer_len: int,
+    align_to_words: bool,
+) -> tuple[list[dict[str, Any]], float]:
+    """The k most probable spans of each window, equal texts merged; and the null score.
+
+    Returns:
+        Dicts as decode_probabilities gives them, in the order in which their texts were found; and
+        the probability of "no answer", the lowest of all windows.
+    """
     null_score = 1000000.0
     answers: dict[str, dict[str, Any]] = {}
-    # Widening to words makes some candidates equal, so more of them are looked at.
-    k = 2 * top_k + 10 if align_to_words else top_k
     for window, (start_logits, end_logits) in zip(windows, logits, strict=True):
         allowed = window.input_ids == cls_id
         first, stop = window.offset, window.offset + window.end - window.begin
@@ -350,7 +377,4 @@ def decode_probabilities(
                 same["score"] += span.score
             else:
                 answers[text.lower()] = {"score": span.score, "start": i, "end": j, "answer": text}
-    ranked = list(answers.values())
-    if handle_impossible_answer:
-        ranked.append({"score": null_score, "start": 0, "end": 0, "answer": ""})
-    return sorted(ranked, key=lambda answer: answer["score"], reverse=True)[:top_k]
+    return list(answers.values()), null_score

@@ -107,6 +107,23 @@ class Tokenizer:
             words=np.array(words, np.int32),
         )
 
+    def basic_words(self, text: str) -> list[str]:
+        """The words and punctuation marks of `text`, before words are split into pieces.
+
+        In lower case and without accents, if the model's tokens are.
+
+        Source: `BasicTokenizer` in google-research/bert tokenization.py.
+        """
+        if self.backend.normalizer is not None:
+            text = self.backend.normalizer.normalize_str(text)
+        if self.backend.pre_tokenizer is None:
+            return text.split()
+        return [word for word, _ in self.backend.pre_tokenizer.pre_tokenize_str(text)]
+
+    def names(self, ids: Ints) -> list[str]:
+        """The vocabulary's names of tokens: "##" begins what continues a word."""
+        return [self.backend.id_to_token(token) or "" for token in ids.tolist()]
+
     def _check_layout(self) -> None:
         """Refuse a splitter that does not build [CLS] question [SEP] text [SEP]."""
         if self.backend.post_processor is None:

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minibert import __version__
-from minibert.cli import LONGEST_SENTENCE, main, sentence_around
+from minibert.cli import main
+from minibert.commands.answer import LONGEST_SENTENCE, sentence_around
 from minibert.progress import progress
 
 QUESTION = "who wrote it?"

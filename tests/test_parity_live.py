@@ -290,3 +290,110 @@ def test_tokens_and_windows_are_the_same(embedded, their_tokenizer):
         for w, offsets in zip(windows, want["offset_mapping"], strict=True):
             shown = w.context.offsets[w.begin : w.end].tolist()
             assert [list(pair) for pair in offsets[w.offset : -1]] == shown
+
+
+# ---------------------------------------------------------------- run_squad
+
+
+@pytest.fixture(scope="module")
+def slow_tokenizer(tmp_path_factory):
+    """The tokenizer in Python, the only one whose features transformers can still make."""
+    from transformers.models.bert.tokenization_bert_legacy import BertTokenizerLegacy
+
+    vocab = json.loads((EMBEDDED / "tokenizer.json").read_text())["model"]["vocab"]
+    file = tmp_path_factory.mktemp("vocab") / "vocab.txt"
+    file.write_text("".join(f"{token}\n" for token in sorted(vocab, key=vocab.get)))
+    return BertTokenizerLegacy(str(file), do_lower_case=True, model_max_length=512)
+
+
+def their_features(tokenizer, question, context, length, stride):
+    """transformers' windows of one question, unpadded."""
+    from transformers.data.processors import squad
+
+    example = squad.SquadExample("id", question, context, None, None, "", is_impossible=True)
+    squad.squad_convert_example_to_features_init(tokenizer)
+    features = squad.squad_convert_example_to_features(
+        example, length, stride, 64, "do_not_pad", False
+    )
+    for number, feature in enumerate(features):
+        feature.unique_id = number
+    return example, features
+
+
+def their_answers(tokenizer, example, features, logits, folder, n, longest, with_null, threshold):
+    """What transformers writes: the text, the n best, the null odds."""
+    from transformers.data.metrics.squad_metrics import compute_predictions_logits
+    from transformers.data.processors.squad import SquadResult
+
+    results = [SquadResult(i, *(part.tolist() for part in pair)) for i, pair in enumerate(logits)]
+    files = [str(folder / name) for name in ("predictions", "nbest", "odds")]
+    texts = compute_predictions_logits(
+        [example], features, results, n, longest, True, *files, False, with_null, threshold,
+        tokenizer,
+    )  # fmt: skip
+    nbest = json.loads((folder / "nbest").read_text())["id"]
+    odds = json.loads((folder / "odds").read_text())["id"] if with_null else None
+    return texts["id"], nbest, odds
+
+
+def test_run_squad_windows_and_answers_on_equal_logits(embedded, slow_tokenizer, tmp_path):
+    from minibert.decoders import RunSquad, Settings
+
+    kinds = {"several windows": 0, "no answer": 0, "ties": 0, "cut at a word's end": 0}
+    for case in range(600):
+        rng = random.Random(case)
+        words = rng.choice([WORDS, WORDS, WORDS[:20], ["a", "A.", "b's"]])
+        question = "what " + made_up_text(rng, rng.choice([1, 4, 12, 80]), words)  # not empty there
+        context = made_up_text(rng, rng.choice([1, 2, 5, 30, 120, 300]), words)
+        length, stride = rng.choice([(384, 128), (384, 128), (128, 32), (100, 20), (384, 50)])
+        coarse = rng.random() < 0.4
+        with_null = rng.random() < 0.8
+        threshold = rng.choice([0.0, 0.0, -2.0, 3.5])
+        n, longest = rng.choice([(20, 30), (20, 30), (1, 5), (5, 2)])
+        settings = Settings(
+            max_seq_length=length, doc_stride=stride, max_answer_length=longest, n_best_size=n,
+            null_threshold=threshold, with_null=with_null,
+        )  # fmt: skip
+        decoder = RunSquad(embedded, settings)
+        note = (case, question[:100], context[:200], settings)
+        example, features = their_features(slow_tokenizer, question, context, length, stride)
+        windows = decoder.windows(question, context)
+        assert [f.input_ids for f in features] == [w.input_ids.tolist() for w in windows], note
+        assert [f.token_type_ids for f in features] == [
+            w.token_type_ids.tolist() for w in windows
+        ], note
+        logits = [made_up_logits(w.input_ids, case, coarse) for w in windows]
+        text, nbest, odds = their_answers(
+            slow_tokenizer, example, features, logits, tmp_path, n, longest, with_null, threshold
+        )
+        ours = decoder.decode(context, windows, logits)
+        assert (ours.text, ours.null_odds) == (text, odds), note
+        assert ours.n_best == nbest, note
+        kinds["several windows"] += len(windows) > 1
+        kinds["no answer"] += not text
+        kinds["ties"] += coarse
+        kinds["cut at a word's end"] += text not in context.split() and text in context
+    assert min(kinds.values()) >= 50, kinds
+
+
+def test_predictions_for_real_questions_are_those_of_run_squad(embedded, slow_tokenizer, tmp_path):
+    from minibert.decoders import RunSquad, Settings
+
+    theirs, decoder = torch_model(), RunSquad(embedded, Settings())
+    for question, context in paragraphs()[:30]:
+        example, features = their_features(slow_tokenizer, question, context, 384, 128)
+        logits = []
+        for feature in features:
+            with torch.no_grad():
+                out = theirs(
+                    input_ids=torch.tensor([feature.input_ids]),
+                    token_type_ids=torch.tensor([feature.token_type_ids]),
+                )
+            logits.append((out.start_logits[0].numpy(), out.end_logits[0].numpy()))
+        text, _, odds = their_answers(
+            slow_tokenizer, example, features, logits, tmp_path, 20, 30, True, 0.0
+        )
+        windows = decoder.windows(question, context)
+        ours = decoder.decode(context, windows, embedded.logits(windows))
+        assert ours.text == text, question
+        assert ours.null_odds == pytest.approx(odds, abs=4 * LOGIT_LIMIT), question

@@ -1,0 +1,103 @@
+"""minibert compare: several models on one SQuAD file, as a table."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from minibert.commands.options import (
+    DTYPES,
+    add_decoding_options,
+    add_running_options,
+    decoding_settings,
+    read_data,
+)
+from minibert.files import writing
+from minibert.progress import notice
+
+
+def add_command(commands: Any) -> None:
+    """Describe the command and its options."""
+    parser = commands.add_parser(
+        "compare",
+        help="measure several models on one SQuAD file",
+        description="Run models over the same questions, one after the other, and print a table: "
+        "exact match, F1, size of the weights on disk, questions a second.",
+    )
+    parser.set_defaults(run=command_compare, check=check_usage)
+    parser.add_argument(
+        "models",
+        nargs="*",
+        metavar="MODEL",
+        help="folder, .safetensors file, or name on the Hugging Face Hub; 'embedded' for the "
+        "model that comes along (default: embedded)",
+    )
+    parser.add_argument(
+        "--data",
+        required=True,
+        metavar="FILE",
+        help="questions in SQuAD's format, 1.1 or 2.0: .json, .json.gz or .json.xz",
+    )
+    parser.add_argument(
+        "--format", choices=["markdown", "json"], default="markdown", help="(default: markdown)"
+    )
+    parser.add_argument("--output", metavar="FILE", help="write there instead of standard output")
+    parser.add_argument(
+        "--null-threshold",
+        type=float,
+        default=0.0,
+        metavar="X",
+        help="'no answer' if the null odds are above X (default: 0)",
+    )
+    add_decoding_options(parser)
+    add_running_options(parser, several_dtypes=True)
+
+
+def check_usage(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """End with status 2 if options contradict each other."""
+    if args.null_threshold != args.null_threshold:
+        parser.error("argument --null-threshold: must be a number, got nan")
+
+
+def command_compare(args: argparse.Namespace) -> None:
+    """Run `minibert compare`."""
+    from minibert.evaluation import check_output, compare
+    from minibert.model import load_model
+
+    check_output(args.output)
+    data = read_data(args)
+    settings = decoding_settings(args, data, args.null_threshold)
+    names = args.models or ["embedded"]
+    kinds = args.dtype or DTYPES[:1]
+    wanted = [(name, dtype) for name in names for dtype in kinds]
+
+    def load(name: str, dtype: str) -> Any:
+        return load_model(
+            None if name == "embedded" else name,
+            device=args.device,
+            dtype=dtype,
+            num_threads=args.threads,
+        )
+
+    for name in names:  # a name that is wrong is said before the first one has run for minutes
+        load(name, kinds[0])
+    rows = []
+    for number, (name, dtype) in enumerate(wanted, 1):
+        notice(f"{number} of {len(wanted)}: {name}, {dtype}")
+        rows.append(compare(load(name, dtype), data, settings) | {"model": name})
+    with writing(args.output) as out:
+        out.write(as_markdown(rows) if args.format == "markdown" else json.dumps(rows, indent=2))
+        out.write("\n")
+
+
+def as_markdown(rows: list[dict[str, Any]]) -> str:
+    """The rows as a table, figures to the right."""
+    head = ("model", "dtype", "exact", "F1", "weights, MB", "questions/s")
+    lines = [head, ("---", "---", "---:", "---:", "---:", "---:")]
+    for row in rows:
+        name = row["model"].replace("|", "\\|")
+        figures = (row["exact"], row["f1"], row["megabytes"])
+        rate = f"{row['questions_per_second']:.1f}"
+        lines.append((name, row["dtype"], *(f"{figure:.2f}" for figure in figures), rate))
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,0 +1,43 @@
+"""minibert convert: old checkpoints become folders of safetensors."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+
+def add_command(commands: Any) -> None:
+    """Describe the command and its options."""
+    convert = commands.add_parser(
+        "convert",
+        help="turn an old checkpoint into safetensors, or make it smaller",
+        description="Write a model as a folder with model.safetensors, config.json and its "
+        "tokenizer. Old pytorch_model.bin files are read without torch, and nothing in them is "
+        "executed.",
+    )
+    convert.set_defaults(run=command_convert)
+    convert.add_argument("model", help="folder, weights file, or name on the Hugging Face Hub")
+    convert.add_argument("output", help="the folder to write")
+    convert.add_argument(
+        "--dtype",
+        choices=["float32", "float16", "int8"],
+        default="float32",
+        help="how to store the numbers (default: float32)",
+    )
+    convert.add_argument("--revision", help="branch, tag or commit on the Hub")
+    convert.add_argument("--overwrite", action="store_true", help="replace the folder if it exists")
+
+
+def command_convert(args: argparse.Namespace) -> None:
+    """Run `minibert convert`."""
+    from minibert.conversion import convert
+
+    folder = convert(
+        args.model,
+        args.output,
+        dtype=args.dtype,
+        revision=args.revision,
+        overwrite=args.overwrite,
+    )
+    size = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
+    print(f"{folder}: {size:.1f} MB, {args.dtype}")

@@ -1,0 +1,159 @@
+"""minibert evaluate: SQuAD's numbers for a model, or for predictions made elsewhere."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import TYPE_CHECKING, Any
+
+from minibert.commands.options import (
+    add_decoding_options,
+    add_model_options,
+    decoding_settings,
+    read_data,
+)
+from minibert.errors import InputError
+from minibert.files import writing
+from minibert.progress import notice
+
+if TYPE_CHECKING:
+    from minibert.evaluation import Evaluation
+    from minibert.squad import SquadData
+
+
+def add_command(commands: Any) -> None:
+    """Describe the command and its options."""
+    parser = commands.add_parser(
+        "evaluate",
+        help="measure a model, or predictions, on a SQuAD file",
+        description="Answer all questions of a SQuAD file and print exact match and F1 as JSON, "
+        "as the official script computes them. With --predictions nothing is run.",
+    )
+    parser.set_defaults(run=command_evaluate, check=check_usage)
+    parser.add_argument(
+        "--data",
+        required=True,
+        metavar="FILE",
+        help="questions in SQuAD's format, 1.1 or 2.0: .json, .json.gz or .json.xz",
+    )
+    parser.add_argument(
+        "--output-dir",
+        metavar="DIR",
+        help="write predictions.json, nbest_predictions.json and null_odds.json there; a run that "
+        "was interrupted goes on where it was",
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace what an earlier run left in DIR"
+    )
+    parser.add_argument(
+        "--predictions", metavar="FILE", help="score these: an object of ids and texts, '' for none"
+    )
+    parser.add_argument(
+        "--null-odds",
+        metavar="FILE",
+        help="with --predictions: an object of ids and numbers, higher for less answerable",
+    )
+    parser.add_argument(
+        "--nbest",
+        metavar="FILE",
+        help="with --predictions: nbest_predictions.json, for the report's probabilities",
+    )
+    parser.add_argument(
+        "--null-threshold",
+        type=float,
+        metavar="X",
+        help="'no answer' if the null odds are above X; write --null-threshold=-1 for negative "
+        "numbers (default: 0; with --predictions 1, as in the official script)",
+    )
+    parser.add_argument(
+        "--tune-null",
+        nargs="?",
+        const="f1",
+        choices=["f1", "exact"],
+        metavar="MEASURE",
+        help="also find the best null threshold on half of the articles, and score the other half "
+        "with it; MEASURE is f1 or exact (default: f1)",
+    )
+    parser.add_argument(
+        "--report", metavar="FILE", help="write a page with plots and the worst mistakes"
+    )
+    parser.add_argument("--output", metavar="FILE", help="write there instead of standard output")
+    add_decoding_options(parser)
+    add_model_options(parser)
+
+
+def check_usage(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """End with status 2 if options contradict each other."""
+    running = ("model", "revision", "dtype", "threads", "output_dir")
+    if args.predictions is None:
+        for name in ("null_odds", "nbest"):
+            if getattr(args, name) is not None:
+                parser.error(f"--{name.replace('_', '-')} needs --predictions")
+    elif args.tune_null and args.null_odds is None:
+        parser.error("with --predictions, --tune-null needs --null-odds")
+    elif given := [name for name in running if getattr(args, name) is not None]:
+        parser.error(f"with --predictions no model runs: give no --{given[0].replace('_', '-')}")
+    if args.overwrite and args.output_dir is None:
+        parser.error("--overwrite needs --output-dir")
+    if args.null_threshold != args.null_threshold:
+        parser.error("argument --null-threshold: must be a number, got nan")
+
+
+def command_evaluate(args: argparse.Namespace) -> None:
+    """Run `minibert evaluate`."""
+    from minibert.evaluation import articles_for_tuning, check_output, tune_null
+
+    check_output(args.output)
+    check_output(args.report)
+    data = read_data(args)
+    if args.tune_null:
+        articles_for_tuning(data.questions)
+    evaluation = score_files(args, data) if args.predictions else run_model(args, data)
+    shown: dict[str, Any] = dict(evaluation.metrics)
+    if args.tune_null:
+        shown["tuned_null"] = tune_null(evaluation, args.tune_null)
+    if args.report:
+        from minibert.report import render_report
+
+        page = render_report(evaluation)
+        with writing(args.report) as out:
+            out.write(page)
+    with writing(args.output) as out:
+        out.write(json.dumps(shown, indent=2) + "\n")
+
+
+def run_model(args: argparse.Namespace, data: SquadData) -> Evaluation:
+    """Load the model and answer all questions."""
+    from minibert.evaluation import NO_ODDS, evaluate
+    from minibert.model import load_model
+
+    threshold = 0.0 if args.null_threshold is None else args.null_threshold
+    settings = decoding_settings(args, data, threshold)
+    if args.tune_null and not settings.with_null:
+        raise InputError(NO_ODDS)
+    model = load_model(
+        args.model,
+        device=args.device,
+        dtype=args.dtype,
+        num_threads=args.threads,
+        revision=args.revision,
+    )
+    evaluation = evaluate(
+        model, data, settings, output_dir=args.output_dir, overwrite=args.overwrite
+    )
+    if evaluation.questions_per_second:
+        notice(f"{evaluation.questions_per_second:.1f} questions/s")
+    return evaluation
+
+
+def score_files(args: argparse.Namespace, data: SquadData) -> Evaluation:
+    """Score predictions made elsewhere."""
+    from minibert.evaluation import score_predictions
+
+    return score_predictions(
+        data,
+        args.predictions,
+        args.null_odds,
+        args.nbest,
+        1.0 if args.null_threshold is None else args.null_threshold,
+    )

@@ -1,0 +1,137 @@
+"""What several commands share: options, and how JSON is printed."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+DEVICES = ("auto", "cpu", "cuda", "reference")
+DTYPES = ("float32", "bfloat16", "int8")
+
+
+DECODING = {
+    "--max-seq-length": "longest window (default: 384, or the model's limit)",
+    "--doc-stride": "from one window to the next (run_squad), or shared by neighbouring windows "
+    "(default: 128)",
+    "--max-query-length": "cut longer questions (default: 64 in run_squad, else no limit)",
+    "--max-answer-length": "longest answer (default: 30, in the pipeline 15)",
+}
+
+
+def dump(value: Any) -> str:
+    """One line of JSON, in plain UTF-8."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def at_least(least: int) -> Any:
+    """An argparse type: a whole number of at least `least`."""
+
+    def parse(text: str) -> int:
+        value = int(text)
+        if value < least:
+            raise argparse.ArgumentTypeError(f"must be at least {least}, got {value}")
+        return value
+
+    parse.__name__ = "whole number"
+    return parse
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """The options that say which model runs, and how."""
+    parser.add_argument(
+        "--model",
+        help="folder, .safetensors file, or name on the Hugging Face "
+        "Hub (default: the embedded model)",
+    )
+    parser.add_argument("--revision", help="branch, tag or commit on the Hub")
+    add_running_options(parser)
+
+
+def add_running_options(parser: argparse.ArgumentParser, several_dtypes: bool = False) -> None:
+    """The options that say how a model runs."""
+    parser.add_argument(
+        "--device",
+        choices=DEVICES,
+        default="auto",
+        help="what to run on (default: auto)",
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=DTYPES,
+        action="append" if several_dtypes else "store",
+        help="in which numbers to multiply: float32 gives transformers' answers, int8 is faster "
+        "and differs now and then"
+        f"{'; repeat it for several' if several_dtypes else ''} (default: float32)",
+    )
+    parser.add_argument(
+        "--threads",
+        type=at_least(1),
+        metavar="N",
+        help="cores to use (default: all that this process may)",
+    )
+
+
+def add_decoding_options(parser: argparse.ArgumentParser) -> None:
+    """The options that say how SQuAD questions are read and answered."""
+    parser.add_argument(
+        "--decoder",
+        choices=["run_squad", "pipeline", "answerer"],
+        default="run_squad",
+        help="how an answer is chosen: as in Google's run_squad.py, which scores on model cards "
+        "are made with; as in transformers' pipeline; or as by QuestionAnswerer (default: "
+        "run_squad)",
+    )
+    for option, meaning in DECODING.items():
+        least = 0 if option == "--doc-stride" else 1
+        parser.add_argument(option, type=at_least(least), metavar="TOKENS", help=meaning)
+    parser.add_argument(
+        "--n-best-size",
+        type=at_least(1),
+        default=20,
+        metavar="N",
+        help="first tokens, last tokens and answers that are looked at (default: 20)",
+    )
+    parser.add_argument(
+        "--squad-version",
+        choices=["auto", "1.1", "2.0"],
+        default="auto",
+        help="1.1: every question has an answer; auto: 2.0 if the file holds one without "
+        "(default: auto)",
+    )
+    parser.add_argument(
+        "--limit",
+        type=at_least(1),
+        metavar="N",
+        help="only N questions, evenly spread over the file",
+    )
+
+
+def read_data(args: argparse.Namespace) -> Any:
+    """The questions that --data and --limit name: a SquadData."""
+    from dataclasses import replace
+
+    from minibert.evaluation import spread
+    from minibert.squad import read_squad
+
+    data = read_squad(args.data)
+    return replace(data, questions=spread(data.questions, args.limit)) if args.limit else data
+
+
+def decoding_settings(args: argparse.Namespace, data: Any, null_threshold: float) -> Any:
+    """The Settings that the options describe."""
+    from minibert.decoders import Settings
+    from minibert.evaluation import has_unanswerable
+
+    return Settings(
+        decoder=args.decoder,
+        max_seq_length=args.max_seq_length,
+        doc_stride=args.doc_stride,
+        max_query_length=args.max_query_length,
+        max_answer_length=args.max_answer_length,
+        n_best_size=args.n_best_size,
+        null_threshold=null_threshold,
+        with_null=has_unanswerable(data.questions)
+        if args.squad_version == "auto"
+        else args.squad_version == "2.0",
+    )

@@ -1,0 +1,303 @@
+"""Windows and answers as Google's run_squad.py makes them: what scores on SQuAD are made with.
+
+Differs from spans.py in what its numbers depend on: candidates are the 20 best first tokens times
+the 20 best last tokens of a window, an answer's text is put together from words of the text, and
+equal texts count once.
+
+In: a question and its text; then the logits of its windows.  Out: the n best answers and the
+null odds.
+
+Source: `convert_examples_to_features`, `write_predictions` and `get_final_text` in
+google-research/bert run_squad.py, as in transformers 5.2.0.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from minibert.arrays import Ints
+from minibert.errors import InputError
+from minibert.model import Model
+from minibert.spans import Logits, max_context_tokens
+from minibert.tokenizer import Tokenizer
+from minibert.windows import Window, make_windows, text_room
+
+SPACE = re.compile("[ \t\r\n\u202f]+")  # what stands between words; other spaces are part of one
+NOTHING = "empty"  # the answer where a window has no candidate at all
+NO_WINDOW_SCORE = 1000000.0  # null score of a text without tokens, which has no windows
+
+# ---------------------------------------------------------------- windows
+
+
+def run_squad_windows(
+    model: Model,
+    question: str,
+    text: str,
+    *,
+    max_seq_length: int,
+    doc_stride: int,
+    max_query_length: int,
+) -> list[Window]:
+    """Lay out a question and its text.
+
+    Args:
+        model: for its tokenizer.
+        question: may be empty.
+        text: may be empty.
+        max_seq_length: longest window, in tokens.
+        doc_stride: from the beginning of a window's text to that of the next, in tokens.  (In
+            transformers' pipeline and in windows.py the word means how many they share.)
+        max_query_length: longer questions are cut to so many tokens.
+
+    Returns:
+        One window or more; none if the text has no tokens.
+
+    Raises:
+        InputError: the question leaves no room for the text, or windows are too long for the model.
+    """
+    if max_seq_length > model.config.max_position_embeddings:
+        raise InputError(
+            f"max_seq_length {max_seq_length} is beyond the "
+            f"{model.config.max_position_embeddings} positions of this model. Lower it."
+        )
+    tokenizer = model.tokenizer
+    asked = tokenizer.encode(question).first(max_query_length)
+    context = tokenizer.encode(text)
+    if not len(context):
+        return []
+    return make_windows(
+        asked,
+        context,
+        cls_id=tokenizer.cls_id,
+        sep_id=tokenizer.sep_id,
+        max_seq_length=max_seq_length,
+        doc_stride=max(0, text_room(asked, max_seq_length) - doc_stride),
+    )
+
+
+# ---------------------------------------------------------------- the text of an answer
+
+
+@dataclass(frozen=True, eq=False)
+class Words:
+    """The words of a text, split at white space, beside its N tokens."""
+
+    texts: list[str]
+    basic: list[str]  # each as the tokenizer sees it: lower case, spaces around punctuation
+    places: list[tuple[int, int]]  # in characters of the text
+    of_token: Ints  # [N] which word each token is from
+
+
+class WordSplitter:
+    """Splits texts into words, and keeps those of the last texts: many questions share one."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer = tokenizer
+        self.split = lru_cache(64)(self._split)
+
+    def _split(self, text: str) -> Words:
+        """Split a text."""
+        gaps = [match.span() for match in SPACE.finditer(text)]
+        begins, ends = [0, *(end for _, end in gaps)], [*(begin for begin, _ in gaps), len(text)]
+        places = [(a, b) for a, b in zip(begins, ends, strict=True) if a < b]
+        texts = [text[a:b] for a, b in places]
+        first = np.array([a for a, _ in places], np.int32)
+        offsets = self.tokenizer.encode(text).offsets
+        return Words(
+            texts=texts,
+            basic=[" ".join(self.tokenizer.basic_words(word)) for word in texts],
+            places=places,
+            of_token=np.searchsorted(first, offsets[:, 0], side="right").astype(np.int32) - 1,
+        )
+
+
+def answer_text(names: list[str], words: list[str], basic: list[str]) -> str:
+    """The text of a span: its words, without what its tokens do not cover at both ends.
+
+    Args:
+        names: of its tokens, as in the vocabulary.
+        words: the words that it touches, as in the text.
+        basic: the same words as the tokenizer sees them.
+
+    Returns:
+        The part of the words, with one space between them, that the tokens stand for; all of it if
+        that cannot be told, because characters were added or removed.
+
+    Example:
+        >>> answer_text(["steve", "smith"], ["Steve", "Smith's"], ["steve", "smith ' s"])
+        'Steve Smith'
+    """
+    whole = " ".join(words)
+    seen = " ".join(part for part in basic if part)
+    wanted = " ".join(" ".join(names).replace(" ##", "").split())
+    begin = seen.find(wanted)
+    if begin < 0 or not wanted or wanted == seen:
+        return whole
+    places = [i for i, char in enumerate(whole) if char != " "]
+    if len(places) != len(seen) - seen.count(" "):
+        return whole
+    first = begin - seen.count(" ", 0, begin)  # among the characters that are not spaces
+    last = first + len(wanted) - wanted.count(" ") - 1
+    return whole[places[first] : places[last] + 1]
+
+
+# ---------------------------------------------------------------- the n best
+
+
+class Entry(NamedTuple):
+    """One of the n best answers; the empty text is "no answer"."""
+
+    text: str
+    probability: float  # among the n best
+    start_logit: float
+    end_logit: float
+    start: int = 0  # of its tokens, in characters of the text
+    end: int = 0
+
+    @property
+    def score(self) -> float:
+        """The sum of its logits."""
+        return self.start_logit + self.end_logit
+
+
+class NBest(NamedTuple):
+    """What is known about the answer to one question."""
+
+    entries: list[Entry]  # best first
+    null_odds: float | None  # null score minus the best answer's; None without "no answer"
+
+    @property
+    def best(self) -> Entry:
+        """The best that is not "no answer"."""
+        return next(entry for entry in self.entries if entry.text)
+
+    def prediction(self, null_score_diff_threshold: float) -> Entry:
+        """The answer: "no answer" if the null odds are above the threshold."""
+        if self.null_odds is None:
+            return self.entries[0]
+        if self.null_odds > null_score_diff_threshold:
+            return next(entry for entry in self.entries if not entry.text)
+        return self.best
+
+
+class _Candidate(NamedTuple):
+    """A span of tokens of one window; window -1 stands for "no answer"."""
+
+    window: int
+    first: int
+    last: int
+    start_logit: float
+    end_logit: float
+
+
+def n_best(
+    windows: Sequence[Window],
+    logits: Sequence[Logits],
+    words: Words,
+    tokenizer: Tokenizer,
+    *,
+    n: int,
+    max_answer_length: int,
+    with_null: bool,
+) -> NBest:
+    """Rank the answers to one question.
+
+    Args:
+        windows: all its windows.
+        logits: start and end logits [S] of each.
+        words: of the text.
+        tokenizer: for the names of tokens.
+        n: how many first tokens, last tokens and answers are looked at; n_best_size there.
+        max_answer_length: in tokens.
+        with_null: whether "no answer" is one, as in SQuAD 2.0.
+
+    Returns:
+        Up to n answers with different texts, and "no answer" after them if it is not among them.
+    """
+    candidates = _candidates(windows, logits, n, max_answer_length)
+    null_start, null_end = 0.0, 0.0
+    null_score = NO_WINDOW_SCORE
+    if with_null:
+        for start, end in logits:
+            if float(start[0]) + float(end[0]) < null_score:
+                null_start, null_end = float(start[0]), float(end[0])
+                null_score = null_start + null_end
+        candidates.append(_Candidate(-1, 0, 0, null_start, null_end))
+    candidates.sort(key=lambda c: -(c.start_logit + c.end_logit))  # stable
+
+    found: dict[str, Entry] = {}
+    for window, first, last, start_logit, end_logit in candidates:
+        if len(found) >= n:
+            break
+        text, place = "", (0, 0)
+        if window >= 0:
+            text, place = _text_of_span(windows[window], first, last, words, tokenizer)
+        found.setdefault(text, Entry(text, 0.0, start_logit, end_logit, *place))
+    entries = list(found.values())
+    if with_null and "" not in found:
+        entries.append(Entry("", 0.0, null_start, null_end))
+    if len(entries) == with_null:  # not one span
+        entries.insert(0, Entry(NOTHING, 0.0, 0.0, 0.0))
+    weights = _softmax([entry.score for entry in entries])
+    entries = [e._replace(probability=w) for e, w in zip(entries, weights, strict=True)]
+    ranked = NBest(entries, None)
+    if with_null:
+        best = ranked.best
+        ranked = NBest(entries, null_score - best.start_logit - best.end_logit)
+    return ranked
+
+
+def _candidates(
+    windows: Sequence[Window], logits: Sequence[Logits], n: int, longest: int
+) -> list[_Candidate]:
+    """The spans from the n best first tokens to the n best last tokens of each window."""
+    candidates = []
+    for number, (window, mine) in enumerate(zip(windows, max_context_tokens(windows), strict=True)):
+        start, end = logits[number]
+        in_text = np.zeros(len(window), bool)
+        in_text[window.offset : window.offset + len(mine)] = True
+        may_start = np.zeros(len(window), bool)
+        may_start[window.offset : window.offset + len(mine)] = mine
+        first, last = _best_places(start, n), _best_places(end, n)
+        length = last[None, :] - first[:, None] + 1  # [n, n]
+        allowed = may_start[first][:, None] & in_text[last][None, :]
+        allowed &= (length >= 1) & (length <= longest)
+        for i, j in zip(*np.nonzero(allowed), strict=True):
+            a, b = int(first[i]), int(last[j])
+            candidates.append(_Candidate(number, a, b, float(start[a]), float(end[b])))
+    return candidates
+
+
+def _best_places(logits: NDArray[np.float32], n: int) -> NDArray[np.int64]:
+    """Where the n largest are, the largest first; of equals, the first."""
+    return np.argsort(-logits, kind="stable")[:n]
+
+
+def _text_of_span(
+    window: Window, first: int, last: int, words: Words, tokenizer: Tokenizer
+) -> tuple[str, tuple[int, int]]:
+    """The text of a span, and where its tokens stand in the context."""
+    begin, end = (window.begin + token - window.offset for token in (first, last))
+    chosen = slice(int(words.of_token[begin]), int(words.of_token[end]) + 1)
+    names = tokenizer.names(window.input_ids[first : last + 1])
+    text = answer_text(names, words.texts[chosen], words.basic[chosen])
+    offsets = window.context.offsets
+    return text, (int(offsets[begin, 0]), int(offsets[end, 1]))
+
+
+def _softmax(scores: list[float]) -> list[float]:
+    """Probabilities in float64, added one after the other."""
+    top = max(scores)
+    weights = [math.exp(score - top) for score in scores]
+    total = 0.0
+    for weight in weights:
+        total += weight
+    return [weight / total for weight in weights]

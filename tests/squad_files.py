@@ -1,0 +1,37 @@
+"""SQuAD files for tests: where the real ones are, if they are, and how to write small ones."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+SQUAD = ROOT.parent / "shared/data/squad"  # the real sets, which are not part of the repository
+EXAMPLE = ROOT / "tests/squad_example.json"  # a few paragraphs written for the tests
+
+
+def squad_file(path, triples, ids=None):
+    """Write (question, context, answers) triples, each as an article of its own."""
+    articles = [
+        {
+            "title": f"article {n}",
+            "paragraphs": [
+                {
+                    "context": context,
+                    "qas": [
+                        {
+                            "id": ids[n] if ids else f"q{n}",
+                            "question": question,
+                            "answers": [
+                                {"text": text, "answer_start": max(0, context.find(text))}
+                                for text in answers
+                            ],
+                        }
+                    ],
+                }
+            ],
+        }
+        for n, (question, context, answers) in enumerate(triples)
+    ]
+    path.write_text(json.dumps({"version": "v2.0", "data": articles}), encoding="utf-8")
+    return path
