@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from minibert.answering import Options, QuestionAnswerer
     from minibert.config import BertConfig
     from minibert.conversion import convert
+    from minibert.decoders import SquadSettings
     from minibert.errors import (
         BackendError,
         CheckpointError,
@@ -21,9 +22,12 @@ if TYPE_CHECKING:
         ModelNotFoundError,
         TokenizerError,
     )
+    from minibert.evaluation import Evaluation, evaluate
+    from minibert.metrics import squad_evaluate
     from minibert.model import Model, load_model
     from minibert.pipelines import QuestionAnsweringPipeline, pipeline
     from minibert.spans import Answer
+    from minibert.squad import SquadData, SquadQuestion, read_squad
     from minibert.trace import Trace
 
 __version__ = "0.1.0"
@@ -39,6 +43,7 @@ __all__ = [
     "BertConfig",
     "CheckpointError",
     "ConfigError",
+    "Evaluation",
     "InputError",
     "MinibertError",
     "Model",
@@ -46,21 +51,31 @@ __all__ = [
     "Options",
     "QuestionAnswerer",
     "QuestionAnsweringPipeline",
+    "SquadData",
+    "SquadQuestion",
+    "SquadSettings",
     "TokenizerError",
     "Trace",
     "convert",
+    "evaluate",
     "load_model",
     "pipeline",
+    "read_squad",
+    "squad_evaluate",
 ]
 
 _HOMES = {
     "answering": ("Options", "QuestionAnswerer"),
     "config": ("BertConfig",),
     "conversion": ("convert",),
+    "decoders": ("SquadSettings",),
     "errors": tuple(name for name in __all__ if name.endswith("Error")),
+    "evaluation": ("Evaluation", "evaluate"),
+    "metrics": ("squad_evaluate",),
     "model": ("Model", "load_model"),
     "pipelines": ("QuestionAnsweringPipeline", "pipeline"),
     "spans": ("Answer",),
+    "squad": ("SquadData", "SquadQuestion", "read_squad"),
     "trace": ("Trace",),
 }
 

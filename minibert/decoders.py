@@ -22,7 +22,7 @@ DECODERS = ("run_squad", "pipeline", "answerer")
 
 
 @dataclass(frozen=True)
-class Settings:
+class SquadSettings:
     """How questions are read and answered.
 
     None stands for what the decoder that is copied has as its default.
@@ -82,9 +82,9 @@ class Decoder(Protocol):
         """Decide on an answer."""
 
 
-def make_decoder(model: Model, settings: Settings) -> Decoder:
+def make_decoder(model: Model, settings: SquadSettings) -> Decoder:
     """The decoder that the settings name."""
-    kinds: dict[str, Callable[[Model, Settings], Decoder]] = {
+    kinds: dict[str, Callable[[Model, SquadSettings], Decoder]] = {
         "run_squad": RunSquad,
         "pipeline": Pipeline,
         "answerer": Answerer,
@@ -95,7 +95,7 @@ def make_decoder(model: Model, settings: Settings) -> Decoder:
 class RunSquad:
     """run_squad.py's way."""
 
-    def __init__(self, model: Model, settings: Settings) -> None:
+    def __init__(self, model: Model, settings: SquadSettings) -> None:
         self.model = model
         self.settings = settings
         self.splitter = WordSplitter(model.tokenizer)
@@ -153,7 +153,7 @@ class RunSquad:
 class _Plain:
     """What the pipeline and the answerer share: windows that overlap by doc_stride tokens."""
 
-    def __init__(self, model: Model, settings: Settings) -> None:
+    def __init__(self, model: Model, settings: SquadSettings) -> None:
         self.model = model
         self.settings = settings
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import IO, Any
 
-from minibert.decoders import Prediction, Settings, make_decoder
+from minibert.decoders import Prediction, SquadSettings, make_decoder
 from minibert.errors import InputError
 from minibert.files import writing
 from minibert.metrics import (
@@ -66,7 +66,7 @@ class Evaluation:
 
 
 def predict(
-    model: Model, questions: Sequence[SquadQuestion], settings: Settings
+    model: Model, questions: Sequence[SquadQuestion], settings: SquadSettings
 ) -> Iterator[tuple[SquadQuestion, Prediction]]:
     """Answer questions, in their order, in packed batches.
 
@@ -89,7 +89,7 @@ def predict(
 def evaluate(
     model: Model,
     data: SquadData,
-    settings: Settings | None = None,
+    settings: SquadSettings | None = None,
     *,
     output_dir: str | Path | None = None,
     overwrite: bool = False,
@@ -110,7 +110,7 @@ def evaluate(
         InputError: a question cannot be read; the folder cannot be written, or holds other results.
     """
     if settings is None:
-        settings = Settings(with_null=has_unanswerable(data.questions))
+        settings = SquadSettings(with_null=has_unanswerable(data.questions))
     questions = data.questions
     found: dict[str, Prediction] = {}
     with journal(output_dir, model, data, settings, overwrite) as (kept, keep):
@@ -192,7 +192,7 @@ def score_predictions(
     )
 
 
-def compare(model: Model, data: SquadData, settings: Settings) -> dict[str, Any]:
+def compare(model: Model, data: SquadData, settings: SquadSettings) -> dict[str, Any]:
     """A row of a table of models: how good, how large, how fast.
 
     Returns:
@@ -218,7 +218,7 @@ def has_unanswerable(questions: Sequence[SquadQuestion]) -> bool:
     return not all(question.answerable for question in questions)
 
 
-def describe(model: Model, data: SquadData, settings: Settings) -> dict[str, str]:
+def describe(model: Model, data: SquadData, settings: SquadSettings) -> dict[str, str]:
     """What was measured, for people."""
     said = {
         "model": model.name,
@@ -262,7 +262,7 @@ def journal(
     output_dir: str | Path | None,
     model: Model,
     data: SquadData,
-    settings: Settings,
+    settings: SquadSettings,
     overwrite: bool,
 ) -> Iterator[tuple[dict[str, Prediction], Any]]:
     """Keep each answer of a run as it comes, in unfinished.jsonl.

@@ -33,6 +33,7 @@ from minibert.windows import Window, make_windows, text_room
 SPACE = re.compile("[ \t\r\n\u202f]+")  # what stands between words; other spaces are part of one
 NOTHING = "empty"  # the answer where a window has no candidate at all
 NO_WINDOW_SCORE = 1000000.0  # null score of a text without tokens, which has no windows
+NULL = -1  # number of the window that stands for "no answer"
 
 # ---------------------------------------------------------------- windows
 
@@ -188,16 +189,6 @@ class NBest(NamedTuple):
         return self.best
 
 
-class _Candidate(NamedTuple):
-    """A span of tokens of one window; window -1 stands for "no answer"."""
-
-    window: int
-    first: int
-    last: int
-    start_logit: float
-    end_logit: float
-
-
 def n_best(
     windows: Sequence[Window],
     logits: Sequence[Logits],
@@ -222,7 +213,7 @@ def n_best(
     Returns:
         Up to n answers with different texts, and "no answer" after them if it is not among them.
     """
-    candidates = _candidates(windows, logits, n, max_answer_length)
+    spans, sums = _candidates(windows, logits, n, max_answer_length)
     null_start, null_end = 0.0, 0.0
     null_score = NO_WINDOW_SCORE
     if with_null:
@@ -230,17 +221,20 @@ def n_best(
             if float(start[0]) + float(end[0]) < null_score:
                 null_start, null_end = float(start[0]), float(end[0])
                 null_score = null_start + null_end
-        candidates.append(_Candidate(-1, 0, 0, null_start, null_end))
-    candidates.sort(key=lambda c: -(c.start_logit + c.end_logit))  # stable
+        spans = np.append(spans, [(NULL, 0, 0)], axis=0)
+        sums = np.append(sums, null_start + null_end)
 
     found: dict[str, Entry] = {}
-    for window, first, last, start_logit, end_logit in candidates:
+    for window, first, last in spans[np.argsort(-sums, kind="stable")].tolist():
         if len(found) >= n:
             break
-        text, place = "", (0, 0)
-        if window >= 0:
-            text, place = _text_of_span(windows[window], first, last, words, tokenizer)
-        found.setdefault(text, Entry(text, 0.0, start_logit, end_logit, *place))
+        if window == NULL:
+            found.setdefault("", Entry("", 0.0, null_start, null_end))
+            continue
+        text, place = _text_of_span(windows[window], first, last, words, tokenizer)
+        start, end = logits[window]
+        entry = Entry(text, 0.0, float(start[first]), float(end[last]), *place)
+        found.setdefault(text, entry)
     entries = list(found.values())
     if with_null and "" not in found:
         entries.append(Entry("", 0.0, null_start, null_end))
@@ -257,9 +251,13 @@ def n_best(
 
 def _candidates(
     windows: Sequence[Window], logits: Sequence[Logits], n: int, longest: int
-) -> list[_Candidate]:
-    """The spans from the n best first tokens to the n best last tokens of each window."""
-    candidates = []
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """The spans from the n best first tokens to the n best last tokens of each window.
+
+    Returns:
+        [C, 3] window, first token, last token; and [C] the sums of their logits.
+    """
+    spans, sums = [np.zeros((0, 3), np.int64)], [np.zeros(0)]
     for number, (window, mine) in enumerate(zip(windows, max_context_tokens(windows), strict=True)):
         start, end = logits[number]
         in_text = np.zeros(len(window), bool)
@@ -270,10 +268,11 @@ def _candidates(
         length = last[None, :] - first[:, None] + 1  # [n, n]
         allowed = may_start[first][:, None] & in_text[last][None, :]
         allowed &= (length >= 1) & (length <= longest)
-        for i, j in zip(*np.nonzero(allowed), strict=True):
-            a, b = int(first[i]), int(last[j])
-            candidates.append(_Candidate(number, a, b, float(start[a]), float(end[b])))
-    return candidates
+        i, j = np.nonzero(allowed)  # the best first token with each last token, then the next
+        i, j = first[i], last[j]
+        spans.append(np.stack((np.full(len(i), number), i, j), axis=1))
+        sums.append(start[i].astype(np.float64) + end[j].astype(np.float64))
+    return np.concatenate(spans), np.concatenate(sums)
 
 
 def _best_places(logits: NDArray[np.float32], n: int) -> NDArray[np.int64]:

@@ -73,6 +73,7 @@ class Tokenizer:
         self.cls_id, self.sep_id = (_special_id(backend, t) for t in (cls_token, sep_token))
         self.model_max_length = model_max_length
         self.encode = lru_cache(CACHED_TEXTS)(self._encode)
+        self._names: dict[int, str] | None = None  # made when first asked for
         self._arguments = (backend, cls_token, sep_token, model_max_length)
         self._check_layout()
 
@@ -122,7 +123,10 @@ class Tokenizer:
 
     def names(self, ids: Ints) -> list[str]:
         """The vocabulary's names of tokens: "##" begins what continues a word."""
-        return [self.backend.id_to_token(token) or "" for token in ids.tolist()]
+        if self._names is None:
+            vocabulary = self.backend.get_vocab(with_added_tokens=True)
+            self._names = {token: name for name, token in vocabulary.items()}
+        return [self._names[token] for token in ids.tolist()]
 
     def _check_layout(self) -> None:
         """Refuse a splitter that does not build [CLS] question [SEP] text [SEP]."""

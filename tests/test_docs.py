@@ -34,7 +34,8 @@ def blocks(language):
     return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
 
 
-def test_the_python_of_the_readme_runs():
+def test_the_python_of_the_readme_runs(monkeypatch):
+    monkeypatch.chdir(ROOT)
     for block in blocks("python"):
         if "transformers" not in block:
             exec(compile(block, "README.md", "exec"), {})

@@ -11,7 +11,7 @@ from squad_files import EXAMPLE, squad_file
 from minibert import InputError, pipeline
 from minibert.answering import QuestionAnswerer
 from minibert.cli import main
-from minibert.decoders import Settings
+from minibert.decoders import SquadSettings
 from minibert.evaluation import (
     OUTPUTS,
     UNFINISHED,
@@ -98,7 +98,7 @@ def test_predictions_stand_at_their_places(finished, data):
 
 def test_the_pipeline_decoder_gives_the_pipelines_answers(embedded, data):
     qa = pipeline(model=embedded)
-    for question, answer in predict(embedded, data.questions, Settings("pipeline")):
+    for question, answer in predict(embedded, data.questions, SquadSettings("pipeline")):
         want = qa(
             question=question.question, context=question.context, handle_impossible_answer=True
         )
@@ -110,7 +110,7 @@ def test_the_pipeline_decoder_gives_the_pipelines_answers(embedded, data):
 
 def test_the_answerer_decoder_gives_the_answers_of_questionanswerer(embedded, data):
     qa = QuestionAnswerer(embedded)
-    for question, answer in predict(embedded, data.questions, Settings("answerer")):
+    for question, answer in predict(embedded, data.questions, SquadSettings("answerer")):
         want = qa.answer(question.question, question.context)
         assert (answer.text, answer.place) == (want.text, (want.start, want.end))
         assert answer.probability == pytest.approx(want.probability)
@@ -120,7 +120,7 @@ def test_the_answerer_decoder_gives_the_answers_of_questionanswerer(embedded, da
 @pytest.mark.parametrize("decoder", ["run_squad", "pipeline", "answerer"])
 def test_thresholds_move_answers_to_no_answer(embedded, data, decoder):
     def nothings(threshold):
-        settings = Settings(decoder, null_threshold=threshold)
+        settings = SquadSettings(decoder, null_threshold=threshold)
         return sum(not answer.text for _, answer in predict(embedded, data.questions, settings))
 
     assert nothings(float("inf")) == 0
@@ -131,7 +131,7 @@ def test_thresholds_move_answers_to_no_answer(embedded, data, decoder):
 @pytest.mark.parametrize("decoder", ["run_squad", "pipeline", "answerer"])
 def test_without_unanswerable_questions_every_question_gets_an_answer(embedded, data, decoder):
     answerable = replace(data, questions=[q for q in data.questions if q.answerable])
-    evaluation = evaluate(embedded, answerable, Settings(decoder, with_null=False))
+    evaluation = evaluate(embedded, answerable, SquadSettings(decoder, with_null=False))
     assert all(evaluation.predictions.values())
     assert evaluation.null_odds is None
     assert not [name for name in evaluation.metrics if name.startswith("NoAns")]
@@ -155,7 +155,7 @@ def test_odd_questions_are_answered(embedded, tmp_path):
 def test_a_question_that_cannot_be_read_is_named(embedded, tmp_path):
     path = squad_file(tmp_path / "odd.json", [("who " * 30, "word " * 40, [])])
     with pytest.raises(InputError, match=r"question 'q0': the question has 30 tokens"):
-        evaluate(embedded, read_squad(path), Settings(max_seq_length=20))
+        evaluate(embedded, read_squad(path), SquadSettings(max_seq_length=20))
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ def test_a_question_that_cannot_be_read_is_named(embedded, tmp_path):
 )
 def test_wrong_settings_are_refused(settings, expected):
     with pytest.raises(InputError, match=expected):
-        Settings(**settings)
+        SquadSettings(**settings)
 
 
 # ---------------------------------------------------------------- interrupted runs
@@ -180,8 +180,8 @@ def interrupted(model, data, folder, after):
     """Begin a run and break it off after a few questions, as Ctrl-C does."""
 
     def run():
-        with journal(folder, model, data, Settings(), False) as (_, keep):
-            for question, answer in predict(model, data.questions[:after], Settings()):
+        with journal(folder, model, data, SquadSettings(), False) as (_, keep):
+            for question, answer in predict(model, data.questions[:after], SquadSettings()):
                 keep(question.id, answer)
             raise KeyboardInterrupt
 
@@ -206,15 +206,15 @@ def test_a_run_with_other_settings_is_not_gone_on_with(embedded, data, tmp_path)
     interrupted(embedded, data, tmp_path, after=3)
     before = (tmp_path / UNFINISHED).read_bytes()
     with pytest.raises(InputError, match=r"other settings: null_threshold was 0\.0 and is 1\.5"):
-        evaluate(embedded, data, Settings(null_threshold=1.5), output_dir=tmp_path)
+        evaluate(embedded, data, SquadSettings(null_threshold=1.5), output_dir=tmp_path)
     fewer = replace(data, questions=data.questions[:4])
     with pytest.raises(InputError, match="questions was 14 and is 4"):
-        evaluate(embedded, fewer, Settings(), output_dir=tmp_path)
+        evaluate(embedded, fewer, SquadSettings(), output_dir=tmp_path)
     other = replace(data, digest="0")
     with pytest.raises(InputError, match="data was "):
-        evaluate(embedded, other, Settings(), output_dir=tmp_path)
+        evaluate(embedded, other, SquadSettings(), output_dir=tmp_path)
     assert (tmp_path / UNFINISHED).read_bytes() == before
-    evaluate(embedded, fewer, Settings(), output_dir=tmp_path, overwrite=True)
+    evaluate(embedded, fewer, SquadSettings(), output_dir=tmp_path, overwrite=True)
     assert len(read_predictions(tmp_path / "predictions.json")) == 4
 
 
@@ -235,7 +235,7 @@ def test_a_damaged_run_is_refused_and_kept(embedded, data, tmp_path, content, ex
         content = lines[0] + lines[1][:50] + b"\n" + lines[2]
     path.write_bytes(content)
     with pytest.raises(InputError, match=expected):
-        evaluate(embedded, data, Settings(), output_dir=tmp_path)
+        evaluate(embedded, data, SquadSettings(), output_dir=tmp_path)
     assert path.read_bytes() == content
 
 
@@ -304,7 +304,7 @@ def test_questions_are_spread_evenly():
 
 
 def test_a_row_of_a_comparison(tiny, tiny_folder, data):
-    row = compare(tiny, data, Settings())
+    row = compare(tiny, data, SquadSettings())
     assert row["megabytes"] == (tiny_folder / "model.safetensors").stat().st_size / 1e6
     assert row["questions_per_second"] > 0
     assert row["exact"] <= row["f1"]

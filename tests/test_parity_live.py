@@ -337,7 +337,7 @@ def their_answers(tokenizer, example, features, logits, folder, n, longest, with
 
 
 def test_run_squad_windows_and_answers_on_equal_logits(embedded, slow_tokenizer, tmp_path):
-    from minibert.decoders import RunSquad, Settings
+    from minibert.decoders import RunSquad, SquadSettings
 
     kinds = {"several windows": 0, "no answer": 0, "ties": 0, "cut at a word's end": 0}
     for case in range(600):
@@ -350,7 +350,7 @@ def test_run_squad_windows_and_answers_on_equal_logits(embedded, slow_tokenizer,
         with_null = rng.random() < 0.8
         threshold = rng.choice([0.0, 0.0, -2.0, 3.5])
         n, longest = rng.choice([(20, 30), (20, 30), (1, 5), (5, 2)])
-        settings = Settings(
+        settings = SquadSettings(
             max_seq_length=length, doc_stride=stride, max_answer_length=longest, n_best_size=n,
             null_threshold=threshold, with_null=with_null,
         )  # fmt: skip
@@ -377,9 +377,9 @@ def test_run_squad_windows_and_answers_on_equal_logits(embedded, slow_tokenizer,
 
 
 def test_predictions_for_real_questions_are_those_of_run_squad(embedded, slow_tokenizer, tmp_path):
-    from minibert.decoders import RunSquad, Settings
+    from minibert.decoders import RunSquad, SquadSettings
 
-    theirs, decoder = torch_model(), RunSquad(embedded, Settings())
+    theirs, decoder = torch_model(), RunSquad(embedded, SquadSettings())
     for question, context in paragraphs()[:30]:
         example, features = their_features(slow_tokenizer, question, context, 384, 128)
         logits = []

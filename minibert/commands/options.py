@@ -119,11 +119,11 @@ def read_data(args: argparse.Namespace) -> Any:
 
 
 def decoding_settings(args: argparse.Namespace, data: Any, null_threshold: float) -> Any:
-    """The Settings that the options describe."""
-    from minibert.decoders import Settings
+    """The SquadSettings that the options describe."""
+    from minibert.decoders import SquadSettings
     from minibert.evaluation import has_unanswerable
 
-    return Settings(
+    return SquadSettings(
         decoder=args.decoder,
         max_seq_length=args.max_seq_length,
         doc_stride=args.doc_stride,
