@@ -295,9 +295,8 @@ def journal(
             lock(file, path)
             file.seek(0)
             before = b"" if overwrite else file.read()
-            before = before[
-                : before.rfind(b"\n") + 1
-            ]  # a last line that was cut off does not count
+            whole = before.rfind(b"\n") + 1  # a last line that was cut off does not count
+            before = before[:whole]
             file.truncate(len(before))
 
             def write(record: dict[str, Any]) -> None:

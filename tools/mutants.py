@@ -33,6 +33,9 @@ class Mutant(NamedTuple):
 
 
 REFERENCE, SPANS, WINDOWS = "kernels/reference.py", "minibert/spans.py", "minibert/windows.py"
+METRICS, RUN_SQUAD, EVALUATION = (
+    f"minibert/{name}.py" for name in ("metrics", "run_squad", "evaluation")
+)
 GEMM, ROWS, PROGRAM, ATTENTION, ACTIVATIONS, COMPILER = (
     f"kernels/cpu/{name}.py"
     for name in ("gemm", "rows", "program", "attention", "activations", "compiler")
@@ -91,6 +94,37 @@ MUTANTS = [
            "matrix.values.astype(np.float32)", "test_kernels.py test_weights.py test_pipelines.py"),
     Mutant("gamma not renamed", "minibert/weights.py", '((".gamma", ".weight"), (".beta", ".bias"))',
            '((".beta", ".bias"),)', "test_weights.py"),
+    Mutant("SQuAD: articles inside words", METRICS, r'r"\b(a|an|the)\b"', 'r"(a|an|the)"', "test_metrics.py"),
+    Mutant("SQuAD: right answers of which nothing is left", METRICS,
+           "for gold in golds if (kept := normalise(gold).split())]",
+           "for gold in golds for kept in [normalise(gold).split()]]", "test_metrics.py"),
+    Mutant("SQuAD: odds at the threshold", METRICS, "not odds[question.id] > null_threshold",
+           "not odds[question.id] >= null_threshold", "test_metrics.py"),
+    Mutant("SQuAD: the least sure first", METRICS, "key=lambda key: null_odds[key])",
+           "key=lambda key: -null_odds[key])", "test_metrics.py"),
+    Mutant("SQuAD: wrong answers cost nothing", METRICS, "return -1.0 if prediction else 0.0",
+           "return 0.0", "test_metrics.py"),
+    Mutant("SQuAD: questions are not cut", RUN_SQUAD, ".first(max_query_length)", "", "test_run_squad.py"),
+    Mutant("SQuAD: the step is an overlap", RUN_SQUAD,
+           "max(0, text_room(asked, max_seq_length) - doc_stride)", "doc_stride", "test_run_squad.py"),
+    Mutant("SQuAD: last tokens need the most context", RUN_SQUAD, "in_text[last][None, :]",
+           "may_start[last][None, :]", "test_run_squad.py"),
+    Mutant("SQuAD: null score of the last window", RUN_SQUAD,
+           "if float(start[0]) + float(end[0]) < null_score:", "if True:", "test_run_squad.py"),
+    Mutant("SQuAD: of equals the last", RUN_SQUAD, 'np.argsort(-logits, kind="stable")[:n]',
+           'len(logits) - 1 - np.argsort(-logits[::-1], kind="stable")[:n]', "test_run_squad.py"),
+    Mutant("SQuAD: no answer at the threshold", RUN_SQUAD, "self.null_odds > null_score_diff",
+           "self.null_odds >= null_score_diff", "test_run_squad.py"),
+    Mutant("SQuAD: the last occurrence", RUN_SQUAD, "seen.find(wanted)", "seen.rfind(wanted)",
+           "test_run_squad.py"),
+    Mutant("SQuAD: scored on what it was tuned on", EVALUATION, "if q.article not in chosen]",
+           "if q.article in chosen]", "test_evaluation.py"),
+    Mutant("SQuAD: half a line is an answer", EVALUATION, 'before.rfind(b"\\n") + 1', "len(before)",
+           "test_evaluation.py"),
+    Mutant("SQuAD: other settings go on", EVALUATION, "if before.get(name) != value", "if False",
+           "test_evaluation.py"),
+    Mutant("SQuAD: the pipeline chooses among fifty", "minibert/decoders.py", "k=12,", "k=50,",
+           "test_evaluation.py"),
     Mutant("CPU: later blocks forget the sum", PROGRAM, "start_at, start_stride = sums, panel * 4",
            "start_at, start_stride = start + p * panel * 4, 0", f"{CPU}test_linear"),
     Mutant("CPU: all tiles from the first row", PROGRAM, "x + i * x_stride + done * 4",
