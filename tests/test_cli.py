@@ -571,6 +571,15 @@ def test_progress_passes_everything_on(monkeypatch, total):
     assert drawn.split("\x1b[K")[-1].split("] ")[-1].startswith(counted)
 
 
+def test_progress_counts_what_was_done_before_but_not_in_the_rate(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    clock = iter([0.0, 1.0, 2.0, 2.0, 2.0])
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    assert list(progress("ab", 100, "letters", 90)) == ["a", "b"]
+    assert "91/100 letters, 1.0/s, 9 s left" in sys.stderr.getvalue()
+    assert "92/100 letters, 1.0/s, 8 s left" in sys.stderr.getvalue()
+
+
 def test_progress_draws_nothing_off_a_terminal_or_of_nothing(monkeypatch, capsys):
     assert list(progress("abc", 3, "letters")) == ["a", "b", "c"]
     assert capsys.readouterr() == ("", "")

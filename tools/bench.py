@@ -4,9 +4,10 @@
     python tools/bench.py startup --install
     python tools/bench.py cpu --quick
     python tools/bench.py cpu --roofline roofline.svg
+    python tools/bench.py squad --data dev-v2.0.json.xz
 
 Results go to stdout as Markdown, progress to stderr.  Peers that are not installed are left out,
-and a line says so; `pip install 'minibert[bench]'` brings those of `cpu`.
+and a line says so; `pip install 'minibert[bench]'` brings those of `cpu` and `squad`.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from benchmark import cpu, startup
+from benchmark import cpu, squad, startup
 from benchmark.processes import BenchError
 
-COMMANDS = (startup, cpu)
+COMMANDS = (startup, cpu, squad)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

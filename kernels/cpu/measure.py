@@ -65,7 +65,6 @@ def rate(dtype: str, num_threads: int, shape: tuple[int, int, int] | None = None
         return time.perf_counter() - begin
 
     run(1)
-    once = (run(5) - run(1)) / 4
-    repeats = max(2, int(SECONDS / max(once, 1e-7)))
+    repeats = max(2, int(SECONDS / (run(4) / 4)))
     # The difference leaves out what a call costs besides.
     return work * repeats / (run(repeats + 1) - run(1))

@@ -81,13 +81,22 @@ TOLERANCE = 1e-3  # of float32 logits; the differences of other precisions are s
 # ---------------------------------------------------------------- models
 
 
-def build_peers(folder: Path, peers: Sequence[Peer], results: Results) -> None:
-    """Make the files that peers read beside a model's, and note which cannot be made."""
+def build_peers(
+    folder: Path, peers: Sequence[Peer], results: Results, names: Sequence[str] = ()
+) -> None:
+    """Make the files that peers read beside a model's, and note which cannot be made.
+
+    Args:
+        folder: the model's.
+        peers: who will read them.
+        results: where to note.
+        names: files that will do, in the order of BUILT; none: all that there are.
+    """
     needed = {peer.file for peer in peers if peer.file}
     if all((folder / name).exists() for name in needed):
         return
     say(f"{folder.name}: building the peers' models")
-    command = worker_command("build", folder)
+    command = worker_command("build", folder, *names)
     env = worker_environment(count_cores())
     failed = json.loads(run_process(command, "the peers' models", env=env).output)
     for name, reason in failed.items():
@@ -100,6 +109,17 @@ def prepare_model(folder: Path, shape: str, peers: Sequence[Peer], results: Resu
     if not (path / "model.safetensors").exists():
         write_model(path, Shape.parse(shape))
     build_peers(path, peers, results)
+    return path
+
+
+def prepare_embedded(
+    folder: Path, peers: Sequence[Peer], results: Results, names: Sequence[str] = ()
+) -> Path:
+    """A folder with the embedded model in float32, and with the files that the peers read."""
+    path = folder / "embedded"
+    if not path.exists() and (source := float32_model(None, path)) != str(path):
+        shutil.copytree(source, path)
+    build_peers(path, peers, results, names)
     return path
 
 
@@ -246,10 +266,7 @@ def measure_starts(peers: Sequence[Peer], folder: Path, rounds: int, results: Re
     """Time fresh processes that load the embedded model and answer, in turn."""
     from minibert.hub import find_model
 
-    path = folder / "embedded"
-    if not path.exists() and (source := float32_model(None, path)) != str(path):
-        shutil.copytree(source, path)
-    build_peers(path, peers, results)
+    path = prepare_embedded(folder, peers, results)
     threads = count_cores()
     left = [peer for peer in peers if (path / (peer.file or ".")).exists()]
     for number in range(rounds + 1):

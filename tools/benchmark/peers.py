@@ -13,7 +13,7 @@ import logging
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -295,17 +295,22 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def build(folder: Path) -> dict[str, str]:
+def build(folder: Path, names: Sequence[str]) -> dict[str, str]:
     """Make the files that peers need of a model and that are not there yet.
+
+    Args:
+        folder: the model's.
+        names: of those files, in the order of BUILT.
 
     Returns:
         Which files could not be made: name -> why.
     """
     warnings.filterwarnings("ignore")
     failed = {}
-    for name, (make, needs) in BUILT.items():
+    for name in names:
         if (folder / name).exists():
             continue
+        make, needs = BUILT[name]
         if missing := missing_modules(needs):
             failed[name] = f"no {' and no '.join(missing)} here"
             continue

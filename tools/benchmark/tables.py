@@ -65,6 +65,18 @@ class Spread:
         return f"{self.median:.2f} ({self.low:.2f}-{self.high:.2f})"
 
 
+def quartiles(values: Sequence[float]) -> Spread:
+    """The median and the quartiles of one value or more.
+
+    Example:
+        >>> str(quartiles([1.0, 2.0, 3.0])), str(quartiles([2.0]))
+        ('2.00 (1.50-2.50)', '2.00 (2.00-2.00)')
+    """
+    if len(values) == 1:
+        return Spread(*[values[0]] * 3)
+    return Spread(*statistics.quantiles(values, n=4, method="inclusive"))
+
+
 def ratio_of_rounds(theirs: Sequence[float], ours: Sequence[float]) -> Spread:
     """How many times as long the peer took, round by round: each ratio is of neighbours in time.
 
@@ -76,7 +88,4 @@ def ratio_of_rounds(theirs: Sequence[float], ours: Sequence[float]) -> Spread:
         >>> str(ratio_of_rounds([2.0, 3.0, 2.2], [2.0, 2.0, 2.0]))
         '1.10 (1.05-1.30)'
     """
-    ratios = [a / b for a, b in zip(theirs, ours, strict=True)]
-    if len(ratios) == 1:
-        return Spread(*ratios * 3)
-    return Spread(*statistics.quantiles(ratios, n=4, method="inclusive"))
+    return quartiles([a / b for a, b in zip(theirs, ours, strict=True)])

@@ -1,9 +1,10 @@
 """What runs in processes of its own: one library, so that none disturbs another.
 
     python -m benchmark.worker serve LIBRARY DTYPE THREADS          answers JSON lines
-    python -m benchmark.worker build FOLDER                         makes the peers' files
+    python -m benchmark.worker build FOLDER [NAME...]               makes the peers' files
     python -m benchmark.worker gemm THREADS SHAPE...                measures our GEMM
     python -m benchmark.worker start LIBRARY DTYPE THREADS FOLDER   answers two questions
+    python -m benchmark.worker squad LIBRARY DTYPE THREADS          answers those of a file
 
 Answers are JSON lines on stdout; whatever the libraries print goes to stderr.
 """
@@ -23,7 +24,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from benchmark.gemm import measure_gemm
-from benchmark.peers import Peer, Run, build, peer_of
+from benchmark.peers import BUILT, Peer, Run, build, peer_of
 from benchmark.workload import (
     CONTEXT,
     QUESTIONS,
@@ -109,6 +110,15 @@ def time_runs(run: Callable[[], object], budget: float) -> dict[str, float]:
 # ---------------------------------------------------------------- commands
 
 
+def answer_lines(say: Say, answer: Callable[[dict[str, Any]], Answer]) -> None:
+    """Answer the JSON lines of stdin, until it ends; a failure is an answer, too."""
+    for line in sys.stdin:
+        try:
+            say(answer(json.loads(line)))
+        except Exception as error:  # peers fail in their own ways
+            say({"error": f"{type(error).__name__}: {error}".splitlines()[0]})
+
+
 def serve(say: Say, peer: Peer, threads: int) -> None:
     """Answer questions about one library after the other, until stdin ends.
 
@@ -136,11 +146,7 @@ def serve(say: Say, peer: Peer, threads: int) -> None:
             return {"logits": logits.astype(float).tolist()}
         return time_runs(lambda: [ready(batch) for _, batch in batches[work]], question["budget"])
 
-    for line in sys.stdin:
-        try:
-            say(answer(json.loads(line)))
-        except Exception as error:  # peers fail in their own ways
-            say({"error": f"{type(error).__name__}: {error}".splitlines()[0]})
+    answer_lines(say, answer)
 
 
 def start(say: Say, peer: Peer, threads: int, folder: Path) -> None:
@@ -194,7 +200,7 @@ def main(arguments: list[str]) -> None:
 
     command, *rest = arguments
     if command == "build":
-        say(build(Path(rest[0])))
+        say(build(Path(rest[0]), rest[1:] or tuple(BUILT)))
         return
     if command == "gemm":
         say(measure_gemm(int(rest[0]), [Shape.parse(text) for text in rest[1:]]))
@@ -205,6 +211,10 @@ def main(arguments: list[str]) -> None:
         serve(say, peer, int(threads))
     elif command == "start":
         start(say, peer, int(threads), Path(more[0]))
+    elif command == "squad":
+        from benchmark.squad_side import Side  # here: imports would count in cold starts
+
+        answer_lines(say, Side(peer, int(threads)).answer)
 
 
 if __name__ == "__main__":
