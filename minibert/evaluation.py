@@ -59,6 +59,7 @@ class Evaluation:
     # Where each predicted text stands in its context: context[start:end], in characters.
     places: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     about: Mapping[str, str] = field(default_factory=dict)  # model, dtype ...: name -> value
+    null_threshold: float | None = None  # odds above it are "no answer"
     questions_per_second: float | None = None  # of those that this run answered
 
 
@@ -138,6 +139,7 @@ def evaluate(
         probabilities={key: answer.probability for key, answer in found.items()},
         places={key: answer.place for key, answer in found.items() if answer.text},
         about=describe(model, data, settings),
+        null_threshold=settings.null_threshold,
         questions_per_second=len(rest) / seconds if rest else None,
     )
 
@@ -189,6 +191,7 @@ def score_predictions(
             "data": f"{data.name}, {len(data.questions)} questions",
             "null threshold": str(null_threshold),
         },
+        null_threshold=null_threshold,
     )
 
 
