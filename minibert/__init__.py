@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from minibert.model import Model, load_model
     from minibert.pipelines import QuestionAnsweringPipeline, pipeline
     from minibert.spans import Answer
-    from minibert.squad import SquadData, SquadQuestion, read_squad
+    from minibert.squad import Gold, SquadData, SquadQuestion, read_squad
     from minibert.trace import Trace
 
 __version__ = "0.1.0"
@@ -44,6 +44,7 @@ __all__ = [
     "CheckpointError",
     "ConfigError",
     "Evaluation",
+    "Gold",
     "InputError",
     "MinibertError",
     "Model",
@@ -75,7 +76,7 @@ _HOMES = {
     "model": ("Model", "load_model"),
     "pipelines": ("QuestionAnsweringPipeline", "pipeline"),
     "spans": ("Answer",),
-    "squad": ("SquadData", "SquadQuestion", "read_squad"),
+    "squad": ("Gold", "SquadData", "SquadQuestion", "read_squad"),
     "trace": ("Trace",),
 }
 

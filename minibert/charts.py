@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 WIDTH = 400
 CHARACTER = 6.8  # mean width of a character, a little generous
+CONTROLS = {code: "\ufffd" for code in [*range(32), 127] if chr(code) not in "\t\n\r"}
 CLOSEST = 0.4  # points of a line nearer than this to the one before add nothing but bytes
 
 STYLE = """
@@ -348,8 +349,10 @@ def page(title: str, body: Iterable[str], style: str = "") -> str:
         *body,
         "</body>\n</html>\n",
     ]
-    # Texts from JSON can hold half of a surrogate pair, which no file can.
-    return "\n".join(lines).encode("utf-8", "replace").decode("utf-8")
+    # Texts from JSON can hold half of a surrogate pair, which no file can, and characters that no
+    # page may hold.
+    whole = "\n".join(lines).encode("utf-8", "replace").decode("utf-8")
+    return whole.translate(CONTROLS)
 
 
 def figure(caption: str, chart: str, note: str = "") -> str:

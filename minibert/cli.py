@@ -21,6 +21,7 @@ from minibert import __version__
 from minibert import progress as progress_module
 from minibert.commands import answer, checkup, compare, convert, evaluate
 from minibert.errors import MinibertError
+from minibert.progress import say
 
 COMMANDS = (answer, evaluate, compare, convert, checkup)
 
@@ -48,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = build_parser()
     args = parser.parse_args(argv)
     if hasattr(args, "check"):
-        args.check(parser, args)
+        args.check(args.parser, args)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # Windows and LANG=C would choke on an answer in Greek
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
@@ -59,15 +60,26 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stdout.flush()
     except MinibertError as error:
         line = " ".join(part.strip() for part in str(error).splitlines())
-        print(f"minibert: error: {line}", file=sys.stderr)
+        say(f"minibert: error: {line}\n")
         return 1
     except BrokenPipeError:  # `minibert ... | head`: the reader has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        forget_output()
         return 0
     except KeyboardInterrupt:
-        print("minibert: interrupted", file=sys.stderr)
+        say("minibert: interrupted\n")
         return 130
+    except OSError as error:
+        if not error.filename:  # our files are ours to explain; this is standard output
+            forget_output()
+            say(f"minibert: error: standard output: cannot be written: {error.strerror}\n")
+            return 1
+        raise
     return 0
+
+
+def forget_output() -> None:
+    """Drop what is left to be written to standard output, or Python complains when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

@@ -35,6 +35,11 @@ from minibert.weights import (
 )
 
 DTYPES = ("float32", "float16", "int8")
+# How names of files end that a model's folder holds; only such a folder is overwritten.
+MODEL_FILES = (
+    *("config.json", ".safetensors", ".safetensors.index.json", ".bin", "vocab.txt", "README.md"),
+    *("tokenizer.json", "special_tokens_map.json", "added_tokens.json"),
+)
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "tokenizer_config.json")
 
 
@@ -91,8 +96,7 @@ def convert(
     if not isinstance(output, str | os.PathLike) or not str(output):
         raise InputError(f"the output must be a folder's name, got {output!r:.80}")
     target = Path(os.path.expanduser(output))
-    if target.exists() and not overwrite:
-        raise InputError(f"{target}: is already there. Choose another folder, or overwrite it.")
+    check_target(target, overwrite)
     files = find_model(
         model, revision=revision, token=token, cache_dir=cache_dir, accept_pickles=True
     )
@@ -115,12 +119,13 @@ def convert(
         draft.chmod(0o755)
         if target.exists():
             old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
-            os.replace(target, old / target.name)
             try:
-                os.replace(draft, target)
-            except OSError:
-                os.replace(old / target.name, target)
-                raise
+                os.replace(target, old / target.name)
+                try:
+                    os.replace(draft, target)
+                except OSError:
+                    os.replace(old / target.name, target)
+                    raise
             finally:
                 shutil.rmtree(old)
         else:
@@ -132,6 +137,30 @@ def convert(
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return target
+
+
+def check_target(target: Path, overwrite: bool) -> None:
+    """Refuse an output that is in the way; only a model is overwritten.
+
+    Raises:
+        InputError: it is there, and may not be replaced.
+    """
+    if not os.path.lexists(target):
+        return
+    if not overwrite:
+        raise InputError(f"{target}: is already there. Choose another folder, or overwrite it.")
+    if target.is_symlink() or not target.is_dir():
+        raise InputError(f"{target}: is not a folder, so it is not overwritten")
+    others = [
+        path.name
+        for path in sorted(target.iterdir())
+        if path.is_dir() or not path.name.endswith(MODEL_FILES)
+    ]
+    if others:
+        raise InputError(
+            f"{target}: holds {others[0]!r}, which is no part of a model, so it is not "
+            "overwritten. Choose another folder, or remove that."
+        )
 
 
 def _arrays(

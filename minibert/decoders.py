@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, Protocol
 
 from minibert.answering import check_count
@@ -54,8 +55,11 @@ class SquadSettings:
         ):
             if getattr(self, name) is not None:
                 check_count(name, getattr(self, name), least)
-        if self.null_threshold != self.null_threshold:
-            raise InputError("null_threshold must be a number, got nan")
+        threshold = self.null_threshold
+        if isinstance(threshold, bool) or not isinstance(threshold, Real) or threshold != threshold:
+            raise InputError(f"null_threshold must be a number, got {threshold!r:.80}")
+        if not isinstance(self.with_null, bool):
+            raise InputError(f"with_null must be True or False, got {self.with_null!r:.80}")
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import IO, Any
 
+from minibert import __version__
 from minibert.decoders import Prediction, SquadSettings, make_decoder
 from minibert.errors import InputError
 from minibert.files import writing
@@ -30,6 +31,8 @@ from minibert.progress import notice, progress
 from minibert.squad import (
     SquadData,
     SquadQuestion,
+    is_answer,
+    is_number,
     read_nbest,
     read_null_odds,
     read_predictions,
@@ -110,8 +113,16 @@ def evaluate(
     Raises:
         InputError: a question cannot be read; the folder cannot be written, or holds other results.
     """
+    for name, value, kind in (("model", model, Model), ("data", data, SquadData)):
+        if not isinstance(value, kind):
+            raise InputError(
+                f"{name} must be a {kind.__name__}, as load_model and read_squad give them, got "
+                f"{value!r:.80}"
+            )
     if settings is None:
-        settings = SquadSettings(with_null=has_unanswerable(data.questions))
+        settings = SquadSettings(with_null=data.with_null)
+    if not isinstance(settings, SquadSettings):
+        raise InputError(f"settings must be SquadSettings, got {settings!r:.80}")
     questions = data.questions
     found: dict[str, Prediction] = {}
     with journal(output_dir, model, data, settings, overwrite) as (kept, keep):
@@ -119,15 +130,17 @@ def evaluate(
         rest = [question for question in questions if question.id not in found]
         if kept:
             notice(f"{len(kept)} of {len(questions)} questions were answered before")
+        for _ in predict(model, rest[:1], settings):
+            pass  # kernels that have to be compiled would spoil the rate
         begin = perf_counter()
         answers = predict(model, rest, settings)
-        for question, answer in progress(answers, len(questions), "questions", len(kept)):
+        for question, answer in progress(answers, len(questions), "questions", done=len(kept)):
             found[question.id] = answer
             keep(question.id, answer)
         seconds = perf_counter() - begin
         found = {question.id: found[question.id] for question in questions}
         if output_dir is not None:
-            write_outputs(Path(output_dir), found)
+            write_outputs(Path(os.path.expanduser(output_dir)), found)
     predictions = {key: answer.text for key, answer in found.items()}
     odds = {key: a.null_odds for key, a in found.items() if a.null_odds is not None} or None
     return Evaluation(
@@ -202,8 +215,6 @@ def compare(model: Model, data: SquadData, settings: SquadSettings) -> dict[str,
         model, device, dtype, exact, f1, megabytes (of the weights on disk; 0 if they came from no
         file), questions_per_second (without loading).
     """
-    for _ in predict(model, data.questions[:1], settings):
-        pass  # what is slow only the first time
     evaluation = evaluate(model, data, settings)
     return {
         "model": model.name,
@@ -214,11 +225,6 @@ def compare(model: Model, data: SquadData, settings: SquadSettings) -> dict[str,
         "megabytes": model.files.size / 1e6 if model.files else 0.0,
         "questions_per_second": evaluation.questions_per_second,
     }
-
-
-def has_unanswerable(questions: Sequence[SquadQuestion]) -> bool:
-    """Whether some have no answer, as in SQuAD 2.0."""
-    return not all(question.answerable for question in questions)
 
 
 def describe(model: Model, data: SquadData, settings: SquadSettings) -> dict[str, str]:
@@ -280,27 +286,20 @@ def journal(
     if output_dir is None:
         yield {}, lambda key, answer: None
         return
-    folder = Path(output_dir).expanduser()
+    folder = Path(os.path.expanduser(output_dir))
     path = folder / UNFINISHED
-    present = [name for name in OUTPUTS if (folder / name).exists()]
-    if present and not overwrite and not path.exists():
-        raise InputError(
-            f"{folder}: holds {' and '.join(present)} already. Choose another folder, or overwrite "
-            "them."
-        )
-    header = {"minibert": "unfinished evaluation", "data": data.digest, **asdict(settings)}
+    check_folder(folder, overwrite)
+    header = {"minibert": __version__, "data": data.digest, **asdict(settings)}
     header |= {"questions": len(data.questions), "device": model.device, "dtype": model.dtype}
     header |= {"model": model.files.digest() if model.files else model.name}
-    kept: dict[str, Prediction] = {}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with path.open("a+b") as file:
             lock(file, path)
             file.seek(0)
-            before = b"" if overwrite else file.read()
-            whole = before.rfind(b"\n") + 1  # a last line that was cut off does not count
-            before = before[:whole]
-            file.truncate(len(before))
+            before = file.read()
+            kept, length = read_journal(path, before, header, data.questions, overwrite)
+            file.truncate(length)
 
             def write(record: dict[str, Any]) -> None:
                 file.write(json.dumps(record).encode() + b"\n")
@@ -309,21 +308,83 @@ def journal(
             def keep(key: str, answer: Prediction) -> None:
                 write({"id": key, **asdict(answer)})
 
-            if before:
-                first, *rest = before.splitlines()
-                check_header(path, first, header)
-                kept = dict(read_record(path, i, line) for i, line in enumerate(rest, 2))
-            else:
+            if not length:
                 write(header)
-
             try:
                 yield kept, keep
             except KeyboardInterrupt:
                 notice(f"what was answered is kept in {path}; the same command goes on from there")
                 raise
-        path.unlink()
+            if os.name != "nt":  # while nobody else can take it up; Windows keeps open files
+                path.unlink()
+        path.unlink(missing_ok=True)
     except OSError as error:
         raise InputError(f"{path}: cannot be written: {error.strerror or error}") from None
+
+
+def check_folder(folder: Path, overwrite: bool) -> None:
+    """Refuse an output folder that cannot be one, or holds the results of a finished run.
+
+    Raises:
+        InputError: it is none, or they are there and may not be overwritten.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder}: is not a folder; name another for the output")
+    path = folder / UNFINISHED
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise InputError(f"{path}: is not a file of an earlier run; remove it")
+    present = [name for name in OUTPUTS if (folder / name).exists()]
+    if present and not overwrite and not path.exists():
+        raise InputError(
+            f"{folder}: holds {' and '.join(present)} already. Choose another folder, or overwrite "
+            "them (--overwrite)."
+        )
+
+
+def read_journal(
+    path: Path,
+    content: bytes,
+    header: dict[str, Any],
+    questions: Sequence[SquadQuestion],
+    overwrite: bool,
+) -> tuple[dict[str, Prediction], int]:
+    """What an interrupted run has left.
+
+    Args:
+        path: of its file, for messages.
+        content: of the file.
+        header: of the run that wants to go on.
+        questions: of that run.
+        overwrite: begin again, rather than refuse what cannot be gone on with.
+
+    Returns:
+        The answers, and how many bytes of the file hold them: a last line that was cut off does not
+        count.
+
+    Raises:
+        InputError: the file is damaged, or of a run with other settings.
+    """
+    length = content.rfind(b"\n") + 1
+    try:
+        if not length:
+            if not json.dumps(header).encode().startswith(content):
+                raise InputError(f"{path}: is not the file of an earlier run; remove it")
+            return {}, 0
+        first, *rest = content[:length].split(b"\n")[:-1]
+        check_header(path, first, header)
+        known = {question.id for question in questions}
+        kept: dict[str, Prediction] = {}
+        for number, line in enumerate(rest, 2):
+            key, answer = read_record(path, number, line)
+            fits = (answer.null_odds is not None) == header["with_null"]
+            if key not in known or key in kept or not fits:
+                raise damaged(path, number)
+            kept[key] = answer
+    except InputError:
+        if not overwrite or not length or b'"minibert"' not in content[:length].split(b"\n")[0]:
+            raise
+        return {}, 0
+    return kept, length
 
 
 def lock(file: IO[bytes], path: Path) -> None:
@@ -350,10 +411,10 @@ def check_header(path: Path, line: bytes, header: dict[str, Any]) -> None:
     """
     try:
         before = json.loads(line)
-        if not isinstance(before, dict) or "minibert" not in before:
-            raise ValueError
-    except ValueError:
-        raise InputError(f"{path}: is not the beginning of a run; delete it") from None
+    except (ValueError, RecursionError):
+        before = None
+    if not isinstance(before, dict) or "minibert" not in before:
+        raise InputError(f"{path}: is not the file of an earlier run; remove it")
     different = [
         f"{name} was {before.get(name)!r:.40} and is {value!r:.40}"
         for name, value in header.items()
@@ -362,7 +423,7 @@ def check_header(path: Path, line: bytes, header: dict[str, Any]) -> None:
     if different:
         raise InputError(
             f"{path}: an unfinished run with other settings: {'; '.join(different)}. Give the same "
-            "to go on with it, choose another folder, or overwrite it."
+            "to go on with it, choose another folder, or begin again with --overwrite."
         )
 
 
@@ -375,11 +436,30 @@ def read_record(path: Path, number: int, line: bytes) -> tuple[str, Prediction]:
     try:
         record = json.loads(line)
         values = {f.name: record[f.name] for f in fields(Prediction)}
-        return str(record["id"]), Prediction(**values | {"place": tuple(values["place"])})
-    except (ValueError, KeyError, TypeError):
-        raise InputError(
-            f"{path}, line {number}: is damaged. Overwrite it to begin again."
-        ) from None
+        start, end = values["place"]
+        odds, probability = values["null_odds"], values["probability"]
+        if (
+            all(isinstance(value, str) for value in (record["id"], values["text"]))
+            and isinstance(values["best_text"], str)
+            and (odds is None or is_number(odds))
+            and is_number(probability)
+            and 0 <= probability < 1.001  # sums of roundings
+            and type(start) is type(end) is int
+            and 0 <= start <= end
+            and isinstance(values["n_best"], list)
+            and all(map(is_answer, values["n_best"]))
+        ):
+            return record["id"], Prediction(**values | {"place": (start, end)})
+    except (ValueError, KeyError, TypeError, RecursionError):
+        pass
+    raise damaged(path, number)
+
+
+def damaged(path: Path, number: int) -> InputError:
+    """What there is to say of a line that no run has written."""
+    return InputError(
+        f"{path}, line {number}: is damaged. Begin again with --overwrite, or in another folder."
+    )
 
 
 # ---------------------------------------------------------------- tuning the null threshold
@@ -435,7 +515,7 @@ def tune_null(evaluation: Evaluation, measure: str = "f1") -> dict[str, Any]:
 
     tuned = {q.id: "" if odds[q.id] > threshold else texts[q.id] for q in scoring}
     return {
-        "threshold": threshold if threshold > -ANY_ODDS else "-inf",
+        "threshold": threshold,
         "best": measure,
         "tuned_on": {"articles": len(chosen), "questions": len(tuning)},
         "scored_on": {"articles": len(others), "questions": len(scoring)},
@@ -454,18 +534,3 @@ def spread(questions: Sequence[SquadQuestion], count: int) -> list[SquadQuestion
     if count >= len(questions):
         return list(questions)
     return [questions[i * len(questions) // count] for i in range(count)]
-
-
-def check_output(path: str | Path | None) -> None:
-    """Refuse a file that cannot be written, before hours are spent on what goes into it.
-
-    Raises:
-        InputError: its folder is not there, or is not ours to write.
-    """
-    if path is None:
-        return
-    folder = Path(path).expanduser().parent
-    if not folder.is_dir():
-        raise InputError(f"{path}: cannot be written: there is no folder {str(folder)!r}")
-    if not os.access(folder, os.W_OK):
-        raise InputError(f"{path}: cannot be written: the folder {str(folder)!r} is read-only")

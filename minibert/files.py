@@ -13,6 +13,30 @@ from typing import TextIO
 from minibert.errors import InputError, ModelNotFoundError
 
 
+def check_output(path: str | None) -> None:
+    """Refuse an output that cannot be written, before hours are spent on what goes into it.
+
+    Args:
+        path: a file; None for standard output.
+
+    Raises:
+        InputError: its folder is not there or is not ours to write, it is a folder itself, or
+            standard output is closed.
+    """
+    if path is None:
+        if sys.stdout is None:
+            raise InputError("standard output is closed; give --output FILE")
+        return
+    target = Path(os.path.expanduser(path))
+    folder = target.parent
+    if not folder.is_dir():
+        raise InputError(f"{path}: cannot be written: there is no folder {str(folder)!r}")
+    if target.is_dir():
+        raise InputError(f"{path}: cannot be written: it is a folder")
+    if not os.access(folder, os.W_OK):
+        raise InputError(f"{path}: cannot be written: the folder {str(folder)!r} is read-only")
+
+
 @contextmanager
 def writing(path: str | None) -> Iterator[TextIO]:
     """Standard output, or a file that appears only when it is complete.
@@ -21,11 +45,10 @@ def writing(path: str | None) -> Iterator[TextIO]:
         InputError: the file cannot be written.
     """
     if path is None:
-        if sys.stdout is None:
-            raise InputError("standard output is closed; give --output FILE")
+        check_output(path)
         yield sys.stdout
         return
-    target = Path(path)
+    target = Path(os.path.expanduser(path))
     if target.exists() and not target.is_file():  # a pipe or /dev/null is no file to be replaced
         try:
             with open(target, "w", encoding="utf-8", errors="backslashreplace") as out:

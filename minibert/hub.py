@@ -69,8 +69,8 @@ def find_model(
     """Find a model.
 
     Args:
-        model: None for the embedded one; a folder; a .safetensors file (config.json and the
-            tokenizer lie beside it); or a name on the Hugging Face Hub.
+        model: None or "embedded" for the embedded one; a folder; a .safetensors file (config.json
+            and the tokenizer lie beside it); or a name on the Hugging Face Hub.
         revision: branch, tag or commit on the Hub.
         token: for private models on the Hub; True for the one that is logged in.
         cache_dir: where the Hub's files are kept.
@@ -88,6 +88,8 @@ def find_model(
         raise ModelNotFoundError("the model's name is empty; leave it out for the embedded model")
     names = (*WEIGHTS, PICKLE) if accept_pickles else WEIGHTS
     if model is None:
+        return _in_folder(EMBEDDED, names)
+    if model == "embedded" and not os.path.exists(model):
         return _in_folder(EMBEDDED, names)
     path = Path(os.path.expanduser(model))  # Path.expanduser fails where there is no such user
     if os.path.isdir(path):  # unlike Path.is_dir, False for a name longer than the system allows

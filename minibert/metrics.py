@@ -88,24 +88,39 @@ def score_answers(
     """
     if not questions:
         raise InputError("there are no questions to score")
-    require(questions, predictions, "prediction")
+    require(questions, predictions, "prediction", str)
     return {
         q.id: score_answer((gold.text for gold in q.answers), predictions[q.id]) for q in questions
     }
 
 
-def require(questions: Sequence[SquadQuestion], values: Mapping[str, object], what: str) -> None:
-    """Refuse a file that leaves questions out.
+def require(
+    questions: Sequence[SquadQuestion],
+    values: Mapping[str, object],
+    what: str,
+    kind: type | tuple[type, ...] = object,
+) -> None:
+    """Refuse values that leave questions out, or are of another kind.
 
     Raises:
         InputError: naming how many, and the first.
     """
+    if not isinstance(values, Mapping):
+        raise InputError(f"each {what} must be in a dict by id, got {type(values).__name__}")
+    if not all(isinstance(question, SquadQuestion) for question in questions):
+        raise InputError("the questions must be a list of SquadQuestion, as read_squad gives them")
     missing = [question.id for question in questions if question.id not in values]
     if missing:
         raise InputError(
             f"{len(missing)} of {len(questions)} questions have no {what}, the first is "
             f"{missing[0]!r}. Do the files belong together?"
         )
+    for question in questions:
+        value = values[question.id]
+        if not isinstance(value, kind) or value != value:
+            raise InputError(f"the {what} of question {question.id!r} cannot be {value!r:.60}")
+    if len({question.id for question in questions}) < len(questions):
+        raise InputError("two questions have the same id")
 
 
 def squad_evaluate(
@@ -132,7 +147,7 @@ def squad_evaluate(
     """
     scores = score_answers(questions, predictions)
     odds = dict.fromkeys(predictions, 0.0) if null_odds is None else null_odds
-    require(questions, odds, "null odds")
+    require(questions, odds, "null odds", (int, float))
     kept = {
         question.id: scores[question.id]
         if not odds[question.id] > null_threshold

@@ -5,18 +5,44 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import TypeVar
+from contextlib import contextmanager, suppress
+from typing import TextIO, TypeVar
 
 Item = TypeVar("Item")
 
 EVERY = 0.1  # seconds between two drawings
 
+# Nothing here may spoil a result: where standard error is closed, full, or read by nobody any
+# more, there is just no progress to be seen.
+
+
+def say(text: str) -> None:
+    """Write to standard error, if that can be done."""
+    with suppress(OSError, ValueError):  # ValueError: it was closed by Python
+        if sys.stderr is not None:
+            sys.stderr.write(text)
+            sys.stderr.flush()
+
+
+def on_terminal(stream: TextIO | None) -> bool:
+    """Whether somebody looks at a stream."""
+    with suppress(ValueError):
+        return stream is not None and stream.isatty()
+    return False
+
+
 # Whether `stages` and `notice` say anything: the command line sets it, a library stays silent.
 speaking = False
 
 
-def progress(items: Iterable[Item], total: int | None, unit: str, done: int = 0) -> Iterator[Item]:
+def progress(
+    items: Iterable[Item],
+    total: int | None,
+    unit: str,
+    *,
+    done: int = 0,
+    with_results: bool = False,
+) -> Iterator[Item]:
     """Pass `items` on; on a terminal, draw how many have passed, how fast, how long it will take.
 
     Args:
@@ -24,17 +50,17 @@ def progress(items: Iterable[Item], total: int | None, unit: str, done: int = 0)
         total: how many there will be; None if nobody knows.
         unit: what they are, in the plural.
         done: how many of the total were done before; `items` are the others.
+        with_results: whether the items' results are printed as they come.
     """
-    if not sys.stderr.isatty():
+    if not on_terminal(sys.stderr):
         yield from items
         return
     begin = drawn = time.monotonic()
     count = 0
     try:
         for count, item in enumerate(items, 1):
-            if drawn > begin and sys.stdout is not None and sys.stdout.isatty():
-                sys.stderr.write("\r\x1b[K")  # results go to the same screen: make room
-                sys.stderr.flush()
+            if with_results and drawn > begin and on_terminal(sys.stdout):
+                say("\r\x1b[K")  # results go to the same screen: make room
             yield item
             if (now := time.monotonic()) - drawn >= EVERY:
                 drawn = now
@@ -42,8 +68,7 @@ def progress(items: Iterable[Item], total: int | None, unit: str, done: int = 0)
     finally:
         if count:
             _draw(count, total, unit, time.monotonic() - begin, done)
-            sys.stderr.write("\n")
-            sys.stderr.flush()
+            say("\n")
 
 
 def _draw(count: int, total: int | None, unit: str, seconds: float, done: int) -> None:
@@ -56,15 +81,13 @@ def _draw(count: int, total: int | None, unit: str, seconds: float, done: int) -
         left = f", {(total - count) / rate:.0f} s left" if count < total else f", {seconds:.0f} s"
     else:
         bar, left = f"{count} {unit}", ""
-    sys.stderr.write(f"\r\x1b[K{bar}, {rate:.1f}/s{left}")
-    sys.stderr.flush()
+    say(f"\r\x1b[K{bar}, {rate:.1f}/s{left}")
 
 
 def notice(text: str) -> None:
     """Say one line that is no error."""
-    if speaking and sys.stderr is not None:
-        sys.stderr.write(f"{text}\n")
-        sys.stderr.flush()
+    if speaking:
+        say(f"{text}\n")
 
 
 @contextmanager
@@ -78,23 +101,20 @@ def stages(title: str, names: Sequence[str]) -> Iterator[Callable[[], None]]:
     Yields:
         A function to call at the beginning of each stage.
     """
-    if not speaking or sys.stderr is None:
+    if not speaking:
         yield lambda: None
         return
-    begin, terminal, number = time.monotonic(), sys.stderr.isatty(), 0
+    begin, terminal, number = time.monotonic(), on_terminal(sys.stderr), 0
 
     def following() -> None:
         nonlocal number
         number += 1
         if terminal:
             bar = "#" * number + "." * (len(names) - number)
-            sys.stderr.write(f"\r\x1b[K{title} [{bar}] {names[number - 1]}")
-            sys.stderr.flush()
+            say(f"\r\x1b[K{title} [{bar}] {names[number - 1]}")
 
     if not terminal:
-        sys.stderr.write(f"{title} ...\n")
-        sys.stderr.flush()
+        say(f"{title} ...\n")
     yield following
     seconds = time.monotonic() - begin
-    sys.stderr.write(f"{chr(13) + chr(27) + '[K' if terminal else ''}{title}: {seconds:.1f} s\n")
-    sys.stderr.flush()
+    say(f"{chr(13) + chr(27) + '[K' if terminal else ''}{title}: {seconds:.1f} s\n")

@@ -11,6 +11,9 @@ import gzip
 import hashlib
 import json
 import lzma
+import os
+import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,6 +55,7 @@ class SquadData:
     name: str  # of the file
     digest: str  # SHA-256 of its JSON, before compression
     questions: list[SquadQuestion]
+    with_null: bool  # whether the file has questions without an answer, as SQuAD 2.0 has
 
 
 def read_squad(path: str | Path) -> SquadData:
@@ -76,7 +80,8 @@ def read_squad(path: str | Path) -> SquadData:
         )
     if not questions:
         raise InputError(f"{path}: holds no questions")
-    return SquadData(Path(path).name, hashlib.sha256(text).hexdigest(), questions)
+    with_null = not all(question.answerable for question in questions)
+    return SquadData(Path(path).name, hashlib.sha256(text).hexdigest(), questions, with_null)
 
 
 def read_compressed(path: str | Path) -> bytes:
@@ -85,8 +90,10 @@ def read_compressed(path: str | Path) -> bytes:
     Raises:
         InputError: it cannot be read or unpacked.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise InputError(f"a file's name is a text, got {type(path).__name__}: {path!r:.80}")
     try:
-        data = Path(path).expanduser().read_bytes()
+        data = Path(os.path.expanduser(path)).read_bytes()
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{path}: cannot be read: {reason}") from None
@@ -95,7 +102,7 @@ def read_compressed(path: str | Path) -> bytes:
             return gzip.decompress(data)
         if data.startswith(b"\xfd7zXZ\x00"):
             return lzma.decompress(data)
-    except (OSError, EOFError, lzma.LZMAError, ValueError) as error:
+    except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
         raise InputError(f"{path}: its compressed data are damaged: {error}") from None
     return data
 
@@ -156,18 +163,24 @@ class _Reader:
         elif not isinstance(parent[key], kind):
             found = type(parent[key]).__name__
             self.problems.append(f"{where}.{key} must be a {kind.__name__}, found {found}")
+        elif kind is str and (place := half_surrogate(parent[key])) is not None:
+            self.problems.append(f"{where}.{key} holds half of a surrogate pair, character {place}")
         else:
             return parent[key]
         return otherwise
 
     def identifier(self, qa: Any, where: str) -> str:
         """The id of a question; some data sets have numbers."""
-        if isinstance(qa, dict) and isinstance(qa.get("id"), int):
+        if isinstance(qa, dict) and type(qa.get("id")) is int:
             qa = {**qa, "id": str(qa["id"])}
+        problems = len(self.problems)
         found: str = self.part(qa, "id", str, where, "")
-        if found and found in self.ids:
+        if not found and len(self.problems) == problems:
+            self.problems.append(f"{where}: the id is empty")
+        if found in self.ids:
             self.problems.append(f"{where}: the id {found!r} stands there twice")
-        self.ids.add(found)
+        if found:
+            self.ids.add(found)
         return found
 
     def answers(self, qa: Any, where: str) -> tuple[Gold, ...]:
@@ -182,8 +195,26 @@ class _Reader:
         return tuple(golds)
 
 
-def check_values(path: str | Path, found: Any, kind: Any) -> dict[str, Any]:
+def half_surrogate(text: str) -> int | None:
+    """Where a text holds half of a surrogate pair, which is no character; None if nowhere."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return error.start
+    return None
+
+
+# ---------------------------------------------------------------- predictions
+
+
+def check_values(path: str | Path, found: Any, name: str, right: Callable[[Any], bool]) -> Any:
     """Check that a JSON document maps ids to values of one kind.
+
+    Args:
+        path: for the message.
+        found: the document.
+        name: of the kind.
+        right: whether a value is of it.
 
     Raises:
         InputError: it does not.
@@ -191,10 +222,29 @@ def check_values(path: str | Path, found: Any, kind: Any) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise InputError(f"{path}: must hold an object of ids, found {type(found).__name__}")
     for key, value in found.items():
-        if not isinstance(value, kind) or isinstance(value, bool) or value != value:
-            name = {str: "a string", list: "a list"}.get(kind, "a number")
+        if not right(value):
             raise InputError(f"{path}: {key!r} must be {name}, found {value!r:.60}")
     return found
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a number that a float can hold, perhaps infinite."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return value == value and (isinstance(value, float) or abs(value) < 10**300)
+
+
+def is_answer(entry: Any) -> bool:
+    """Whether a value is one of n best answers: a text and a probability.
+
+    The pipeline adds up the probabilities of equal texts, so they can be above 1.
+    """
+    return (
+        isinstance(entry, dict)
+        and isinstance(entry.get("text"), str)
+        and is_number(entry.get("probability"))
+        and 0 <= entry["probability"] < float("inf")
+    )
 
 
 def read_predictions(path: str | Path) -> dict[str, str]:
@@ -203,7 +253,11 @@ def read_predictions(path: str | Path) -> dict[str, str]:
     Raises:
         InputError: it cannot be read, or is of another form.
     """
-    return check_values(path, parse_json(path, read_compressed(path)), str)
+    document = parse_json(path, read_compressed(path))
+    texts: dict[str, str] = check_values(
+        path, document, "a string", lambda value: isinstance(value, str)
+    )
+    return texts
 
 
 def read_null_odds(path: str | Path) -> dict[str, float]:
@@ -212,7 +266,9 @@ def read_null_odds(path: str | Path) -> dict[str, float]:
     Raises:
         InputError: it cannot be read, or is of another form.
     """
-    return check_values(path, parse_json(path, read_compressed(path)), (int, float))
+    document = parse_json(path, read_compressed(path))
+    odds: dict[str, float] = check_values(path, document, "a number", is_number)
+    return odds
 
 
 def read_nbest(path: str | Path) -> dict[str, list[tuple[str, float]]]:
@@ -224,13 +280,14 @@ def read_nbest(path: str | Path) -> dict[str, list[tuple[str, float]]]:
     Raises:
         InputError: it cannot be read, or is of another form.
     """
-    found = check_values(path, parse_json(path, read_compressed(path)), list)
-    try:
-        return {
-            key: [(str(entry["text"]), float(entry["probability"])) for entry in entries]
-            for key, entries in found.items()
-        }
-    except (TypeError, KeyError, ValueError):
-        raise InputError(
-            f"{path}: the n best of each question must be objects with text and probability"
-        ) from None
+    document = parse_json(path, read_compressed(path))
+    check_values(
+        path,
+        document,
+        "a list of objects with a text and a probability",
+        lambda value: isinstance(value, list) and all(map(is_answer, value)),
+    )
+    return {
+        key: [(entry["text"], min(1.0, entry["probability"])) for entry in entries]
+        for key, entries in document.items()
+    }

@@ -92,8 +92,8 @@ def make_windows(
     if len(context) > room and room < 1:
         raise InputError(
             f"the question has {len(question)} tokens and leaves no room for the text in a window "
-            f"of max_seq_length {max_seq_length}. Shorten the question, raise max_seq_length, or "
-            "let it be truncated with max_question_length."
+            f"of max_seq_length {max_seq_length}. Shorten the question, let it be cut to fewer "
+            "tokens, or raise max_seq_length."
         )
     # transformers refuses the second case too, whether or not the text fits in one window.
     if (len(context) > room and doc_stride >= room) or doc_stride >= max_seq_length - 2:

@@ -575,7 +575,7 @@ def test_progress_counts_what_was_done_before_but_not_in_the_rate(monkeypatch):
     monkeypatch.setattr(sys, "stderr", Terminal())
     clock = iter([0.0, 1.0, 2.0, 2.0, 2.0])
     monkeypatch.setattr("time.monotonic", lambda: next(clock))
-    assert list(progress("ab", 100, "letters", 90)) == ["a", "b"]
+    assert list(progress("ab", 100, "letters", done=90)) == ["a", "b"]
     assert "91/100 letters, 1.0/s, 9 s left" in sys.stderr.getvalue()
     assert "92/100 letters, 1.0/s, 8 s left" in sys.stderr.getvalue()
 

@@ -180,12 +180,30 @@ def test_an_existing_output_is_refused_and_stays(tmp_path, tiny_folder):
     assert [path.name for path in output.iterdir()] == ["mine"]
 
 
+@pytest.mark.parametrize("what", ["file", "link", "text", "subfolder"])
+def test_only_a_model_is_overwritten(tmp_path, tiny_folder, what):
+    output = tmp_path / "new"
+    if what == "file":
+        output.write_text("precious")
+    elif what == "link":
+        output.symlink_to(tiny_folder)
+    else:
+        (output / "sub" if what == "subfolder" else output).mkdir(parents=True)
+        (output / "config.json").write_text("{}")
+        if what == "text":
+            (output / "thesis.txt").write_text("precious")
+    message = refused(tiny_folder, output, InputError, overwrite=True)
+    assert str(output) in message
+    assert "not overwritten" in message
+    assert os.path.lexists(output)
+
+
 def test_overwrite_replaces_the_folder(tmp_path, tiny_folder):
     output = tmp_path / "new"
     output.mkdir()
-    (output / "old").write_text("")
+    (output / "old.safetensors").write_text("")
     convert(tiny_folder, output, overwrite=True)
-    assert not (output / "old").exists()
+    assert not (output / "old.safetensors").exists()
     np.testing.assert_array_equal(logits(output), logits(tiny_folder))
     assert [path.name for path in tmp_path.iterdir()] == ["new"]
 

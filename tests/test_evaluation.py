@@ -138,8 +138,9 @@ def test_without_unanswerable_questions_every_question_gets_an_answer(embedded, 
 
 
 def test_a_file_without_unanswerable_questions_is_read_as_squad_1(embedded, data, tmp_path):
-    answerable = replace(data, questions=[q for q in data.questions if q.answerable])
-    evaluate(embedded, answerable, output_dir=tmp_path)
+    answerable = [(q.question, q.context, [q.answers[0].text]) for q in data.questions if q.answers]
+    evaluate(embedded, read_squad(squad_file(tmp_path / "1.1", answerable)), output_dir=tmp_path)
+    (tmp_path / "1.1").unlink()
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(OUTPUTS[:2])
 
 
@@ -166,6 +167,8 @@ def test_a_question_that_cannot_be_read_is_named(embedded, tmp_path):
         ({"doc_stride": 0}, "doc_stride must be a whole number of at least 1"),
         ({"max_answer_length": 2.5}, "max_answer_length must be a whole number"),
         ({"null_threshold": float("nan")}, "null_threshold must be a number"),
+        ({"null_threshold": "0"}, "null_threshold must be a number"),
+        ({"with_null": "yes"}, "with_null must be True or False"),
     ],
 )
 def test_wrong_settings_are_refused(settings, expected):
@@ -176,11 +179,11 @@ def test_wrong_settings_are_refused(settings, expected):
 # ---------------------------------------------------------------- interrupted runs
 
 
-def interrupted(model, data, folder, after):
+def interrupted(model, data, folder, after, overwrite=False):
     """Begin a run and break it off after a few questions, as Ctrl-C does."""
 
     def run():
-        with journal(folder, model, data, SquadSettings(), False) as (_, keep):
+        with journal(folder, model, data, SquadSettings(), overwrite) as (_, keep):
             for question, answer in predict(model, data.questions[:after], SquadSettings()):
                 keep(question.id, answer)
             raise KeyboardInterrupt
@@ -219,24 +222,68 @@ def test_a_run_with_other_settings_is_not_gone_on_with(embedded, data, tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("content", "expected"),
-    [
-        (b"hello\n", "is not the beginning of a run"),
-        (b"[]\n", "is not the beginning of a run"),
-        (b"\xff\n", "is not the beginning of a run"),
-        (None, "line 2: is damaged"),
-    ],
+    "content", [b"hello\n", b"my precious notes", b"[]\n", b"\xff\n", b"[" * 100_000 + b"\n"]
 )
-def test_a_damaged_run_is_refused_and_kept(embedded, data, tmp_path, content, expected):
-    interrupted(embedded, data, tmp_path, after=2)
+@pytest.mark.parametrize("overwrite", [True, False])
+def test_a_file_of_another_kind_is_kept(embedded, data, tmp_path, content, overwrite):
     path = tmp_path / UNFINISHED
-    if content is None:
-        lines = path.read_bytes().splitlines(keepends=True)
-        content = lines[0] + lines[1][:50] + b"\n" + lines[2]
     path.write_bytes(content)
-    with pytest.raises(InputError, match=expected):
-        evaluate(embedded, data, SquadSettings(), output_dir=tmp_path)
+    with pytest.raises(InputError, match="is not the file of an earlier run"):
+        evaluate(embedded, data, output_dir=tmp_path, overwrite=overwrite)
     assert path.read_bytes() == content
+
+
+def test_a_link_is_not_followed(embedded, data, tmp_path):
+    (tmp_path / "precious").write_text("")
+    (tmp_path / UNFINISHED).symlink_to(tmp_path / "precious")
+    with pytest.raises(InputError, match="is not a file of an earlier run"):
+        evaluate(embedded, data, output_dir=tmp_path, overwrite=True)
+
+
+DAMAGES = {
+    "id": [None, 5, "unknown", "example-02"],
+    "text": [None, 5, ["x"]],
+    "best_text": [None, 5],
+    "null_odds": [None, "1", float("nan"), True],
+    "probability": [None, "0.5", float("nan"), -1, 1e9],
+    "place": [None, [], [1], [1, 2, 3], [0.5, 1], [-1, 2], [5, 2], "ab"],
+    "n_best": [None, "x", [1], [{"text": "x"}], [{"text": 5, "probability": 0.5}]],
+}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [(field, value) for field, values in DAMAGES.items() for value in values]
+)
+def test_a_damaged_answer_is_refused_and_kept(tiny, data, tmp_path, field, value):
+    interrupted(tiny, data, tmp_path, after=2)
+    path = tmp_path / UNFINISHED
+    header, first, second = path.read_bytes().splitlines()
+    broken = json.dumps(json.loads(first) | {field: value}).encode()
+    content = b"".join(line + b"\n" for line in (header, broken, second))
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"line [23]: is damaged. Begin again with --overwrite"):
+        evaluate(tiny, data, SquadSettings(), output_dir=tmp_path)
+    assert path.read_bytes() == content
+    evaluate(tiny, data, SquadSettings(), output_dir=tmp_path, overwrite=True)
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("broken", [b'{"id": "example-01", "te', b"{}", b"[" * 100_000, b"\xff"])
+def test_a_damaged_line_is_refused(tiny, data, tmp_path, broken):
+    interrupted(tiny, data, tmp_path, after=1)
+    path = tmp_path / UNFINISHED
+    path.write_bytes(path.read_bytes() + broken + b"\n")
+    with pytest.raises(InputError, match="line 3: is damaged"):
+        evaluate(tiny, data, SquadSettings(), output_dir=tmp_path)
+
+
+def test_a_run_that_overwrites_goes_on_too(tiny, data, tmp_path):
+    (tmp_path / "predictions.json").write_text("old")
+    interrupted(tiny, data, tmp_path, after=2, overwrite=True)
+    path = tmp_path / UNFINISHED
+    path.write_bytes(path.read_bytes().replace(b'"text": "', b'"text": "mark ', 1))
+    evaluation = evaluate(tiny, data, SquadSettings(), output_dir=tmp_path, overwrite=True)
+    assert any(text.startswith("mark ") for text in evaluation.predictions.values())
 
 
 def test_an_empty_file_of_a_run_that_hardly_began_is_no_hindrance(embedded, data, tmp_path):
@@ -267,6 +314,17 @@ def test_a_folder_that_cannot_be_made_is_refused(embedded, data, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"):
         evaluate(embedded, data, output_dir=tmp_path / "file" / "out")
+    with pytest.raises(InputError, match="file: is not a folder"):
+        evaluate(embedded, data, output_dir=tmp_path / "file")
+
+
+def test_what_is_no_model_no_data_and_no_settings_is_refused(tiny, data):
+    with pytest.raises(InputError, match="model must be a Model"):
+        evaluate("embedded", data)
+    with pytest.raises(InputError, match="data must be a SquadData"):
+        evaluate(tiny, str(EXAMPLE))
+    with pytest.raises(InputError, match="settings must be SquadSettings"):
+        evaluate(tiny, data, {"decoder": "pipeline"})
 
 
 # ---------------------------------------------------------------- thresholds and tables
@@ -350,6 +408,10 @@ def test_the_command_writes_its_files(capsys, tmp_path):
     [
         (["--data", "missing.json"], "missing.json: cannot be read: No such file"),
         (["--report", "no/such/folder/report.html"], "there is no folder"),
+        (["--report", "."], "it is a folder"),
+        (["--output", "."], "it is a folder"),
+        (["--report=~nobody-of-that-name/report.html"], "there is no folder"),
+        (["--data", "~nobody-of-that-name/data.json"], "cannot be read: No such file"),
         (["--output", "no/such/folder/numbers.json"], "there is no folder"),
         (["--predictions", "missing.json"], "missing.json: cannot be read"),
         (["--model", "no/such/model"], "no/such/model"),
@@ -375,6 +437,13 @@ def test_bad_input_is_one_line(capsys, tmp_path, arguments, expected):
         ["--data", "x", "--predictions", "y", "--tune-null"],
         ["--data", "x", "--null-threshold", "nan"],
         ["--data", "x", "--limit", "0"],
+        ["--data", ""],
+        ["--data", "x", "--predictions", ""],
+        ["--data", "x", "--report", ""],
+        ["--data", "x", "--output-dir", ""],
+        ["--data", "x", "--report", "y", "--output", "y"],
+        ["--data", "x", "--predictions", "y", "--device", "cpu"],
+        ["--data", "x", "--predictions", "y", "--decoder", "pipeline"],
         ["--data", "x", "--decoder", "best"],
     ],
 )
@@ -403,6 +472,59 @@ def test_models_are_compared_in_a_table(capsys, tiny_folder):
 def test_a_missing_model_is_said_before_any_runs(capsys, tiny_folder):
     arguments = ["compare", "--data", EXAMPLE, tiny_folder, "no/such/model"]
     assert "no/such/model" in error_of(capsys, *arguments)
+
+
+def test_the_version_is_that_of_the_file_and_not_of_the_part_that_is_looked_at(capsys, tmp_path):
+    options = ["--limit", "1", "--output-dir", tmp_path, "--null-threshold=-inf"]
+    assert output_of(capsys, "evaluate", "--data", EXAMPLE, *options)["exact"] == 0.0
+    assert (tmp_path / "null_odds.json").exists()
+
+
+def test_infinite_thresholds_are_texts_in_json(capsys, data, tmp_path):
+    wrong = tmp_path / "wrong.json"
+    wrong.write_text(json.dumps({q.id: "wrong" for q in data.questions}))
+    odds = tmp_path / "odds.json"
+    odds.write_text(json.dumps({q.id: float("-inf") for q in data.questions}))
+    files = ["--predictions", wrong, "--null-odds", odds, "--tune-null"]
+    shown = output_of(capsys, "evaluate", "--data", EXAMPLE, *files)
+    assert shown["tuned_null"]["threshold"] == "-inf"
+
+
+def shell(command, tmp_path, tiny_folder):
+    """Run a command line of `minibert`, with {m} for the program and its model."""
+    program = f"{sys.executable} -m minibert"
+    command = command.format(m=program, options=f"--data {EXAMPLE} --model {tiny_folder}")
+    return subprocess.run(
+        ["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/full")
+@pytest.mark.parametrize("redirected", ["2>&-", "2>/dev/full", "2> >(exec true)"])
+def test_results_do_not_depend_on_standard_error(tmp_path, tiny_folder, redirected):
+    done = shell(
+        "{m} evaluate {options} --output-dir out --output n.json --report r.html " + redirected,
+        tmp_path,
+        tiny_folder,
+    )
+    assert done.returncode == 0
+    assert list(json.loads((tmp_path / "n.json").read_text())) == NUMBERS
+    assert (tmp_path / "r.html").exists()
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(OUTPUTS)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/full")
+def test_standard_output_that_takes_nothing_is_one_line(tmp_path, tiny_folder):
+    done = shell("{m} evaluate {options} > /dev/full", tmp_path, tiny_folder)
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last == ("minibert: error: standard output: cannot be written: No space left on device")
+    assert "Traceback" not in done.stderr
+    done = shell("{m} evaluate {options} >&-", tmp_path, tiny_folder)
+    assert done.returncode == 1
+    assert done.stderr == "minibert: error: standard output is closed; give --output FILE\n"
+    done = shell("{m} evaluate --data nosuch 2>&-", tmp_path, tiny_folder)
+    assert (done.returncode, done.stdout) == (1, "")
 
 
 def test_ctrl_c_says_that_the_run_can_go_on(tmp_path):

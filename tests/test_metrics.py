@@ -155,6 +155,27 @@ def test_missing_predictions_and_odds_are_named():
         squad_evaluate([], {})
 
 
+@pytest.mark.parametrize(
+    ("predictions", "odds", "expected"),
+    [
+        ({"a": None}, None, "the prediction of question 'a' cannot be None"),
+        (["a"], None, "each prediction must be in a dict"),
+        ({"a": "x"}, {"a": "1"}, "the null odds of question 'a' cannot be '1'"),
+        ({"a": "x"}, {"a": float("nan")}, "the null odds of question 'a' cannot be nan"),
+    ],
+)
+def test_values_of_other_kinds_are_refused(predictions, odds, expected):
+    with pytest.raises(InputError, match=expected):
+        squad_evaluate([question("a", "x")], predictions, odds)
+
+
+def test_what_are_no_questions_and_equal_ids_are_refused():
+    with pytest.raises(InputError, match="must be a list of SquadQuestion"):
+        squad_evaluate(["a"], {"a": "x"})
+    with pytest.raises(InputError, match="two questions have the same id"):
+        squad_evaluate([question("a", "x"), question("a")], {"a": "x"})
+
+
 # ---------------------------------------------------------------- thresholds
 
 ODDS = st.sampled_from([-2.0, -1.0, 0.0, 0.5, 1.0, 7.0])  # few values: many ties

@@ -55,6 +55,40 @@ def test_compressed_files_are_the_same_whatever_their_name(tmp_path, pack):
     assert "compressed data are damaged" in refused(path)
 
 
+def test_damaged_bytes_within_compressed_data_are_refused(tmp_path):
+    packed = bytearray(gzip.compress(EXAMPLE.read_bytes()))
+    for place in range(30, 60):
+        packed[place] ^= 0xFF
+    (tmp_path / "data.gz").write_bytes(packed)
+    assert "compressed data are damaged" in refused(tmp_path / "data.gz")
+
+
+@pytest.mark.parametrize("path", [None, 5, b"x", ["x"]])
+def test_what_is_no_file_name_is_refused(path):
+    with pytest.raises(InputError, match="a file's name is a text"):
+        read_squad(path)
+
+
+@pytest.mark.parametrize(
+    ("place", "expected"),
+    [
+        ("question", "qas[0].question holds half of a surrogate pair, character 1"),
+        ("context", "paragraphs[0].context holds half of a surrogate pair"),
+        ("id", "qas[0].id holds half of a surrogate pair"),
+    ],
+)
+def test_half_a_surrogate_pair_is_found_before_anything_runs(tmp_path, place, expected):
+    path = squad_file(tmp_path / "data.json", [("Who?", "Ann.", ["Ann"])])
+    text = path.read_text().replace(f'"{place}": "', f'"{place}": "a\\ud800', 1)
+    assert expected in refused(write(tmp_path, text))
+
+
+@pytest.mark.parametrize(("value", "expected"), [(True, "found bool"), ("", "the id is empty")])
+def test_ids_must_tell_questions_apart(tmp_path, value, expected):
+    path = squad_file(tmp_path / "data.json", [("Who?", "Ann.", ["Ann"])], ids=[value])
+    assert expected in refused(path)
+
+
 def test_ids_that_are_numbers_become_texts(tmp_path):
     path = squad_file(tmp_path / "data.json", [("Who?", "Ann.", ["Ann"])], ids=[7])
     assert read_squad(path).questions[0].id == "7"
@@ -126,9 +160,16 @@ def test_files_that_cannot_be_read_are_refused(tmp_path):
         (read_null_odds, {"a": 1, "b": "2"}, "'b' must be a number, found '2'"),
         (read_null_odds, {"a": True}, "'a' must be a number"),
         (read_null_odds, '{"a": NaN}', "'a' must be a number, found nan"),
-        (read_nbest, {"a": "x"}, "'a' must be a list"),
-        (read_nbest, {"a": [{"text": "x"}]}, "objects with text and probability"),
-        (read_nbest, {"a": [3]}, "objects with text and probability"),
+        (read_null_odds, {"a": 10**400}, "'a' must be a number"),
+        (read_nbest, {"a": "x"}, "'a' must be a list of objects with a text and a probability"),
+        *[
+            (read_nbest, {"a": [entry]}, "'a' must be a list of objects with a text")
+            for entry in (
+                *(3, {"text": "x"}, {"text": 3, "probability": 0.5}),
+                *({"text": "x", "probability": value} for value in ("0.5", -3, True, 10**400)),
+                *({"text": "x", "probability": float(value)} for value in ("nan", "inf")),
+            )
+        ],
     ],
 )
 def test_files_of_predictions_are_checked(tmp_path, read, document, expected):

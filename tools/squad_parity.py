@@ -1,6 +1,6 @@
 """Compare minibert's predictions on SQuAD with transformers 5.2.0, question by question.
 
-    minibert convert minibert/models/minilm-l6-squad2 model --dtype float32
+    minibert convert embedded model
     python tools/squad_parity.py predict --data dev-v2.0.json.xz --model model --output-dir theirs
     minibert evaluate --data dev-v2.0.json.xz --model model --output-dir ours
     python tools/squad_parity.py compare theirs ours

@@ -28,7 +28,7 @@ def add_command(commands: Any) -> None:
         help="answer a question from a text",
         description="Find the words of a text that answer a question, or say that none do.",
     )
-    answer.set_defaults(run=command_answer, check=check_usage)
+    answer.set_defaults(run=command_answer, check=check_usage, parser=answer)
     answer.add_argument("question", nargs="?", help="the question")
     answer.add_argument(
         "text",
@@ -132,7 +132,7 @@ def load_answerer(args: argparse.Namespace) -> Any:
 
     return QuestionAnswerer(
         args.model,
-        device=args.device,
+        device=args.device or "auto",
         dtype=args.dtype,
         num_threads=args.threads,
         revision=args.revision,
@@ -235,7 +235,7 @@ def answer_lines(args: argparse.Namespace) -> Iterator[str]:
 
     results = qa.n_best_many(examples(), args.top_k)
     try:
-        for answers in progress(results, count_lines(args.jsonl), "questions"):
+        for answers in progress(results, count_lines(args.jsonl), "questions", with_results=True):
             row = rows.pop(0)
             kept = {key: value for key, value in row.items() if key != "context"}
             found = [as_json(answer) for answer in answers]

@@ -11,9 +11,10 @@ from minibert.commands.options import (
     add_decoding_options,
     add_running_options,
     decoding_settings,
+    file_name,
     read_data,
 )
-from minibert.files import writing
+from minibert.files import check_output, writing
 from minibert.progress import notice
 
 
@@ -25,7 +26,7 @@ def add_command(commands: Any) -> None:
         description="Run models over the same questions, one after the other, and print a table: "
         "exact match, F1, size of the weights on disk, questions a second.",
     )
-    parser.set_defaults(run=command_compare, check=check_usage)
+    parser.set_defaults(run=command_compare, check=check_usage, parser=parser)
     parser.add_argument(
         "models",
         nargs="*",
@@ -35,6 +36,7 @@ def add_command(commands: Any) -> None:
     )
     parser.add_argument(
         "--data",
+        type=file_name,
         required=True,
         metavar="FILE",
         help="questions in SQuAD's format, 1.1 or 2.0: .json, .json.gz or .json.xz",
@@ -42,7 +44,12 @@ def add_command(commands: Any) -> None:
     parser.add_argument(
         "--format", choices=["markdown", "json"], default="markdown", help="(default: markdown)"
     )
-    parser.add_argument("--output", metavar="FILE", help="write there instead of standard output")
+    parser.add_argument(
+        "--output",
+        type=file_name,
+        metavar="FILE",
+        help="write there instead of standard output",
+    )
     parser.add_argument(
         "--null-threshold",
         type=float,
@@ -62,7 +69,7 @@ def check_usage(parser: argparse.ArgumentParser, args: argparse.Namespace) -> No
 
 def command_compare(args: argparse.Namespace) -> None:
     """Run `minibert compare`."""
-    from minibert.evaluation import check_output, compare
+    from minibert.evaluation import compare
     from minibert.model import load_model
 
     check_output(args.output)
@@ -74,8 +81,8 @@ def command_compare(args: argparse.Namespace) -> None:
 
     def load(name: str, dtype: str) -> Any:
         return load_model(
-            None if name == "embedded" else name,
-            device=args.device,
+            name,
+            device=args.device or "auto",
             dtype=dtype,
             num_threads=args.threads,
         )
@@ -85,7 +92,7 @@ def command_compare(args: argparse.Namespace) -> None:
     rows = []
     for number, (name, dtype) in enumerate(wanted, 1):
         notice(f"{number} of {len(wanted)}: {name}, {dtype}")
-        rows.append(compare(load(name, dtype), data, settings) | {"model": name})
+        rows.append(compare(load(name, dtype), data, settings))
     with writing(args.output) as out:
         out.write(as_markdown(rows) if args.format == "markdown" else json.dumps(rows, indent=2))
         out.write("\n")

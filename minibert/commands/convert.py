@@ -16,16 +16,23 @@ def add_command(commands: Any) -> None:
         "executed.",
     )
     convert.set_defaults(run=command_convert)
-    convert.add_argument("model", help="folder, weights file, or name on the Hugging Face Hub")
+    convert.add_argument(
+        "model",
+        help="folder, weights file, or name on the Hugging Face Hub; 'embedded' for the model that "
+        "comes along",
+    )
     convert.add_argument("output", help="the folder to write")
     convert.add_argument(
         "--dtype",
         choices=["float32", "float16", "int8"],
         default="float32",
-        help="how to store the numbers (default: float32)",
+        help="how to store the numbers; a model in int8 becomes floats of the same values, which "
+        "other programs can read (default: float32)",
     )
     convert.add_argument("--revision", help="branch, tag or commit on the Hub")
-    convert.add_argument("--overwrite", action="store_true", help="replace the folder if it exists")
+    convert.add_argument(
+        "--overwrite", action="store_true", help="replace the folder if it holds a model"
+    )
 
 
 def command_convert(args: argparse.Namespace) -> None:

@@ -10,10 +10,11 @@ from minibert.commands.options import (
     add_decoding_options,
     add_model_options,
     decoding_settings,
+    file_name,
     read_data,
 )
 from minibert.errors import InputError
-from minibert.files import writing
+from minibert.files import check_output, writing
 from minibert.progress import notice
 
 if TYPE_CHECKING:
@@ -29,15 +30,17 @@ def add_command(commands: Any) -> None:
         description="Answer all questions of a SQuAD file and print exact match and F1 as JSON, "
         "as the official script computes them. With --predictions nothing is run.",
     )
-    parser.set_defaults(run=command_evaluate, check=check_usage)
+    parser.set_defaults(run=command_evaluate, check=check_usage, parser=parser)
     parser.add_argument(
         "--data",
+        type=file_name,
         required=True,
         metavar="FILE",
         help="questions in SQuAD's format, 1.1 or 2.0: .json, .json.gz or .json.xz",
     )
     parser.add_argument(
         "--output-dir",
+        type=file_name,
         metavar="DIR",
         help="write predictions.json, nbest_predictions.json and null_odds.json there; a run that "
         "was interrupted goes on where it was",
@@ -46,15 +49,20 @@ def add_command(commands: Any) -> None:
         "--overwrite", action="store_true", help="replace what an earlier run left in DIR"
     )
     parser.add_argument(
-        "--predictions", metavar="FILE", help="score these: an object of ids and texts, '' for none"
+        "--predictions",
+        type=file_name,
+        metavar="FILE",
+        help="score these: an object of ids and texts, '' for none",
     )
     parser.add_argument(
         "--null-odds",
+        type=file_name,
         metavar="FILE",
         help="with --predictions: an object of ids and numbers, higher for less answerable",
     )
     parser.add_argument(
         "--nbest",
+        type=file_name,
         metavar="FILE",
         help="with --predictions: nbest_predictions.json, for the report's probabilities",
     )
@@ -75,51 +83,80 @@ def add_command(commands: Any) -> None:
         "with it; MEASURE is f1 or exact (default: f1)",
     )
     parser.add_argument(
-        "--report", metavar="FILE", help="write a page with plots and the worst mistakes"
+        "--report",
+        type=file_name,
+        metavar="FILE",
+        help="write a page with plots and the worst mistakes",
     )
-    parser.add_argument("--output", metavar="FILE", help="write there instead of standard output")
+    parser.add_argument(
+        "--output",
+        type=file_name,
+        metavar="FILE",
+        help="write there instead of standard output",
+    )
     add_decoding_options(parser)
     add_model_options(parser)
 
 
+# What only a run of a model needs.
+RUNNING = (
+    *("model", "revision", "device", "dtype", "threads", "output_dir", "decoder", "max_seq_length"),
+    *("doc_stride", "max_query_length", "max_answer_length", "n_best_size", "squad_version"),
+)
+
+
 def check_usage(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """End with status 2 if options contradict each other."""
-    running = ("model", "revision", "dtype", "threads", "output_dir")
     if args.predictions is None:
         for name in ("null_odds", "nbest"):
             if getattr(args, name) is not None:
                 parser.error(f"--{name.replace('_', '-')} needs --predictions")
     elif args.tune_null and args.null_odds is None:
         parser.error("with --predictions, --tune-null needs --null-odds")
-    elif given := [name for name in running if getattr(args, name) is not None]:
+    elif given := [name for name in RUNNING if getattr(args, name) is not None]:
         parser.error(f"with --predictions no model runs: give no --{given[0].replace('_', '-')}")
     if args.overwrite and args.output_dir is None:
         parser.error("--overwrite needs --output-dir")
+    if args.report is not None and args.report == args.output:
+        parser.error("--report and --output cannot be the same file")
     if args.null_threshold != args.null_threshold:
         parser.error("argument --null-threshold: must be a number, got nan")
 
 
 def command_evaluate(args: argparse.Namespace) -> None:
     """Run `minibert evaluate`."""
-    from minibert.evaluation import articles_for_tuning, check_output, tune_null
+    from minibert.evaluation import articles_for_tuning, tune_null
 
     check_output(args.output)
-    check_output(args.report)
+    if args.report is not None:
+        check_output(args.report)
     data = read_data(args)
     if args.tune_null:
         articles_for_tuning(data.questions)
-    evaluation = score_files(args, data) if args.predictions else run_model(args, data)
+    evaluation = run_model(args, data) if args.predictions is None else score_files(args, data)
     shown: dict[str, Any] = dict(evaluation.metrics)
     if args.tune_null:
         shown["tuned_null"] = tune_null(evaluation, args.tune_null)
-    if args.report:
+    with writing(args.output) as out:
+        out.write(json.dumps(without_infinity(shown), indent=2) + "\n")
+    if args.report is not None:
         from minibert.report import render_report
 
         page = render_report(evaluation)
         with writing(args.report) as out:
             out.write(page)
-    with writing(args.output) as out:
-        out.write(json.dumps(shown, indent=2) + "\n")
+
+
+def without_infinity(value: Any) -> Any:
+    """A document with texts for infinite thresholds, as JSON has no such numbers.
+
+    Example:
+        >>> without_infinity({"threshold": float("-inf"), "exact": 50.0})
+        {'threshold': '-inf', 'exact': 50.0}
+    """
+    if isinstance(value, dict):
+        return {key: without_infinity(part) for key, part in value.items()}
+    return str(value) if value in (float("inf"), float("-inf")) else value
 
 
 def run_model(args: argparse.Namespace, data: SquadData) -> Evaluation:
@@ -133,7 +170,7 @@ def run_model(args: argparse.Namespace, data: SquadData) -> Evaluation:
         raise InputError(NO_ODDS)
     model = load_model(
         args.model,
-        device=args.device,
+        device=args.device or "auto",
         dtype=args.dtype,
         num_threads=args.threads,
         revision=args.revision,

@@ -37,12 +37,19 @@ def at_least(least: int) -> Any:
     return parse
 
 
+def file_name(text: str) -> str:
+    """An argparse type: the name of a file or folder, which an unset shell variable is not."""
+    if not text:
+        raise argparse.ArgumentTypeError("is empty")
+    return text
+
+
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """The options that say which model runs, and how."""
     parser.add_argument(
         "--model",
-        help="folder, .safetensors file, or name on the Hugging Face "
-        "Hub (default: the embedded model)",
+        help="folder, .safetensors file, or name on the Hugging Face Hub; 'embedded' for the model "
+        "that comes along (default: embedded)",
     )
     parser.add_argument("--revision", help="branch, tag or commit on the Hub")
     add_running_options(parser)
@@ -53,7 +60,6 @@ def add_running_options(parser: argparse.ArgumentParser, several_dtypes: bool = 
     parser.add_argument(
         "--device",
         choices=DEVICES,
-        default="auto",
         help="what to run on (default: auto)",
     )
     parser.add_argument(
@@ -77,7 +83,6 @@ def add_decoding_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--decoder",
         choices=["run_squad", "pipeline", "answerer"],
-        default="run_squad",
         help="how an answer is chosen: as in Google's run_squad.py, which scores on model cards "
         "are made with; as in transformers' pipeline; or as by QuestionAnswerer (default: "
         "run_squad)",
@@ -88,14 +93,12 @@ def add_decoding_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--n-best-size",
         type=at_least(1),
-        default=20,
         metavar="N",
         help="first tokens, last tokens and answers that are looked at (default: 20)",
     )
     parser.add_argument(
         "--squad-version",
         choices=["auto", "1.1", "2.0"],
-        default="auto",
         help="1.1: every question has an answer; auto: 2.0 if the file holds one without "
         "(default: auto)",
     )
@@ -121,17 +124,15 @@ def read_data(args: argparse.Namespace) -> Any:
 def decoding_settings(args: argparse.Namespace, data: Any, null_threshold: float) -> Any:
     """The SquadSettings that the options describe."""
     from minibert.decoders import SquadSettings
-    from minibert.evaluation import has_unanswerable
 
+    with_null = {"1.1": False, "2.0": True}.get(args.squad_version, data.with_null)
     return SquadSettings(
-        decoder=args.decoder,
+        decoder=args.decoder or "run_squad",
         max_seq_length=args.max_seq_length,
         doc_stride=args.doc_stride,
         max_query_length=args.max_query_length,
         max_answer_length=args.max_answer_length,
-        n_best_size=args.n_best_size,
+        n_best_size=args.n_best_size or 20,
         null_threshold=null_threshold,
-        with_null=has_unanswerable(data.questions)
-        if args.squad_version == "auto"
-        else args.squad_version == "2.0",
+        with_null=with_null,
     )

@@ -397,13 +397,15 @@ def read_questions(args: argparse.Namespace) -> Found:
     """
     from minibert.config import BertConfig
     from minibert.errors import MinibertError
-    from minibert.evaluation import check_output, spread
+    from minibert.evaluation import spread
+    from minibert.files import check_output
     from minibert.hub import find_model
     from minibert.kernels.cpu.targets import find_target
     from minibert.squad import read_squad
 
     try:
-        check_output(args.json)
+        if args.json:
+            check_output(args.json)
         data = read_squad(args.data)
         target = find_target()
         return Found(

@@ -26,7 +26,7 @@ from minibert.batches import Batch
 from minibert.config import BertConfig
 from minibert.decoders import SquadSettings, make_decoder
 from minibert.encoder import qa_logits
-from minibert.evaluation import has_unanswerable, predict, spread
+from minibert.evaluation import predict, spread
 from minibert.kernels.cpu.measure import rate
 from minibert.model import Model, load_model
 from minibert.spans import Logits
@@ -154,8 +154,9 @@ class Side:
     def load(self, message: dict[str, Any]) -> dict[str, Any]:
         """Load the model and the questions."""
         peer, threads = self.peer, self.threads
-        self.questions = read_squad(message["data"]).questions
-        self.settings = SquadSettings(with_null=has_unanswerable(self.questions))
+        data = read_squad(message["data"])
+        self.questions = data.questions
+        self.settings = SquadSettings(with_null=data.with_null)
         if peer.packed:
             self.model = load_model(device="cpu", dtype=peer.dtype, num_threads=threads)
         else:
