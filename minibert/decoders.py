@@ -106,14 +106,12 @@ class RunSquad:
 
     def windows(self, question: str, context: str) -> list[Window]:
         """Lay out a question and its text."""
-        model, settings = self.model, self.settings
-        limit = min(384, model.tokenizer.model_max_length or 384)
+        settings = self.settings
         return run_squad_windows(
-            model,
+            self.model,
             question,
             context,
-            max_seq_length=settings.max_seq_length
-            or min(limit, model.config.max_position_embeddings),
+            max_seq_length=settings.max_seq_length or self.model.usual_seq_length,
             doc_stride=settings.doc_stride or 128,
             max_query_length=settings.max_query_length or 64,
         )

@@ -53,6 +53,12 @@ class Model:
         """In which matrices are multiplied."""
         return self.kernels.dtype
 
+    @property
+    def usual_seq_length(self) -> int:
+        """Tokens of a window where nobody says: 384, as SQuAD's scripts, or the model's limit."""
+        positions = self.config.max_position_embeddings
+        return min(384, self.tokenizer.model_max_length or 384, positions)
+
     def windows(
         self,
         question: str,
@@ -82,7 +88,7 @@ class Model:
             check_text("context", text)
         positions = self.config.max_position_embeddings
         if max_seq_length is None:
-            max_seq_length = min(384, self.tokenizer.model_max_length or 384, positions)
+            max_seq_length = self.usual_seq_length
         if max_seq_length > positions:
             raise InputError(
                 f"max_seq_length {max_seq_length} is beyond the {positions} positions of this "

@@ -13,16 +13,14 @@ from minibert.answering import QuestionAnswerer
 from minibert.cli import main
 from minibert.decoders import SquadSettings
 from minibert.evaluation import (
-    OUTPUTS,
-    UNFINISHED,
     Evaluation,
     compare,
     evaluate,
-    journal,
     predict,
     spread,
     tune_null,
 )
+from minibert.journal import OUTPUTS, UNFINISHED, journal
 from minibert.metrics import squad_evaluate
 from minibert.squad import read_null_odds, read_predictions, read_squad
 
