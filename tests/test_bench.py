@@ -355,7 +355,7 @@ def squad_series(library, dtype, seconds, texts, size=1):
 
 def found_of(series, whole=4, threads=2):
     return squad.Found(
-        data=SquadData("dev.json", "", questions_of(whole)),
+        data=SquadData("dev.json", "", questions_of(whole), with_null=True),
         questions=questions_of(2),
         config=CONFIG,
         attention={"float32": "float32", "int8": "float32"},
