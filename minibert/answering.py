@@ -61,8 +61,8 @@ class QuestionAnswerer:
     """Answers questions about texts with a BERT fine-tuned on SQuAD.
 
     Args:
-        model: None for the embedded model; a folder; a .safetensors file; a name on the Hugging
-            Face Hub; or a loaded Model.
+        model: None or "embedded" for the embedded model; a folder; a .safetensors file; a name on
+            the Hugging Face Hub; or a loaded Model.
         device: 'auto', 'cpu', 'cuda' or 'reference'.
         dtype: in which matrices are multiplied: 'float32', 'bfloat16' or 'int8'; None: 'float32'.
         num_threads: at most so many work on one batch; None: every core that this process may use.

@@ -120,20 +120,17 @@ PITCH = 16  # from a bar to the next of its group
 GAP = 14  # between groups
 
 
-def bar_chart(
-    title: str, series: Sequence[str], groups: Sequence[Group], unit: str = "", top: float = 100.0
-) -> str:
+def bar_chart(title: str, series: Sequence[str], groups: Sequence[Group], unit: str) -> str:
     """Draw groups of lying bars, the name of each group and its count at its left.
 
     Args:
         title: what is shown, for those who hear the page.
         series: the names of the bars of every group, two or more.
         groups: at least one.
-        unit: put behind values where they are spoken of.
-        top: value at the right end; the left end is 0.
+        unit: put behind values where they are spoken of; the axis goes from 0 to 100.
     """
     parts, y = legend([(name, f"block c{colour}") for colour, name in enumerate(series)])
-    axis = Axis(0, top, 124, WIDTH - 48)
+    axis = Axis(0, 100, 124, WIDTH - 48)
     height = y + len(groups) * (len(series) * PITCH + GAP)
     for tick in axis.ticks:
         parts.append(straight("grid", axis(tick), y, axis(tick), height))

@@ -69,11 +69,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         say("minibert: interrupted\n")
         return 130
     except OSError as error:
-        if not error.filename:  # our files are ours to explain; this is standard output
+        place = error.filename
+        if place is None:  # it is standard output
             forget_output()
-            say(f"minibert: error: standard output: cannot be written: {error.strerror}\n")
-            return 1
-        raise
+            place = "standard output: cannot be written"
+        say(f"minibert: error: {place}: {error.strerror or error}\n")
+        return 1
     return 0
 
 

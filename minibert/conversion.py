@@ -123,11 +123,13 @@ def convert(
                 os.replace(target, old / target.name)
                 try:
                     os.replace(draft, target)
-                except OSError:
+                except BaseException:
                     os.replace(old / target.name, target)
                     raise
-            finally:
-                shutil.rmtree(old)
+            except BaseException:
+                old.rmdir()  # never with the model in it
+                raise
+            shutil.rmtree(old)
         else:
             os.replace(draft, target)
     except ModelNotFoundError:  # an OSError too: a shard of the model is not there

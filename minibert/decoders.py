@@ -55,9 +55,11 @@ class SquadSettings:
         ):
             if getattr(self, name) is not None:
                 check_count(name, getattr(self, name), least)
+                object.__setattr__(self, name, int(getattr(self, name)))  # NumPy's cannot be kept
         threshold = self.null_threshold
         if isinstance(threshold, bool) or not isinstance(threshold, Real) or threshold != threshold:
             raise InputError(f"null_threshold must be a number, got {threshold!r:.80}")
+        object.__setattr__(self, "null_threshold", float(threshold))
         if not isinstance(self.with_null, bool):
             raise InputError(f"with_null must be True or False, got {self.with_null!r:.80}")
 
@@ -70,7 +72,7 @@ class Prediction:
     best_text: str  # the best that is not "no answer"
     null_odds: float | None  # how much better "no answer" is; None where it is not an answer
     probability: float  # of the text, in the decoder's sense
-    place: tuple[int, int]  # context[start:end] holds the text, in characters
+    place: tuple[int, int]  # start and end of the text in its context, in characters
     n_best: list[dict[str, Any]]  # text and figures of the n best, best first
 
 

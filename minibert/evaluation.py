@@ -52,7 +52,7 @@ class Evaluation:
     best_texts: Mapping[str, str] | None = None
     # Of each prediction, by the decoder that made it, "no answer" too: from 0 to 1.
     probabilities: Mapping[str, float] | None = None
-    # Where each predicted text stands in its context: context[start:end], in characters.
+    # Where each predicted text stands in its context: start and end, in characters.
     places: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     about: Mapping[str, str] = field(default_factory=dict)  # model, dtype ...: name -> value
     null_threshold: float | None = None  # odds above it are "no answer"
@@ -101,7 +101,8 @@ def evaluate(
         output_dir: a folder for predictions.json, nbest_predictions.json and null_odds.json, in
             run_squad's form.  An interrupted run leaves unfinished.jsonl there, and the next one
             goes on from it.
-        overwrite: replace what an earlier run left there.
+        overwrite: replace the results of a finished run; an unfinished one with the same settings
+            still goes on.
 
     Raises:
         InputError: a question cannot be read; the folder cannot be written, or holds other results.
@@ -117,6 +118,7 @@ def evaluate(
     if not isinstance(settings, SquadSettings):
         raise InputError(f"settings must be SquadSettings, got {settings!r:.80}")
     questions = data.questions
+    check_texts(questions, settings)
     found: dict[str, Prediction] = {}
     with journal(output_dir, model, data, settings, overwrite) as (kept, keep):
         found |= kept
@@ -143,11 +145,25 @@ def evaluate(
         null_odds=odds,
         best_texts={key: answer.best_text for key, answer in found.items()},
         probabilities={key: answer.probability for key, answer in found.items()},
-        places={key: answer.place for key, answer in found.items() if answer.text},
+        places={key: answer.place for key, answer in found.items() if any(answer.place)},
         about=describe(model, data, settings),
         null_threshold=settings.null_threshold,
         questions_per_second=len(rest) / seconds if rest else None,
     )
+
+
+def check_texts(questions: Sequence[SquadQuestion], settings: SquadSettings) -> None:
+    """Refuse empty texts, which only run_squad's way takes, before anything has run.
+
+    Raises:
+        InputError: naming how many, and the first.
+    """
+    empty = [q.id for q in questions if not (q.question and q.context)]
+    if empty and settings.decoder != "run_squad":
+        raise InputError(
+            f"{len(empty)} of {len(questions)} questions have an empty question or context, the "
+            f"first is {empty[0]!r}; the decoder {settings.decoder} takes none, run_squad does"
+        )
 
 
 def score_predictions(
@@ -270,8 +286,10 @@ def tune_null(evaluation: Evaluation, measure: str = "f1") -> dict[str, Any]:
         SQuAD's numbers of the other half with the threshold of the run and with the new one.
 
     Raises:
-        InputError: there are no null odds, or fewer than two articles.
+        InputError: there are no null odds, fewer than two articles, or no such measure.
     """
+    if measure not in ("exact", "f1"):
+        raise InputError(f"measure must be 'exact' or 'f1', got {measure!r:.80}")
     if evaluation.null_odds is None:
         raise InputError(NO_ODDS)
     chosen, others = articles_for_tuning(evaluation.questions)

@@ -27,12 +27,21 @@ def check_output(path: str | None) -> None:
         if sys.stdout is None:
             raise InputError("standard output is closed; give --output FILE")
         return
-    target = Path(os.path.expanduser(path))
-    folder = target.parent
-    if not folder.is_dir():
+    target = os.path.expanduser(path)
+    folder = os.path.dirname(target) or "."
+    if not os.path.isdir(folder):
         raise InputError(f"{path}: cannot be written: there is no folder {str(folder)!r}")
-    if target.is_dir():
+    try:
+        os.stat(target)
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError) as error:  # a name that the system does not allow
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{path}: cannot be written: {reason}") from None
+    if os.path.isdir(target):
         raise InputError(f"{path}: cannot be written: it is a folder")
+    if os.path.exists(target) and not os.path.isfile(target):
+        return  # a pipe or a device, whose folder need not be ours
     if not os.access(folder, os.W_OK):
         raise InputError(f"{path}: cannot be written: the folder {str(folder)!r} is read-only")
 
@@ -49,7 +58,7 @@ def writing(path: str | None) -> Iterator[TextIO]:
         yield sys.stdout
         return
     target = Path(os.path.expanduser(path))
-    if target.exists() and not target.is_file():  # a pipe or /dev/null is no file to be replaced
+    if os.path.exists(target) and not os.path.isfile(target):  # a pipe or a device, not replaced
         try:
             with open(target, "w", encoding="utf-8", errors="backslashreplace") as out:
                 yield out
@@ -60,8 +69,9 @@ def writing(path: str | None) -> Iterator[TextIO]:
         return
     try:
         handle, draft = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error.strerror}") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{path}: cannot be written: {reason}") from None
     try:
         with open(handle, "w", encoding="utf-8", errors="backslashreplace") as out:
             yield out

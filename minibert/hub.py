@@ -45,7 +45,7 @@ class ModelFiles:
         return sum(path.stat().st_size for path in self.parts())
 
     def digest(self) -> str:
-        """SHA-256 of everything that a model's answers depend on."""
+        """SHA-256 of the files that a model's answers depend on."""
         names = ("config.json", "tokenizer.json", "vocab.txt", "tokenizer_config.json")
         files = [self.folder / name for name in names] + self.parts()
         total = hashlib.sha256()

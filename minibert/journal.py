@@ -6,6 +6,7 @@ that was interrupted goes on from there; a finished one leaves run_squad's three
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -67,12 +68,15 @@ def journal(
     if output_dir is None:
         yield {}, lambda key, answer: None
         return
+    if not isinstance(output_dir, str | os.PathLike):
+        raise InputError(f"output_dir must be a folder's name, got {output_dir!r:.80}")
     folder = Path(os.path.expanduser(output_dir))
     path = folder / UNFINISHED
     check_folder(folder, overwrite)
     header = {"minibert": __version__, "data": data.digest, **asdict(settings)}
     header |= {"questions": len(data.questions), "device": model.device, "dtype": model.dtype}
     header |= {"model": model.files.digest() if model.files else model.name}
+    header |= {"tokenizer": hashlib.sha256(model.tokenizer.backend.to_str().encode()).hexdigest()}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with path.open("a+b") as file:
@@ -110,13 +114,15 @@ def check_folder(folder: Path, overwrite: bool) -> None:
     Raises:
         InputError: it is none, or they are there and may not be overwritten.
     """
-    if folder.exists() and not folder.is_dir():
+    if "\0" in str(folder):
+        raise InputError(f"{str(folder)!r}: no folder can have that name")
+    if os.path.exists(folder) and not os.path.isdir(folder):
         raise InputError(f"{folder}: is not a folder; name another for the output")
     path = folder / UNFINISHED
-    if path.is_symlink() or (path.exists() and not path.is_file()):
+    if os.path.islink(path) or (os.path.exists(path) and not os.path.isfile(path)):
         raise InputError(f"{path}: is not a file of an earlier run; remove it")
-    present = [name for name in OUTPUTS if (folder / name).exists()]
-    if present and not overwrite and not path.exists():
+    present = [name for name in OUTPUTS if os.path.exists(folder / name)]
+    if present and not overwrite and not os.path.exists(path):
         raise InputError(
             f"{folder}: holds {' and '.join(present)} already. Choose another folder, or overwrite "
             "them (--overwrite)."
@@ -183,6 +189,8 @@ def lock(file: IO[bytes], path: Path) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise InputError(f"{path}: another run is writing there") from None
+    except OSError:  # this file system has no locks
+        return
 
 
 def check_header(path: Path, line: bytes, header: dict[str, Any]) -> None:

@@ -1,8 +1,8 @@
 """SQuAD's measures: exact match, F1, and the threshold for "no answer".
 
-Every number is that of the official evaluate-v2.0.py, to the last digit, and of `squad_evaluate`
-in transformers 5.2.0, which has the same sums in another form: it gives the best thresholds also
-without odds, as if all were 0.
+Every number is that of the official evaluate-v2.0.py, to the last digit that it prints before
+Python 3.12, and of `squad_evaluate` in transformers 5.2.0, which has the same sums in another form:
+it gives the best thresholds also without odds, as if all were 0.
 
 Source: evaluate-v2.0.py on https://rajpurkar.github.io/SQuAD-explorer/; Rajpurkar et al. 2018.
 """
@@ -15,6 +15,7 @@ import string
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import reduce
+from numbers import Real
 from typing import NamedTuple
 
 from minibert.errors import InputError
@@ -86,6 +87,8 @@ def score_answers(
     Raises:
         InputError: there are no questions, or some have no prediction.
     """
+    if not isinstance(questions, Sequence):
+        raise InputError(f"the questions must be a list, got {type(questions).__name__}")
     if not questions:
         raise InputError("there are no questions to score")
     require(questions, predictions, "prediction", str)
@@ -98,7 +101,7 @@ def require(
     questions: Sequence[SquadQuestion],
     values: Mapping[str, object],
     what: str,
-    kind: type | tuple[type, ...] = object,
+    kind: type = object,
 ) -> None:
     """Refuse values that leave questions out, or are of another kind.
 
@@ -147,7 +150,9 @@ def squad_evaluate(
     """
     scores = score_answers(questions, predictions)
     odds = dict.fromkeys(predictions, 0.0) if null_odds is None else null_odds
-    require(questions, odds, "null odds", (int, float))
+    require(questions, odds, "null odds", Real)
+    if not isinstance(null_threshold, Real) or null_threshold != null_threshold:
+        raise InputError(f"null_threshold must be a number, got {null_threshold!r:.80}")
     kept = {
         question.id: scores[question.id]
         if not odds[question.id] > null_threshold

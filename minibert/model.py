@@ -197,8 +197,8 @@ def load_model(
     """Load a model.
 
     Args:
-        model: None for the embedded one; a folder; a .safetensors file; a name on the Hugging Face
-            Hub; or a loaded Model, which comes back as it is.
+        model: None or "embedded" for the embedded one; a folder; a .safetensors file; a name on
+            the Hugging Face Hub; or a loaded Model, which comes back as it is.
         tokenizer: another folder to take the tokenizer from, or a loaded one.
         device: 'auto', 'cpu', 'cuda' or 'reference'.
         dtype: in which matrices are multiplied: 'float32', 'bfloat16' or 'int8'; None: 'float32'.

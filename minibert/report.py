@@ -163,7 +163,8 @@ def kinds_section(evaluation: Evaluation, scores: Mapping[str, Score]) -> Iterat
         groups = grouped(evaluation.questions, scores, kind, kinds)
         if not groups:
             return missing(f"No question here has an answer, so there is nothing by {by}.")
-        return figure(f"By {by}", bar_chart(f"Exact match and F1 by {by}", SERIES, groups), note)
+        bars = bar_chart(f"Exact match and F1 by {by}", SERIES, groups, " %")
+        return figure(f"By {by}", bars, note)
 
     yield "<p>In percent, for the n questions of each kind. The thin lines are 95 % intervals by"
     yield "Wilson’s formula: few questions tell little. It is made for right or wrong; for F1,"

@@ -160,7 +160,7 @@ class Entry(NamedTuple):
     probability: float  # among the n best
     start_logit: float
     end_logit: float
-    start: int = 0  # of its tokens, in characters of the text
+    start: int = 0  # where it stands, in characters of the text
     end: int = 0
 
     @property
@@ -238,7 +238,7 @@ def n_best(
     entries = list(found.values())
     if with_null and "" not in found:
         entries.append(Entry("", 0.0, null_start, null_end))
-    if len(entries) == with_null:  # not one span
+    if len(entries) == with_null:  # nothing, or nothing but "no answer"
         entries.insert(0, Entry(NOTHING, 0.0, 0.0, 0.0))
     weights = _softmax([entry.score for entry in entries])
     entries = [e._replace(probability=w) for e, w in zip(entries, weights, strict=True)]
@@ -283,13 +283,16 @@ def _best_places(logits: NDArray[np.float32], n: int) -> NDArray[np.int64]:
 def _text_of_span(
     window: Window, first: int, last: int, words: Words, tokenizer: Tokenizer
 ) -> tuple[str, tuple[int, int]]:
-    """The text of a span, and where its tokens stand in the context."""
+    """The text of a span, and where it stands in the context."""
     begin, end = (window.begin + token - window.offset for token in (first, last))
     chosen = slice(int(words.of_token[begin]), int(words.of_token[end]) + 1)
     names = tokenizer.names(window.input_ids[first : last + 1])
     text = answer_text(names, words.texts[chosen], words.basic[chosen])
     offsets = window.context.offsets
-    return text, (int(offsets[begin, 0]), int(offsets[end, 1]))
+    place = int(offsets[begin, 0]), int(offsets[end, 1])
+    if " ".join(SPACE.split(window.context.text[slice(*place)])) != text:  # whole words, then
+        place = words.places[chosen][0][0], words.places[chosen][-1][1]
+    return text, place
 
 
 def _softmax(scores: list[float]) -> list[float]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-SQUAD = ROOT.parent / "shared/data/squad"  # the real sets, which are not part of the repository
+# The real sets, which are not part of the repository.
+SQUAD = Path(os.environ.get("MINIBERT_SQUAD", ROOT.parent / "shared/data/squad"))
 EXAMPLE = ROOT / "tests/squad_example.json"  # a few paragraphs written for the tests
 
 

@@ -1,10 +1,12 @@
 """A model is measured: predictions, files, interrupted runs, thresholds, tables."""
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from squad_files import EXAMPLE, squad_file
 
@@ -20,6 +22,7 @@ from minibert.evaluation import (
     spread,
     tune_null,
 )
+from minibert.files import check_output
 from minibert.journal import OUTPUTS, UNFINISHED, journal
 from minibert.metrics import squad_evaluate
 from minibert.squad import read_null_odds, read_predictions, read_squad
@@ -284,6 +287,26 @@ def test_a_run_that_overwrites_goes_on_too(tiny, data, tmp_path):
     assert any(text.startswith("mark ") for text in evaluation.predictions.values())
 
 
+def test_a_run_with_another_tokenizer_is_not_gone_on_with(tiny, embedded, data, tmp_path):
+    interrupted(tiny, data, tmp_path, after=1)
+    other = replace(tiny, tokenizer=embedded.tokenizer)
+    with pytest.raises(InputError, match="other settings: tokenizer was"):
+        evaluate(other, data, SquadSettings(), output_dir=tmp_path)
+
+
+def test_settings_from_numpy_can_be_kept(tiny, data, tmp_path):
+    settings = SquadSettings(n_best_size=np.int64(3), null_threshold=np.float32(0.5))
+    evaluate(tiny, data, settings, output_dir=tmp_path)
+    assert (tmp_path / "predictions.json").exists()
+
+
+@pytest.mark.parametrize("decoder", ["pipeline", "answerer"])
+def test_empty_texts_are_named_before_anything_runs(tiny, tmp_path, decoder):
+    path = squad_file(tmp_path / "d", [("Who?", "Ann.", []), ("", "Ann.", []), ("Who?", "", [])])
+    with pytest.raises(InputError, match="2 of 3 questions have an empty .* the first is 'q1'"):
+        evaluate(tiny, read_squad(path), SquadSettings(decoder))
+
+
 def test_an_empty_file_of_a_run_that_hardly_began_is_no_hindrance(embedded, data, tmp_path):
     (tmp_path / UNFINISHED).write_bytes(b'{"minib')
     evaluate(embedded, data, output_dir=tmp_path)
@@ -308,12 +331,26 @@ def test_two_runs_do_not_write_in_one_folder(embedded, data, tmp_path):
             evaluate(embedded, data, output_dir=tmp_path)
 
 
+def test_a_device_is_written_to_wherever_it_is(monkeypatch):
+    monkeypatch.setattr(os, "access", lambda *args: False)  # as for everybody but root
+    check_output(os.devnull)
+    with pytest.raises(InputError, match="is read-only"):
+        check_output("numbers.json")
+
+
 def test_a_folder_that_cannot_be_made_is_refused(embedded, data, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"):
         evaluate(embedded, data, output_dir=tmp_path / "file" / "out")
     with pytest.raises(InputError, match="file: is not a folder"):
         evaluate(embedded, data, output_dir=tmp_path / "file")
+    for folder, expected in (
+        (tmp_path / ("x" * 300), "cannot be written: File name too long"),
+        ("a\0b", "no folder can have that name"),
+        (5, "must be a folder's name"),
+    ):
+        with pytest.raises(InputError, match=expected):
+            evaluate(embedded, data, output_dir=folder)
 
 
 def test_what_is_no_model_no_data_and_no_settings_is_refused(tiny, data):
@@ -349,6 +386,8 @@ def test_tuning_needs_odds_and_two_articles(data):
     with pytest.raises(InputError, match="only be tuned with null odds"):
         tune_null(Evaluation(data.questions, predictions, metrics))
     odds = dict.fromkeys(predictions, 0.0)
+    with pytest.raises(InputError, match="measure must be 'exact' or 'f1'"):
+        tune_null(Evaluation(data.questions, predictions, metrics, odds), "F1")
     with pytest.raises(InputError, match="one is not enough"):
         tune_null(Evaluation(data.questions[:3], predictions, metrics, odds))
 
@@ -407,6 +446,7 @@ def test_the_command_writes_its_files(capsys, tmp_path):
         (["--data", "missing.json"], "missing.json: cannot be read: No such file"),
         (["--report", "no/such/folder/report.html"], "there is no folder"),
         (["--report", "."], "it is a folder"),
+        (["--report", "x" * 300], "File name too long"),
         (["--output", "."], "it is a folder"),
         (["--report=~nobody-of-that-name/report.html"], "there is no folder"),
         (["--data", "~nobody-of-that-name/data.json"], "cannot be read: No such file"),
@@ -439,7 +479,8 @@ def test_bad_input_is_one_line(capsys, tmp_path, arguments, expected):
         ["--data", "x", "--predictions", ""],
         ["--data", "x", "--report", ""],
         ["--data", "x", "--output-dir", ""],
-        ["--data", "x", "--report", "y", "--output", "y"],
+        ["--data", "x", "--report", "y", "--output", "./y"],
+        ["--data", EXAMPLE, "--output", EXAMPLE],
         ["--data", "x", "--predictions", "y", "--device", "cpu"],
         ["--data", "x", "--predictions", "y", "--decoder", "pipeline"],
         ["--data", "x", "--decoder", "best"],
@@ -447,7 +488,7 @@ def test_bad_input_is_one_line(capsys, tmp_path, arguments, expected):
 )
 def test_wrong_usage_ends_with_status_2(capsys, arguments):
     with pytest.raises(SystemExit) as caught:
-        main(["evaluate", *arguments])
+        main(["evaluate", *map(str, arguments)])
     assert caught.value.code == 2
 
 
@@ -467,9 +508,19 @@ def test_models_are_compared_in_a_table(capsys, tiny_folder):
     assert list(rows[0]) == ("model device dtype exact f1 megabytes questions_per_second".split())
 
 
-def test_a_missing_model_is_said_before_any_runs(capsys, tiny_folder):
+def test_a_missing_model_and_a_wrong_dtype_are_said_before_any_runs(capsys, tiny_folder):
     arguments = ["compare", "--data", EXAMPLE, tiny_folder, "no/such/model"]
     assert "no/such/model" in error_of(capsys, *arguments)
+    arguments = [*arguments[:4], "--device", "reference", "--dtype", "float32", "--dtype", "int8"]
+    assert "float32 only" in error_of(capsys, *arguments)
+
+
+def test_models_that_were_measured_are_shown_if_a_later_one_fails(capsys, tiny_folder):
+    arguments = ["compare", "--data", str(EXAMPLE), "embedded", str(tiny_folder)]
+    assert main([*arguments, "--limit", "2", "--max-seq-length", "400"]) == 1
+    out, err = capsys.readouterr()
+    assert [line.split(" | ")[0] for line in out.splitlines()[2:]] == ["| embedded"]
+    assert "beyond the" in err.splitlines()[-1]
 
 
 def test_the_version_is_that_of_the_file_and_not_of_the_part_that_is_looked_at(capsys, tmp_path):

@@ -16,7 +16,7 @@ from minibert.metrics import (
     squad_evaluate,
     tune_threshold,
 )
-from minibert.squad import Gold, SquadQuestion, read_predictions, read_squad
+from minibert.squad import Gold, SquadData, SquadQuestion, read_predictions, read_squad
 
 # ---------------------------------------------------------------- one answer
 
@@ -125,8 +125,9 @@ def test_the_numbers_and_their_order():
 def test_odds_above_the_threshold_say_no_answer_and_odds_at_it_do_not():
     questions = [question("a", "x"), question("b")]
     predictions = {"a": "x", "b": "y"}
-    for threshold, exact in ((1.0, 50.0), (0.99, 50.0), (2.0, 50.0), (0.0, 50.0)):
-        assert squad_evaluate(questions, predictions, {"a": 1, "b": 1}, threshold)["exact"] == exact
+    for threshold, answerable in ((1.0, 100.0), (0.99, 0.0), (2.0, 100.0)):
+        result = squad_evaluate(questions, predictions, {"a": 1, "b": 1}, threshold)
+        assert (result["HasAns_exact"], result["NoAns_exact"]) == (answerable, 100 - answerable)
     result = squad_evaluate(questions, predictions, {"a": 1.0, "b": 1.5})
     assert (result["HasAns_exact"], result["NoAns_exact"]) == (100.0, 100.0)
     result = squad_evaluate(questions, predictions, {"a": 1.5, "b": 1.0})
@@ -172,6 +173,10 @@ def test_values_of_other_kinds_are_refused(predictions, odds, expected):
 def test_what_are_no_questions_and_equal_ids_are_refused():
     with pytest.raises(InputError, match="must be a list of SquadQuestion"):
         squad_evaluate(["a"], {"a": "x"})
+    with pytest.raises(InputError, match="must be a list, got SquadData"):
+        squad_evaluate(SquadData("", "", [question("a")], True), {"a": "x"})
+    with pytest.raises(InputError, match="null_threshold must be a number"):
+        squad_evaluate([question("a")], {"a": "x"}, null_threshold=None)
     with pytest.raises(InputError, match="two questions have the same id"):
         squad_evaluate([question("a", "x"), question("a")], {"a": "x"})
 

@@ -407,7 +407,7 @@ def test_the_bars_are_the_means_of_their_questions():
         some = [scores[q.id] for q in evaluation.questions if belongs(q)]
         for series in (0, 1):
             mean = 100 * sum(score[series] for score in some) / len(some)
-            start = f"{name}: {('exact match', 'F1')[series]} {mean:.1f}, "
+            start = f"{name}: {('exact match', 'F1')[series]} {mean:.1f} %, "
             assert sum(tip.startswith(start) for tip in shown) == 1, start
         assert f"n = {len(some)}</text>" in render_report(evaluation)
     order = [tip.split(":")[0] for tip in shown[::2]]

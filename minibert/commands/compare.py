@@ -87,15 +87,19 @@ def command_compare(args: argparse.Namespace) -> None:
             num_threads=args.threads,
         )
 
-    for name in names:  # a name that is wrong is said before the first one has run for minutes
-        load(name, kinds[0])
-    rows = []
-    for number, (name, dtype) in enumerate(wanted, 1):
-        notice(f"{number} of {len(wanted)}: {name}, {dtype}")
-        rows.append(compare(load(name, dtype), data, settings))
-    with writing(args.output) as out:
-        out.write(as_markdown(rows) if args.format == "markdown" else json.dumps(rows, indent=2))
-        out.write("\n")
+    for one in wanted:  # what is wrong is said before the first one has run for minutes
+        load(*one)
+    rows: list[dict[str, Any]] = []
+    try:
+        for number, (name, dtype) in enumerate(wanted, 1):
+            notice(f"{number} of {len(wanted)}: {name}, {dtype}")
+            rows.append(compare(load(name, dtype), data, settings))
+    finally:
+        if rows:  # those that were measured, also if a later one fails
+            with writing(args.output) as out:
+                markdown = args.format == "markdown"
+                out.write(as_markdown(rows) if markdown else json.dumps(rows, indent=2))
+                out.write("\n")
 
 
 def as_markdown(rows: list[dict[str, Any]]) -> str:

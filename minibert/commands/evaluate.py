@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from typing import TYPE_CHECKING, Any
 
 from minibert.commands.options import (
@@ -46,7 +47,10 @@ def add_command(commands: Any) -> None:
         "was interrupted goes on where it was",
     )
     parser.add_argument(
-        "--overwrite", action="store_true", help="replace what an earlier run left in DIR"
+        "--overwrite",
+        action="store_true",
+        help="replace the results of a finished run in DIR; an unfinished one with the same "
+        "settings still goes on",
     )
     parser.add_argument(
         "--predictions",
@@ -117,8 +121,13 @@ def check_usage(parser: argparse.ArgumentParser, args: argparse.Namespace) -> No
         parser.error(f"with --predictions no model runs: give no --{given[0].replace('_', '-')}")
     if args.overwrite and args.output_dir is None:
         parser.error("--overwrite needs --output-dir")
-    if args.report is not None and args.report == args.output:
-        parser.error("--report and --output cannot be the same file")
+    files = [args.data, args.predictions, args.null_odds, args.nbest, args.output, args.report]
+    written = [os.path.realpath(name) for name in files[-2:] if name]
+    named = [os.path.realpath(name) for name in files if name]
+    if any(named.count(name) > 1 and os.path.isfile(name) for name in written) or (
+        len(set(written)) < len(written)
+    ):
+        parser.error("--report and --output must be files of their own")
     if args.null_threshold != args.null_threshold:
         parser.error("argument --null-threshold: must be a number, got nan")
 
