@@ -11,6 +11,12 @@ ROOT = Path(__file__).resolve().parents[1]
 SQUAD = Path(os.environ.get("MINIBERT_SQUAD", ROOT.parent / "shared/data/squad"))
 EXAMPLE = ROOT / "tests/squad_example.json"  # a few paragraphs written for the tests
 
+# What `minibert evaluate` prints, in its order.
+NUMBERS = (
+    "exact f1 total HasAns_exact HasAns_f1 HasAns_total NoAns_exact NoAns_f1 NoAns_total "
+    "best_exact best_exact_thresh best_f1 best_f1_thresh"
+).split()
+
 
 def squad_file(path, triples, ids=None):
     """Write (question, context, answers) triples, each as an article of its own."""

@@ -9,9 +9,9 @@ from typing import Any
 from minibert.commands.options import (
     DTYPES,
     add_decoding_options,
+    add_file_options,
     add_running_options,
     decoding_settings,
-    file_name,
     read_data,
 )
 from minibert.files import check_output, writing
@@ -34,21 +34,9 @@ def add_command(commands: Any) -> None:
         help="folder, .safetensors file, or name on the Hugging Face Hub; 'embedded' for the "
         "model that comes along (default: embedded)",
     )
-    parser.add_argument(
-        "--data",
-        type=file_name,
-        required=True,
-        metavar="FILE",
-        help="questions in SQuAD's format, 1.1 or 2.0: .json, .json.gz or .json.xz",
-    )
+    add_file_options(parser)
     parser.add_argument(
         "--format", choices=["markdown", "json"], default="markdown", help="(default: markdown)"
-    )
-    parser.add_argument(
-        "--output",
-        type=file_name,
-        metavar="FILE",
-        help="write there instead of standard output",
     )
     parser.add_argument(
         "--null-threshold",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from minibert.commands.options import (
     add_decoding_options,
+    add_file_options,
     add_model_options,
     decoding_settings,
     file_name,
@@ -32,13 +33,7 @@ def add_command(commands: Any) -> None:
         "as the official script computes them. With --predictions nothing is run.",
     )
     parser.set_defaults(run=command_evaluate, check=check_usage, parser=parser)
-    parser.add_argument(
-        "--data",
-        type=file_name,
-        required=True,
-        metavar="FILE",
-        help="questions in SQuAD's format, 1.1 or 2.0: .json, .json.gz or .json.xz",
-    )
+    add_file_options(parser)
     parser.add_argument(
         "--output-dir",
         type=file_name,
@@ -91,12 +86,6 @@ def add_command(commands: Any) -> None:
         type=file_name,
         metavar="FILE",
         help="write a page with plots and the worst mistakes",
-    )
-    parser.add_argument(
-        "--output",
-        type=file_name,
-        metavar="FILE",
-        help="write there instead of standard output",
     )
     add_decoding_options(parser)
     add_model_options(parser)

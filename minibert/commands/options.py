@@ -78,6 +78,23 @@ def add_running_options(parser: argparse.ArgumentParser, several_dtypes: bool = 
     )
 
 
+def add_file_options(parser: argparse.ArgumentParser) -> None:
+    """The options that say which questions are read, and where results go."""
+    parser.add_argument(
+        "--data",
+        type=file_name,
+        required=True,
+        metavar="FILE",
+        help="questions in SQuAD's format, 1.1 or 2.0: .json, .json.gz or .json.xz",
+    )
+    parser.add_argument(
+        "--output",
+        type=file_name,
+        metavar="FILE",
+        help="write there instead of standard output",
+    )
+
+
 def add_decoding_options(parser: argparse.ArgumentParser) -> None:
     """The options that say how SQuAD questions are read and answered."""
     parser.add_argument(
