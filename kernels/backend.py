@@ -5,7 +5,7 @@ from __future__ import annotations
 import numbers
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from minibert.arrays import Floats, Ints
 from minibert.errors import BackendError
@@ -34,6 +34,10 @@ class Backend:
     span_logits: Callable[[Floats, Dense], tuple[Floats, Floats]]
     # All of the above in one go, where the device can do better so: logits of a whole batch.
     forward: Callable[[Batch, Weights, BertConfig], tuple[Floats, Floats]] | None = None
+    # Begins that on a device of its own; the function that comes back waits for the logits.
+    launch: Callable[[Batch, Weights, BertConfig], Callable[[], tuple[Floats, Floats]]] | None = (
+        None
+    )
 
 
 REFERENCE = Backend(
@@ -50,7 +54,31 @@ REFERENCE = Backend(
 )
 
 DEVICES = ("auto", "cpu", "cuda", "reference")
-DTYPES = ("float32", "bfloat16", "int8")
+DTYPES = ("float32", "bfloat16", "float16", "int8")
+# Those in which each device can compute.
+DEVICE_DTYPES = {
+    "cpu": ("float32", "bfloat16", "int8"),
+    "cuda": ("float32", "float16", "bfloat16"),
+    "reference": ("float32",),
+}
+
+
+def table(name: str, kernels: Any, num_threads: int | None = None) -> Backend:
+    """The table of a `Kernels` object of cpu/ or cuda/."""
+    return Backend(
+        name=name,
+        dtype=kernels.dtype,
+        num_threads=num_threads,
+        prepare=kernels.prepare,
+        embed=kernels.embed,
+        linear=kernels.linear,
+        attention=kernels.attention,
+        linear_add_norm=kernels.linear_add_norm,
+        linear_activation=kernels.linear_activation,
+        span_logits=kernels.span_logits,
+        forward=kernels.forward,
+        launch=getattr(kernels, "launch", None),
+    )
 
 
 def cpu_backend(dtype: str, num_threads: int | None) -> Backend:
@@ -60,22 +88,33 @@ def cpu_backend(dtype: str, num_threads: int | None) -> Backend:
     from .cpu.pool import MOST_THREADS, available_cores
     from .cpu.targets import find_target
 
-    kernels = Kernels(
-        dtype, find_target(), min(int(num_threads or available_cores()), MOST_THREADS)
-    )
-    return Backend(
-        name="cpu",
-        dtype=dtype,
-        num_threads=kernels.num_threads,
-        prepare=kernels.prepare,
-        embed=kernels.embed,
-        linear=kernels.linear,
-        attention=kernels.attention,
-        linear_add_norm=kernels.linear_add_norm,
-        linear_activation=kernels.linear_activation,
-        span_logits=kernels.span_logits,
-        forward=kernels.forward,
-    )
+    threads = min(int(num_threads or available_cores()), MOST_THREADS)
+    return table("cpu", Kernels(dtype, find_target(), threads), threads)
+
+
+def cuda_backend(dtype: str, index: int) -> Backend:
+    """The kernels of an NVIDIA GPU.
+
+    Raises:
+        BackendError: there is no such GPU, or it cannot be used.
+    """
+    from .cuda.detect import open_device
+    from .cuda.functions import Kernels
+
+    return table(f"cuda:{index}" if index else "cuda", Kernels(open_device(index), dtype))
+
+
+def gpu_index(device: str) -> int | None:
+    """The number in 'cuda' or 'cuda:1'; None for another device.
+
+    Example:
+        >>> [gpu_index(device) for device in ("cuda", "cuda:1", "cpu", "cuda:x")]
+        [0, 1, None, None]
+    """
+    kind, colon, number = device.partition(":")
+    if kind != "cuda" or (colon and not (number.isascii() and number.isdigit())):
+        return None
+    return int(number or 0)
 
 
 def get_backend(
@@ -84,8 +123,10 @@ def get_backend(
     """The kernels for a device.
 
     Args:
-        device: 'auto', 'cpu', 'cuda' (NVIDIA) or 'reference' (plain NumPy).
-        dtype: in which matrices are multiplied: 'float32', 'bfloat16' or 'int8'; None: 'float32'.
+        device: 'auto', 'cpu', 'cuda' (NVIDIA; 'cuda:1' is the second one) or 'reference' (plain
+            NumPy).  'auto' is the processor.
+        dtype: in which matrices are multiplied: 'float32'; 'bfloat16'; 'int8' on the processor;
+            'float16' on a GPU; None: 'float32'.
         num_threads: at most so many, and at most 256, work on one batch; None: every core that this
             process may use.
 
@@ -94,13 +135,12 @@ def get_backend(
     """
     if not isinstance(device, str):
         raise BackendError(f"device must be one of {', '.join(DEVICES)}, got {device!r}")
-    if device == "cuda" or device.startswith("cuda:"):
+    index = gpu_index(device)
+    if index is None and device not in DEVICES:
         raise BackendError(
-            f"device {device!r}: this version of minibert has no CUDA kernels yet. "
-            "Use device='cpu', or 'auto' for the best that there is."
+            f"unknown device {device!r}; choose one of {', '.join(DEVICES)}, or 'cuda:1' for the "
+            "second GPU"
         )
-    if device not in DEVICES:
-        raise BackendError(f"unknown device {device!r}; choose one of {', '.join(DEVICES)}")
     if dtype is not None and dtype not in DTYPES:
         raise BackendError(f"unknown dtype {dtype!r}; choose one of {', '.join(DTYPES)}")
     if num_threads is not None and (
@@ -109,16 +149,25 @@ def get_backend(
         or num_threads < 1
     ):
         raise BackendError(f"num_threads must be a whole number of at least 1, got {num_threads!r}")
-    if device == "reference":
-        if dtype not in (None, "float32"):
-            raise BackendError(
-                f"device 'reference' computes in float32 only, got dtype={dtype!r}. "
-                "Use device='cpu'."
-            )
-        if num_threads is not None:
-            raise BackendError(
-                "device 'reference' takes no num_threads: NumPy's libraries choose their own. "
-                "Set OPENBLAS_NUM_THREADS before Python starts, or use device='cpu'."
-            )
+    kind = "cpu" if device == "auto" else "cuda" if index is not None else device
+    known = DEVICE_DTYPES[kind]
+    if dtype is not None and dtype not in known:
+        able = [each for each, dtypes in DEVICE_DTYPES.items() if dtype in dtypes]
+        raise BackendError(
+            f"device {device!r} computes in {', '.join(known)} only, got dtype={dtype!r}. "
+            f"Use device={' or '.join(map(repr, able))}."
+        )
+    if kind != "cpu" and num_threads is not None:
+        own = {
+            "cuda": "the GPU has its own",
+            "reference": "NumPy's libraries choose their own. Set OPENBLAS_NUM_THREADS before "
+            "Python starts",
+        }[kind]
+        raise BackendError(
+            f"device {device!r} takes no num_threads: {own}. Leave it out, or use device='cpu'."
+        )
+    if kind == "reference":
         return REFERENCE
+    if index is not None:
+        return cuda_backend(dtype or "float32", index)
     return cpu_backend(dtype or "float32", num_threads)

@@ -63,8 +63,9 @@ class QuestionAnswerer:
     Args:
         model: None or "embedded" for the embedded model; a folder; a .safetensors file; a name on
             the Hugging Face Hub; or a loaded Model.
-        device: 'auto', 'cpu', 'cuda' or 'reference'.
-        dtype: in which matrices are multiplied: 'float32', 'bfloat16' or 'int8'; None: 'float32'.
+        device: 'auto' (the processor), 'cpu', 'cuda', 'cuda:1' and so on, or 'reference'.
+        dtype: in which matrices are multiplied: 'float32', 'bfloat16', 'int8' (processor) or
+            'float16' (GPU); None: 'float32'.
         num_threads: at most so many work on one batch; None: every core that this process may use.
         tokenizer: another folder to take the tokenizer from.
         revision: branch, tag or commit on the Hub.

@@ -22,6 +22,7 @@ PACKAGES = ("numpy", "numba", "llvmlite", "safetensors", "tokenizers")
 # Largest difference from the definition's logits on the embedded model, for one question.  The
 # embedded model's logits reach about 10; measured here: 1e-5, 0.1 and 0.3.
 LIMITS = {"float32": 1e-4, "bfloat16": 0.5, "int8": 1.5}
+CUDA_LIMITS = {"float32": 1e-4, "float16": 0.1, "bfloat16": 0.5}
 
 QUESTION = "Who wrote the first program?"
 TEXT = "Ada Lovelace wrote the first program in 1843. It was never run."
@@ -29,7 +30,8 @@ TEXT = "Ada Lovelace wrote the first program in 1843. It was never run."
 
 def examine() -> Findings:
     """Everything worth knowing when something is slow or wrong, by title and name."""
-    from minibert.kernels.cpu.compiler import cache_folder, cache_name, read_cache
+    from minibert.kernels.cache import cache_folder, read_cache
+    from minibert.kernels.cpu.compiler import cache_name
     from minibert.kernels.cpu.pool import available_cores
     from minibert.kernels.cpu.targets import find_target, host_targets
 
@@ -69,9 +71,39 @@ def examine() -> Findings:
                 for dtype in LIMITS
             },
         },
-        "CUDA": {"kernels": "none in this version; device 'cuda' is refused"},
-        "check": {dtype: check(dtype) for dtype in LIMITS},
+        "CUDA": examine_cuda(),
+        "check": {dtype: check("cpu", dtype) for dtype in LIMITS} | check_cuda(),
     }
+
+
+def examine_cuda() -> dict[str, str]:
+    """The driver, the GPUs, the packages that compile for them, and what is missing."""
+    from minibert.kernels.cuda.detect import find_gpus, why_not
+    from minibert.kernels.cuda.recipes import COMPILERS
+
+    found = find_gpus()
+    facts = {"driver": f"for CUDA {found.driver_version}" if found.driver_version else "none"}
+    for gpu in found.gpus:
+        facts[f"GPU {gpu.index}"] = (
+            f"{gpu.name}, compute capability {gpu.capability[0]}.{gpu.capability[1]}, "
+            f"{gpu.multiprocessors} multiprocessors, {gpu.memory_size / 2**30:.0f} GiB"
+        )
+    facts |= {name: version(name) for name in COMPILERS}
+    problem = why_not(found)
+    facts["device 'cuda'"] = f"cannot be used: {problem}" if problem else "can be used"
+    return facts
+
+
+def check_cuda() -> dict[str, str]:
+    """The check on the first GPU, in each dtype that it can compute in; nothing without one."""
+    from minibert.kernels.cuda.detect import find_gpus, why_not
+    from minibert.kernels.cuda.recipes import LEAST_CAPABILITY
+
+    found = find_gpus()
+    if why_not(found):
+        return {}
+    able = [x for x, least in LEAST_CAPABILITY.items() if found.gpus[0].capability >= least]
+    return {f"cuda {dtype}": check("cuda", dtype) for dtype in able}
 
 
 def version(package: str) -> str:
@@ -94,14 +126,14 @@ def processor_name() -> str:
     return platform.processor() or "unknown"
 
 
-def check(dtype: str) -> str:
+def check(device: str, dtype: str) -> str:
     """Run the embedded model and compare its logits with the definition's; 'ok, ...' if close."""
     from minibert.model import load_model
 
     truth = load_model(device="reference")
     windows = truth.windows(QUESTION, [TEXT])
     try:
-        ours = load_model(device="cpu", dtype=dtype)
+        ours = load_model(device=device, dtype=dtype)
         begin = time.perf_counter()
         logits = ours.logits(windows)
         seconds = time.perf_counter() - begin
@@ -109,7 +141,8 @@ def check(dtype: str) -> str:
         return f"failed: {error}"
     pairs = zip(np.concatenate(logits[0]), np.concatenate(truth.logits(windows)[0]), strict=True)
     off = max(abs(a - b) for a, b in pairs)
-    if not off <= LIMITS[dtype]:  # not: NaN is not close either
+    limits = CUDA_LIMITS if device == "cuda" else LIMITS
+    if not off <= limits[dtype]:  # not: NaN is not close either
         return f"wrong: logits differ by {off:.2g} from the definition"
     return f"ok, logits within {off:.1g} of the definition; first run {seconds:.2f} s"
 
@@ -121,7 +154,8 @@ def warm_up(dtypes: Sequence[str]) -> Iterator[str]:
         BackendError: the cache cannot be written, so that compiling was in vain.
     """
     from minibert.errors import BackendError
-    from minibert.kernels.cpu.compiler import cache_folder, cache_name, load_program, read_cache
+    from minibert.kernels.cache import cache_folder, read_cache
+    from minibert.kernels.cpu.compiler import cache_name, load_program
     from minibert.kernels.cpu.targets import find_target
 
     target = find_target()
@@ -134,3 +168,48 @@ def warm_up(dtypes: Sequence[str]) -> Iterator[str]:
                 "writable, or set MINIBERT_CACHE_DIR to another folder."
             )
         yield f"{dtype} for {target.name}: {path}"
+
+
+def warm_up_cuda(
+    dtypes: Sequence[str], model: str | None, capability: tuple[int, int] | None
+) -> Iterator[str]:
+    """Compile the kernels of a model's shape for GPUs, unless that is done; say where they are.
+
+    Args:
+        dtypes: to compile for; those beyond the GPU are left out if it is the one found here.
+        model: as for load_model.
+        capability: compute capability; None: that of the first GPU here.
+
+    Raises:
+        BackendError: no GPU and no capability, kernels cannot be compiled, or not be kept.
+    """
+    from minibert.config import BertConfig
+    from minibert.errors import BackendError
+    from minibert.hub import find_model
+    from minibert.kernels.cuda.detect import find_gpus
+    from minibert.kernels.cuda.functions import recipes_of
+    from minibert.kernels.cuda.recipes import LEAST_CAPABILITY, built_kernel, cache_path, is_built
+
+    if capability is None:
+        found = find_gpus()
+        if not found.gpus:
+            raise BackendError(
+                f"no GPU says what to compile for: {found.problem} Or name its compute capability "
+                "with --arch."
+            )
+        capability = found.gpus[0].capability
+    config = BertConfig.from_json(find_model(model).folder / "config.json")
+    for dtype in dict.fromkeys(dtypes):
+        if capability < LEAST_CAPABILITY[dtype]:
+            yield f"{dtype}: not for compute capability {capability[0]}.{capability[1]}"
+            continue
+        recipes = recipes_of(config, dtype)
+        for number, recipe in enumerate(recipes, 1):
+            built_kernel(recipe, capability)
+            path = cache_path(recipe, capability)
+            if not is_built(recipe, capability):
+                raise BackendError(
+                    f"the kernels were compiled, but {path.parent} cannot be written. Make it "
+                    "writable, or set MINIBERT_CACHE_DIR to another folder."
+                )
+            yield f"{dtype}, {number} of {len(recipes)}: {path}"

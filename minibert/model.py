@@ -6,7 +6,7 @@ Both faces of the library (answering.py and pipelines.py) hold one of these.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -28,8 +28,9 @@ from minibert.windows import Window, make_windows, text_room
 Key = TypeVar("Key")
 
 # Tokens in a packed batch: enough rows to keep the processor busy, few enough that the
-# activations stay in its cache.
+# activations stay in its cache.  A GPU needs more to be busy, and has no such cache.
 BATCH_TOKENS = 4096
+GPU_BATCH_TOKENS = 8192
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,40 +124,70 @@ class Model:
         borders = pairwise(batch.cu_seqlens)
         return [(start[a:b], end[a:b]) for a, b in borders]
 
+    def begin(self, windows: list[Window]) -> Callable[[], list[Logits]]:
+        """Begin a packed batch; the function that comes back waits for what `logits` gives.
+
+        On the processor, the batch runs when that function is called.
+        """
+        if self.kernels.launch is None:
+            return lambda: self.logits(windows)
+        batch = pack(windows)
+        wait = self.kernels.launch(batch, self.weights, self.config)
+
+        def finish() -> list[Logits]:
+            start, end = wait()
+            return [(start[a:b], end[a:b]) for a, b in pairwise(batch.cu_seqlens)]
+
+        return finish
+
     def read(
         self,
         examples: Iterable[tuple[Key, list[Window]]],
         *,
         batch_size: int | None = None,
-        batch_tokens: int = BATCH_TOKENS,
+        batch_tokens: int | None = None,
     ) -> Iterator[tuple[Key, list[Window], list[Logits]]]:
         """Run the windows of many examples through the encoder, in packed batches.
 
         Examples are taken as needed and given back in the same order; at any time only about
-        `batch_tokens` tokens are waiting.
+        `batch_tokens` tokens are waiting.  On a GPU it is twice as many: while it works on one
+        batch, the next is prepared and the results of the one before are used.
 
         Args:
             examples: each a key of the caller's and the windows of one question.
             batch_size: at most so many examples wait for each other; None: as many as fill a batch.
-            batch_tokens: tokens of a batch; a longer example is spread over several.
+            batch_tokens: tokens of a batch; a longer example is spread over several.  None: what
+                suits the device.
 
         Yields:
             The key, the windows, and their logits.
         """
+        on_gpu = self.kernels.launch is not None
+        batch_tokens = batch_tokens or (GPU_BATCH_TOKENS if on_gpu else BATCH_TOKENS)
+        beside = on_gpu and batch_size is None
+        earlier: Iterator[tuple[Key, list[Window], list[Logits]]] = iter(())
         waiting: list[tuple[Key, list[Window]]] = []
         tokens = 0
         for key, windows in examples:
             waiting.append((key, windows))
             tokens += sum(map(len, windows))
             if tokens >= batch_tokens or len(waiting) == batch_size:
-                yield from self._run(waiting, batch_tokens)
-                waiting, tokens = [], 0
-        yield from self._run(waiting, batch_tokens)
+                later = self._run(waiting, batch_tokens)
+                yield from earlier
+                earlier, waiting, tokens = later, [], 0
+                if not beside:
+                    yield from earlier
+        later = self._run(waiting, batch_tokens)
+        yield from earlier
+        yield from later
 
     def _run(
         self, examples: list[tuple[Key, list[Window]]], batch_tokens: int
     ) -> Iterator[tuple[Key, list[Window], list[Logits]]]:
-        """Run all windows of a few examples; windows of one example may fall in several batches."""
+        """Begin all windows of a few examples; the iterator that comes back waits for them.
+
+        The windows of one example may fall in several batches.
+        """
         batches: list[list[Window]] = []
         room = 0
         for _, windows in examples:
@@ -166,9 +197,14 @@ class Model:
                     room = max(batch_tokens, len(window))
                 batches[-1].append(window)
                 room -= len(window)
-        logits = (pair for batch in batches for pair in self.logits(batch))
-        for key, windows in examples:
-            yield key, windows, [next(logits) for _ in windows]
+        begun = [self.begin(batch) for batch in batches]
+
+        def finish() -> Iterator[tuple[Key, list[Window], list[Logits]]]:
+            logits = (pair for wait in begun for pair in wait())
+            for key, windows in examples:
+                yield key, windows, [next(logits) for _ in windows]
+
+        return finish()
 
 
 def check_text(name: str, text: object) -> None:
@@ -200,8 +236,9 @@ def load_model(
         model: None or "embedded" for the embedded one; a folder; a .safetensors file; a name on
             the Hugging Face Hub; or a loaded Model, which comes back as it is.
         tokenizer: another folder to take the tokenizer from, or a loaded one.
-        device: 'auto', 'cpu', 'cuda' or 'reference'.
-        dtype: in which matrices are multiplied: 'float32', 'bfloat16' or 'int8'; None: 'float32'.
+        device: 'auto' (the processor), 'cpu', 'cuda', 'cuda:1' and so on, or 'reference'.
+        dtype: in which matrices are multiplied: 'float32', 'bfloat16', 'int8' (processor) or
+            'float16' (GPU); None: 'float32'.
         num_threads: at most so many work on one batch; None: every core that this process may use.
         revision: branch, tag or commit on the Hub.
         token: for private models on the Hub.

@@ -76,8 +76,10 @@ def pipeline(
         model: None for the embedded model; a folder; a .safetensors file; a name on the Hugging
             Face Hub; or a loaded Model.
         tokenizer: another folder to take the tokenizer from.
-        device: None or 'auto', 'cpu' or -1, 'cuda' or 0, 'reference'.
-        dtype: in which matrices are multiplied: 'float32', 'bfloat16' or 'int8'; None: 'float32'.
+        device: None or 'auto' (the processor), 'cpu' or -1, 'cuda' or 0, 1 and so on for other
+            GPUs, 'reference'.
+        dtype: in which matrices are multiplied: 'float32', 'bfloat16', 'int8' (processor) or
+            'float16' (GPU); None: 'float32'.
         num_threads: at most so many work on one batch; None: every core that this process may use.
         revision: branch, tag or commit on the Hub.
         token: for private models on the Hub.

@@ -18,6 +18,7 @@ from hypothesis import settings  # noqa: E402
 from random_models import write_model  # noqa: E402
 
 from minibert.kernels.backend import get_backend  # noqa: E402
+from minibert.kernels.cuda import detect, driver  # noqa: E402
 from minibert.model import load_model  # noqa: E402
 
 # Some examples compile or load a model, so hypothesis must not time them.
@@ -25,7 +26,37 @@ settings.register_profile("minibert", deadline=None, derandomize=True, max_examp
 settings.load_profile("minibert")
 
 
+def pytest_collection_modifyitems(items):
+    """Skip what needs a GPU where there is none, and say why."""
+    if reason := detect.why_not(detect.find_gpus()):
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason=f"no GPU: {reason}"))
+
+
+@pytest.fixture
+def no_gpu(monkeypatch):
+    """A computer without NVIDIA's driver."""
+
+    def find_library():
+        raise OSError("libcuda.so.1: no such file")
+
+    monkeypatch.setattr(driver, "find_library", find_library)
+    detect.opened.cache_clear()
+    yield
+    detect.opened.cache_clear()
+
+
 @pytest.fixture(scope="session", params=["reference", "cpu"])
+def processor(request):
+    """Each device without a GPU in turn, in float32."""
+    return get_backend(request.param)
+
+
+@pytest.fixture(
+    scope="session",
+    params=["reference", "cpu", pytest.param("cuda", marks=pytest.mark.gpu)],
+)
 def backend(request):
     """Each device in turn, in float32."""
     return get_backend(request.param)

@@ -377,9 +377,8 @@ def test_windows_that_cannot_be_made_are_bad_input(fails):
     assert "cannot advance" in fails(QUESTION, TEXT, *options)
 
 
-@pytest.mark.parametrize("device", ["cuda"])
-def test_a_device_that_is_not_there_is_bad_input(capsys, tiny_folder, device, monkeypatch):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
+def test_a_device_that_is_not_there_is_bad_input(capsys, tiny_folder, device, no_gpu):
     assert main(["answer", QUESTION, TEXT, "--model", str(tiny_folder), "--device", device]) == 1
     out, err = capsys.readouterr()
     assert out == ""

@@ -16,14 +16,12 @@ from llvmlite import ir
 
 from minibert.errors import BackendError
 from minibert.kernels.backend import get_backend
+from minibert.kernels.cache import cache_folder, read_cache, write_cache
 from minibert.kernels.cpu import compiler, gemm, simd
 from minibert.kernels.cpu.compiler import (
-    cache_folder,
     cache_name,
     compile_program,
     load_program,
-    read_cache,
-    write_cache,
 )
 from minibert.kernels.cpu.packing import UNROLL
 from minibert.kernels.cpu.targets import TARGETS, find_target, host_targets

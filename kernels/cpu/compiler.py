@@ -4,10 +4,7 @@ Numba turns program.py into LLVM's language; LLVM turns that into machine code f
 goes into the cache folder.  A later process reads it back without importing Numba.
 
 The file's name is a hash of everything that the code depends on: the sources of all kernels, the
-versions of Python, Numba and llvmlite, the target, the dtype.  A file is written under another name
-and then renamed, so two processes that compile at once both leave a whole one, and it begins with a
-hash of its contents, so a damaged one is compiled again.  That is no protection against somebody
-who may write to the folder: what lies there is run.
+versions of Python, Numba and llvmlite, the target, the dtype.
 """
 
 from __future__ import annotations
@@ -17,10 +14,7 @@ import hashlib
 import importlib.metadata
 import os
 import platform
-import sys
-import tempfile
 import threading
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +22,7 @@ from typing import Any
 import llvmlite.binding as llvm
 
 from minibert.errors import BackendError
+from minibert.kernels.cache import cache_folder, read_cache, write_cache
 from minibert.progress import notice, stages
 
 from .targets import Target, host_arch, host_targets
@@ -63,21 +58,6 @@ class Program:
 # ---------------------------------------------------------------- the cache
 
 
-def cache_folder() -> Path:
-    """Where compiled kernels are kept: MINIBERT_CACHE_DIR, or the user's cache folder."""
-    if not (folder := os.environ.get("MINIBERT_CACHE_DIR")):
-        if sys.platform == "win32":
-            base = os.environ.get("LOCALAPPDATA") or "~/AppData/Local"
-        elif sys.platform == "darwin":
-            base = "~/Library/Caches"
-        else:
-            base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-        folder = os.path.join(base, "minibert")
-    folder = os.path.expanduser(folder)
-    # A home that the system does not know is a place where nothing can be kept, not one named "~".
-    return Path(os.devnull if folder.startswith("~") else "", folder)
-
-
 def cache_name(dtype: str, target: Target) -> str:
     """Name of the file that holds a program: the same if and only if its code would be."""
     digest = hashlib.sha256()
@@ -89,34 +69,6 @@ def cache_name(dtype: str, target: Target) -> str:
     versions += [os.environ.get(f"NUMBA_{name}") for name in SETTINGS]
     digest.update(repr((versions, llvm.get_process_triple(), target, dtype)).encode())
     return f"cpu-{target.name}-{dtype}-{digest.hexdigest()[:24]}.o"
-
-
-def read_cache(path: Path) -> bytes | None:
-    """The machine code in a file, or None if there is none or it is damaged."""
-    try:
-        content = path.read_bytes()
-    except OSError:
-        return None
-    digest, code = content[:32], content[32:]
-    return code if hashlib.sha256(code).digest() == digest else None
-
-
-def write_cache(path: Path, code: bytes) -> bool:
-    """Keep machine code; False if the folder cannot be written, which only costs time."""
-    with suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(hashlib.sha256(code).digest() + code)
-            os.chmod(temporary, 0o644)  # mkstemp's files are for one user only
-            os.replace(temporary, path)
-        except BaseException:  # Ctrl-C, too, leaves nothing behind
-            with suppress(OSError):
-                os.unlink(temporary)
-            raise
-        return True
-    return False
 
 
 # ---------------------------------------------------------------- compiling and loading

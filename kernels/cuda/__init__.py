@@ -1,1 +1,24 @@
-"""Kernels for NVIDIA GPUs through numba.cuda.  Empty as yet: device "cuda" is refused."""
+"""Kernels for NVIDIA GPUs, written in Python through numba.cuda: no torch, no cuBLAS.
+
+To read in this order:
+
+    language.py           the words that kernels are written in, besides numba.cuda's own
+    gemm.py               matrix products on tensor cores, in 16 bits
+    gemm_float32.py       matrix products in float32
+    epilogue.py           how both end: bias, activation, residual
+    attention.py          attention on tensor cores
+    attention_float32.py  attention in float32
+    rows.py               embeddings, layer norm, span logits
+    vectors.py            what these do with eight numbers at a time; the activations
+    ptx.py                what the compiler makes of the words: all PTX
+    compiler.py           kernel -> PTX -> machine code, without a GPU
+    recipes.py            compiled kernels on disk
+    driver.py             NVIDIA's driver: memory, launches, graphs
+    detect.py             which GPUs there are, and why none can be used
+    upload.py             weights in the GPU's memory
+    functions.py          the steps of reference.py: which kernel runs, on how many blocks
+    program.py            the whole pass as one recorded graph
+
+What runs needs none of Numba once the kernels are compiled: recipes.py and what follows it import
+neither numba nor the files before.
+"""

@@ -7,8 +7,7 @@ import json
 from typing import Any
 
 DEVICES = ("auto", "cpu", "cuda", "reference")
-DTYPES = ("float32", "bfloat16", "int8")
-
+DTYPES = ("float32", "bfloat16", "float16", "int8")
 
 DECODING = {
     "--max-seq-length": "longest window (default: 384, or the model's limit)",
@@ -44,6 +43,14 @@ def file_name(text: str) -> str:
     return text
 
 
+def device(text: str) -> str:
+    """An argparse type: one of DEVICES, or 'cuda:1' for the second GPU."""
+    name, colon, number = text.partition(":")
+    if name not in DEVICES or (colon and (name != "cuda" or not number.isdigit())):
+        raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(DEVICES)}, cuda:1 ...")
+    return text
+
+
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """The options that say which model runs, and how."""
     parser.add_argument(
@@ -59,15 +66,16 @@ def add_running_options(parser: argparse.ArgumentParser, several_dtypes: bool = 
     """The options that say how a model runs."""
     parser.add_argument(
         "--device",
-        choices=DEVICES,
-        help="what to run on (default: auto)",
+        type=device,
+        metavar="{" + ",".join(DEVICES) + "}",
+        help="what to run on; cuda:1 is the second GPU (default: auto, the processor)",
     )
     parser.add_argument(
         "--dtype",
         choices=DTYPES,
         action="append" if several_dtypes else "store",
-        help="in which numbers to multiply: float32 gives transformers' answers, int8 is faster "
-        "and differs now and then"
+        help="in which numbers to multiply: float32 gives transformers' answers; int8 (processor), "
+        "float16 (GPU) and bfloat16 are faster and differ now and then"
         f"{'; repeat it for several' if several_dtypes else ''} (default: float32)",
     )
     parser.add_argument(
