@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -61,6 +62,7 @@ class EmulatedGpu:
         capability: compute capability.
         multiprocessors: how many; changes which kernels are chosen.
         reverse: run warps and blocks in reverse order.
+        races: look for races between threads; takes a quarter longer.
         count: GPUs.
     """
 
@@ -70,9 +72,11 @@ class EmulatedGpu:
         capability: tuple[int, int] = (9, 0),
         multiprocessors: int = 4,
         reverse: bool = False,
+        races: bool = True,
         count: int = 1,
     ):
-        self.memory_size, self.reverse, self.count = memory_size, reverse, count
+        self.memory_size, self.count = memory_size, count
+        self.options = {"reverse": reverse, "races": races}
         self.attributes = {16: multiprocessors, 75: capability[0], 76: capability[1], 97: 232448}
         self.memory: dict[int, np.ndarray] = {}
         self.host: dict[int, Any] = {}
@@ -86,6 +90,8 @@ class EmulatedGpu:
         self.put, self.finished = 0, 0
         self.handles = 1000
         self.launches: list[str] = []  # names of all kernels that ran
+        self.lock, self.working = threading.RLock(), False
+        self.allocations = 0  # of the GPU's memory, refused ones too
         self.current = False
         for name in FUNCTIONS:
             setattr(self, name, Call(getattr(self, "_" + name)))
@@ -125,9 +131,16 @@ class EmulatedGpu:
 
     def run_until(self, number: int) -> None:
         """Do the work on the stream up to a point."""
-        while self.finished < number:
-            self.queue.pop(0)()
-            self.finished += 1
+        with self.lock:
+            if self.working:
+                return  # called by a finalizer, from within the work
+            self.working = True
+            try:
+                while self.finished < number:
+                    self.finished += 1
+                    self.queue.pop(0)()
+            finally:
+                self.working = False
 
     # ------------------------------------------------------------ the driver's functions
 
@@ -167,6 +180,7 @@ class EmulatedGpu:
 
     def _cuMemAlloc_v2(self, out, size):
         assert self.recording is None, "allocation while recording"
+        self.allocations += 1
         if self._used() + size > self.memory_size:
             return 2
         whole = np.full(size + 512, 0xFF, np.uint8)
@@ -259,7 +273,7 @@ class EmulatedGpu:
                 else:
                     value = None
             arguments.append(value)
-        launch(kernel, grid, arguments, reverse=self.reverse)
+        launch(kernel, grid, arguments, **self.options)
 
     def _cuStreamCreate(self, out, flags):
         assert flags == 1

@@ -160,7 +160,7 @@ class Memory:
         driver = device.activate()
         self.address: Address = driver.number("cuMemAlloc_v2", self.size, kind=c_void_p)
         self.device = device
-        weakref.finalize(self, device.release, "cuMemFree_v2", self.address)
+        device.give_back_with(self, "cuMemFree_v2", self.address)
 
 
 class HostMemory:
@@ -172,7 +172,7 @@ class HostMemory:
         self.address: Address = driver.number("cuMemHostAlloc", self.size, 0, kind=c_void_p)
         whole: Any = (ctypes.c_ubyte * self.size).from_address(self.address)
         self.bytes = np.frombuffer(whole, np.uint8)
-        weakref.finalize(self, device.release, "cuMemFreeHost", self.address)
+        device.give_back_with(self, "cuMemFreeHost", self.address)
 
     def view(self, dtype: Any, offset: int, count: int) -> NDArray[Any]:
         """`count` numbers from a byte offset on."""
@@ -184,7 +184,7 @@ class Graph:
 
     def __init__(self, device: Device, executable: int):
         self.device, self.executable = device, executable
-        weakref.finalize(self, device.release, "cuGraphExecDestroy", executable)
+        device.give_back_with(self, "cuGraphExecDestroy", executable)
 
     def launch(self) -> None:
         """Put the work on the device's stream."""
@@ -281,8 +281,12 @@ class Device:
         self.driver.cuCtxSetCurrent(self.context)
         return self.driver
 
-    def release(self, function: str, handle: int) -> None:
-        """Give something back; called by finalizers, so nothing is raised."""
+    def give_back_with(self, owner: object, function: str, handle: int) -> None:
+        """Call a function of the driver with a handle when nothing refers to `owner` any more."""
+        # Not at the end of the process: the driver then cleans up, or is gone already.
+        weakref.finalize(owner, self._give_back, function, handle).atexit = False
+
+    def _give_back(self, function: str, handle: int) -> None:
         if os.getpid() != self.driver.pid:
             return
         library = self.driver.library
@@ -356,7 +360,7 @@ class Event:
         self.device = device
         flags = 0 if timing else NO_TIMING
         self.handle = device.activate().number("cuEventCreate", flags, kind=c_void_p)
-        weakref.finalize(self, device.release, "cuEventDestroy_v2", self.handle)
+        device.give_back_with(self, "cuEventDestroy_v2", self.handle)
 
     def record(self) -> None:
         """Put the point after all work that is on the stream."""

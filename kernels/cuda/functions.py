@@ -100,11 +100,13 @@ def recipes_of(config: BertConfig, dtype: str) -> list[Recipe]:
     """Every kernel that may run for models of this shape, on any GPU and for any batch."""
     hidden, heads = config.hidden_size, config.num_attention_heads
     head_size = check_heads(hidden, heads)
-    ends = ("store", ""), ("store", config.hidden_act), ("residual", ""), ("partial", "")
+    ends = ("store", ""), ("store", config.hidden_act), ("residual", "")
     return [
         rows_recipe("embed", dtype, hidden),
         attention_recipe(dtype, heads, head_size),
         *(gemm_recipe(dtype, *end, tile) for end in ends for tile in TILES[dtype]),
+        # Sums are only split where there are few blocks, even of the smallest tile.
+        gemm_recipe(dtype, "partial", "", TILES[dtype][-1]),
         rows_recipe("norm", dtype, hidden),
         rows_recipe("add_norm", dtype, hidden),
         rows_recipe("span_logits", dtype, hidden),

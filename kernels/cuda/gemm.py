@@ -107,15 +107,16 @@ def gemm(
         warp_column = warp % uint32(across) * uint32(warp_columns)
         start = shared_address(shared, int32(0))
 
-        # The steps of K that this block takes: all, or its part of them.
+        # The steps of K that this block takes: all, or every so many.
         steps = int32(depth // int32(DEPTH))
         first = int32(0)
+        every = int32(1)
         shift = int32(0)
         if partial:
-            share = int32(-(-steps // int32(cuda.gridDim.z)))
-            first = int32(cuda.blockIdx.z) * share
-            steps = max(int32(0), min(share, steps - first))
-            shift = int32(cuda.blockIdx.z) * capacity  # the parts of y stand one after the other
+            first = int32(cuda.blockIdx.z)
+            every = int32(cuda.gridDim.z)
+            shift = first * capacity  # the parts of y stand one after the other
+        lead = every * int32(ahead)
 
         # What this thread copies: a chunk of every `lines`-th row of x and of the weight.
         line = thread // uint32(CHUNKS)
@@ -127,6 +128,7 @@ def gemm(
         x_from = global_address(x, uint64(row + int32(line)) * uint64(depth) + offset)
         weight_from = global_address(weight, uint64(column + int32(line)) * uint64(depth) + offset)
         jump = uint64(depth) * uint64(2 * lines)
+        advance = uint64(every) * uint64(ROW_BYTES)
 
         # Where this lane's rows of the fragments lie in a stage.
         a_row = warp_row + (lane & uint32(15))
@@ -144,11 +146,11 @@ def gemm(
         )
 
         clear(sums, zero)
-        step = int32(0)
+        step = first
         write_stage = uint32(0)
         read_stage = uint32(0)
-        while step < steps + int32(ahead):
-            if step >= int32(ahead):
+        while step < steps + lead:
+            if step >= first + lead:
                 # The oldest stage has arrived, and all warps are done with the one before it,
                 # which the copies below overwrite.
                 wait()
@@ -167,13 +169,13 @@ def gemm(
                         weight_from + uint64(i) * jump,
                         count,
                     )
-                x_from += uint64(ROW_BYTES)
-                weight_from += uint64(ROW_BYTES)
+                x_from += advance
+                weight_from += advance
             commit_copies()  # an empty group at the end keeps the count of groups
             write_stage = (
                 uint32(0) if write_stage == uint32(stages - 1) else write_stage + uint32(1)
             )
-            if step >= int32(ahead):
+            if step >= first + lead:
                 base = start + read_stage * uint32(stage)
                 for k in range(DEPTH // 16):
                     load_a(a, (base + a_from) ^ uint32(32 * k))
@@ -182,7 +184,7 @@ def gemm(
                 read_stage = (
                     uint32(0) if read_stage == uint32(stages - 1) else read_stage + uint32(1)
                 )
-            step += int32(1)
+            step += every
 
         wait_all()
         cuda.syncthreads()

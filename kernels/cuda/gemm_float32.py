@@ -73,24 +73,25 @@ def gemm(end: str = "store", activation: str = "", rows: int = 128, columns: int
         i = int32(thread // int32(across)) * int32(4)  # the thread's first row and column
         j = int32(thread % int32(across)) * int32(4)
 
+        # The steps of K that this block takes: all, or every so many.
         steps = int32(depth // int32(DEPTH))
         first = int32(0)
+        every = int32(1)
         shift = int32(0)
-        if partial:  # this block's part of K
-            share = int32(-(-steps // int32(cuda.gridDim.z)))
-            first = int32(cuda.blockIdx.z) * share
-            steps = max(int32(0), min(share, steps - first))
-            shift = int32(cuda.blockIdx.z) * capacity
+        if partial:
+            first = int32(cuda.blockIdx.z)
+            every = int32(cuda.gridDim.z)
+            shift = first * capacity  # the parts of y stand one after the other
 
         line = int32(thread // int32(chunks))
         chunk = int32(thread % int32(chunks)) * int32(4)
         clear(sums, zero)
         half_now = int32(0)
-        step = int32(0)
-        while step <= steps:
+        step = first
+        while step < steps + every:
             # Read step `step` ...
             if step < steps:
-                k = (first + step) * int32(DEPTH) + chunk
+                k = step * int32(DEPTH) + chunk
                 for r in range(x_reads):
                     # Rows past the last are read from row 0 and never written.
                     at = row + line + int32(r * lines)
@@ -103,7 +104,7 @@ def gemm(end: str = "store", activation: str = "", rows: int = 128, columns: int
                     for e in range(4):
                         store(next_weight, int32(4 * r + e), four[e])
             # ... multiply the one before ...
-            if step > int32(0):
+            if step > first:
                 other = int32(half) - half_now
                 multiply(sums, shared, other + i, other + int32(x_size) + j)
             # ... and put this one where the one before the last was.
@@ -123,7 +124,7 @@ def gemm(end: str = "store", activation: str = "", rows: int = 128, columns: int
                         store(shared, place + int32(r * lines), load(next_weight, int32(4 * r + e)))
             cuda.syncthreads()
             half_now = int32(half) - half_now
-            step += int32(1)
+            step += every
 
         # The upper half of the tile holds each thread's first four rows, the lower its last four.
         write_upper(sums, shared, i * int32(stride) + j, int32(stride))

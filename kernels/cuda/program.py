@@ -31,7 +31,7 @@ from minibert.weights import Weights
 
 from .driver import Event, Graph, HostMemory, Memory, OutOfMemoryError
 from .functions import TILE_FIELDS, Steps, attention_tiles, check_heads
-from .upload import round_up
+from .upload import DEPTH, round_up
 
 if TYPE_CHECKING:
     from minibert.batches import Batch
@@ -175,7 +175,7 @@ class Program:
         steps, config = self.steps, self.config
         hidden, size = config.hidden_size, steps.bytes
         layers = self.weights.layers
-        inner = round_up(config.intermediate_size, 32)
+        inner = round_up(config.intermediate_size, DEPTH)
         sums = [
             steps.sums_size(dense, capacity)  # type: ignore[arg-type]
             for layer in layers

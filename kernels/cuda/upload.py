@@ -2,7 +2,7 @@
 
 Matrices and tables are kept in the dtype of the backend, biases, gains and the question-answering
 head in float32.  A matrix [out, in] is padded with zeros to a multiple of 8 rows and 32 columns,
-which the GEMMs need; zeros add nothing, so the results are the same.
+which the GEMMs need; zeros add nothing, so the results are the same.  (Every activation is 0 at 0.)
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from minibert.weights import Dense, LayerWeights, Norm, Table, Tables, Weights, 
 
 from .driver import Device
 
+DEPTH = 32  # inputs of a dense layer are padded to a multiple of so many
 STORED = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16}
 
 
@@ -79,13 +80,13 @@ class DeviceWeights(Weights):
     programs: list[Any]  # the pass of these weights, once it has been made
 
 
-def upload_dense(device: Device, dense: Dense, dtype: str) -> DeviceDense:
-    """Bring a dense layer to the GPU."""
+def upload_dense(device: Device, dense: Dense, dtype: str, multiple: int = 8) -> DeviceDense:
+    """Bring a dense layer to the GPU, with its outputs padded to a multiple of so many."""
     if isinstance(dense, DeviceDense):
         return dense
     weight = full(dense.weight)
     out, into = weight.shape
-    width, depth = round_up(out, 8), round_up(into, 32)
+    width, depth = round_up(out, multiple), round_up(into, DEPTH)
     bias = padded(dense.bias[None], 1, width)
     matrix: Any = device.upload(narrow(padded(weight, width, depth), dtype))
     start: Any = device.upload(bias.astype(np.float32))
@@ -139,7 +140,8 @@ def upload_weights(device: Device, weights: Weights, dtype: str) -> DeviceWeight
             qkv=dense(layer.qkv),
             attention_output=dense(layer.attention_output),
             attention_norm=upload_norm(device, layer.attention_norm),
-            intermediate=dense(layer.intermediate),
+            # Its outputs are the inputs of the next, row for row.
+            intermediate=upload_dense(device, layer.intermediate, dtype, DEPTH),
             output=dense(layer.output),
             output_norm=upload_norm(device, layer.output_norm),
         )
