@@ -168,18 +168,26 @@ class Model:
         earlier: Iterator[tuple[Key, list[Window], list[Logits]]] = iter(())
         waiting: list[tuple[Key, list[Window]]] = []
         tokens = 0
-        for key, windows in examples:
-            waiting.append((key, windows))
-            tokens += sum(map(len, windows))
-            if tokens >= batch_tokens or len(waiting) == batch_size:
-                later = self._run(waiting, batch_tokens)
+
+        def run() -> Iterator[tuple[Key, list[Window], list[Logits]]]:
+            """Begin what waits, and give what was begun before; or both, one after the other."""
+            nonlocal earlier, waiting, tokens
+            later = self._run(waiting, batch_tokens)
+            yield from earlier
+            earlier, waiting, tokens = later, [], 0
+            if not beside:
                 yield from earlier
-                earlier, waiting, tokens = later, [], 0
-                if not beside:
-                    yield from earlier
-        later = self._run(waiting, batch_tokens)
+
+        for key, windows in examples:
+            more = sum(map(len, windows))
+            if waiting and tokens + more > batch_tokens:  # it would not fit
+                yield from run()
+            waiting.append((key, windows))
+            tokens += more
+            if tokens >= batch_tokens or len(waiting) == batch_size:
+                yield from run()
+        yield from run()
         yield from earlier
-        yield from later
 
     def _run(
         self, examples: list[tuple[Key, list[Window]]], batch_tokens: int

@@ -75,7 +75,7 @@ class EmulatedGpu:
         races: bool = True,
         count: int = 1,
     ):
-        self.memory_size, self.count = memory_size, count
+        self.memory_size, self.count, self.capability = memory_size, count, capability
         self.options = {"reverse": reverse, "races": races}
         self.attributes = {16: multiprocessors, 75: capability[0], 76: capability[1], 97: 232448}
         self.memory: dict[int, np.ndarray] = {}

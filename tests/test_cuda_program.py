@@ -363,11 +363,29 @@ def test_questions_are_tokenised_while_the_gpu_works(folder):
     results = on_it.read(examples(), batch_tokens=100)
     first, windows, _ = next(results)
     each = sum(map(len, windows))
-    batch = -(-100 // each)  # examples in a batch
+    batch = 100 // each  # examples in a batch
     assert first == 0
-    assert len(taken) == 2 * batch
+    assert len(taken) == 2 * batch + 1  # the last of them did not fit any more
     assert gpu.put > gpu.finished, "the second batch is still on its way"
     assert [first, *(key for key, _, _ in results)] == list(range(8))
+
+
+def test_batches_are_full(folder):
+    """An example that does not fit begins the next batch; none is cut off into one of its own."""
+    model = load_model(folder, device="reference")
+    sizes = []
+    on_it = on_gpu(model, gpu_of())
+    launch = on_it.kernels.launch
+
+    def noting(batch, *arguments):
+        sizes.append(len(batch.input_ids))
+        return launch(batch, *arguments)
+
+    on_it = replace(on_it, kernels=replace(on_it.kernels, launch=noting))
+    examples = list(questions(model, 5))
+    each = sum(map(len, examples[0][1]))
+    assert len(list(on_it.read(examples, batch_tokens=3 * each - 1))) == 5
+    assert sizes == [2 * each, 2 * each, each]
 
 
 def test_with_a_batch_size_nothing_more_is_taken(folder):

@@ -5,6 +5,7 @@
     python tools/bench.py cpu --quick
     python tools/bench.py cpu --roofline roofline.svg
     python tools/bench.py squad --data dev-v2.0.json.xz
+    python tools/bench.py cuda --json cuda.json
 
 Results go to stdout as Markdown, progress to stderr.  Peers that are not installed are left out,
 and a line says so; `pip install 'minibert[bench]'` brings those of `cpu` and `squad`.
@@ -16,10 +17,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from benchmark import cpu, squad, startup
+from benchmark import cpu, cuda, squad, startup
 from benchmark.processes import BenchError
 
-COMMANDS = (startup, cpu, squad)
+COMMANDS = (startup, cpu, squad, cuda)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

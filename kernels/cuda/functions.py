@@ -196,8 +196,8 @@ class Steps:
         """In how many parts the sums of a product are split, so that all multiprocessors work."""
         tile = self.tile(capacity, dense.width)
         blocks = -(-capacity // tile[0]) * -(-dense.width // tile[1])
-        idle = self.device.multiprocessors // blocks
-        return max(1, min(MOST_SPLITS, idle, dense.depth // 128))
+        wanted = -(-self.device.multiprocessors // max(1, blocks))
+        return max(1, min(MOST_SPLITS, wanted, dense.depth // 128))
 
     # ------------------------------------------------------------ the steps
 

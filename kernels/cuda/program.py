@@ -71,7 +71,8 @@ class Slot:
     def __init__(self, program: Program, capacity: int, buffers: dict[str, Memory]):
         device = program.steps.device
         numbers = input_numbers(capacity)
-        self.capacity, self.buffers = capacity, buffers  # the graph holds only their addresses
+        # The graph holds only addresses: what it reads must live as long.
+        self.capacity, self.buffers, self.weights = capacity, buffers, program.weights
         self.host_in = HostMemory(device, 4 * numbers)
         self.host_out = HostMemory(device, 8 * capacity)
         self.input = self.host_in.view(np.int32, 0, numbers)

@@ -2,7 +2,7 @@
 
 A `Recipe` names a factory of one of the kernel files and its options.  Its cubin is kept in the
 cache folder under a name that is a hash of everything that the code depends on: the sources of
-cuda/, the recipe, the architecture, the versions of Numba and numba-cuda.  So a later process
+the kernels, the recipe, the architecture, the versions of Numba and numba-cuda.  So a later process
 neither compiles nor imports Numba, and after a change of a kernel nothing old is ever run.
 
 The files are written and checked as ../cache.py says.
@@ -39,6 +39,20 @@ WHEELS = (
     "nvidia-nvjitlink",
     "nvidia-cuda-nvcc-cu12",
     "nvidia-nvjitlink-cu12",
+)
+
+# Files of this folder that kernels are made from.
+SOURCES = (
+    "attention",
+    "attention_float32",
+    "compiler",
+    "epilogue",
+    "gemm",
+    "gemm_float32",
+    "language",
+    "ptx",
+    "rows",
+    "vectors",
 )
 
 LEAST_CAPABILITY: dict[str, Capability] = {
@@ -82,8 +96,8 @@ class Built:
 def sources_digest() -> str:
     """A hash of all that any kernel's code is made from, but for its recipe."""
     digest = hashlib.sha256()
-    for source in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(source.read_bytes())
+    for name in SOURCES:
+        digest.update((Path(__file__).parent / f"{name}.py").read_bytes())
     digest.update((Path(__file__).parent.parent / "reference.py").read_bytes())  # its constants
     for name in WHEELS:
         with suppress(importlib.metadata.PackageNotFoundError):
