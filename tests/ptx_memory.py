@@ -215,9 +215,8 @@ class SharedMemory:
         again = (ticks[where] == now) & (readers[where] != mine)
         reader = self.MANY if for_warp else np.where(again, self.MANY, mine)
         readers[where] = reader
-        together = readers[where] != reader  # lanes that read the same in this instruction
-        if np.count_nonzero(together):
-            readers[where] = np.where(together, self.MANY, readers[where])
+        again, granule = np.nonzero(readers[where] != reader)  # others read it in this instruction
+        readers[where[0][again], where[1][again], granule] = self.MANY
         ticks[where] = now
 
 

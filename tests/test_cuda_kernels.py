@@ -23,6 +23,8 @@ EPS = 1e-12
 # Distance to the next number, relative: results are rounded once to the dtype.
 STEP = {"float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
 
+LONG = ("float32", 513), ("float16", 511), ("bfloat16", 513)  # every dtype, and both odd sizes
+
 real = pytest.param("real", marks=pytest.mark.gpu)
 
 
@@ -91,7 +93,7 @@ def test_linear(order, dtype, tokens, out, into):
     close(ours, reference.linear(stored(x, dtype), wide(layer, dtype)), dtype)
 
 
-@pytest.mark.parametrize("tokens", [511, 513])
+@pytest.mark.parametrize(("dtype", "tokens"), LONG)
 def test_linear_of_many_tokens(dtype, tokens):
     x, layer = normal(0, tokens, 64), dense(1, 40, 64)
     ours = kernels("forward", dtype).linear(x, layer)
@@ -194,8 +196,8 @@ def test_a_product_in_parts_adds_up(dtype, splits):
 
 
 @pytest.mark.parametrize("multiprocessors", [1, 64], ids=["whole", "in parts"])
-@pytest.mark.parametrize("tokens", [0, 1, 21])
-@pytest.mark.parametrize(("out", "into"), [(96, 512), (264, 256)])
+@pytest.mark.parametrize("tokens", [0, 21])
+@pytest.mark.parametrize(("out", "into"), [(96, 256), (264, 128)])
 def test_linear_add_norm(order, dtype, multiprocessors, tokens, out, into):
     x, layer, other = normal(0, tokens, into), dense(1, out, into), normal(3, tokens, out)
     gains = norm(4, out)
@@ -278,8 +280,8 @@ def attention_truth(qkv, borders, heads):
     return truth
 
 
-@pytest.mark.parametrize("lengths", [[], [1], [64], [65], [1, 17, 2, 130, 1]], ids=str)
-@pytest.mark.parametrize(("heads", "size"), [(2, 32), (1, 64), (3, 64)])
+@pytest.mark.parametrize("lengths", [[], [1], [64], [1, 17, 66, 2]], ids=str)
+@pytest.mark.parametrize(("heads", "size"), [(2, 32), (1, 64)])
 def test_attention_stays_in_its_window(order, dtype, lengths, heads, size):
     borders = np.cumsum([0, *lengths], dtype=np.int32)
     qkv = normal(0, int(borders[-1]), 3 * heads * size)
@@ -290,7 +292,7 @@ def test_attention_stays_in_its_window(order, dtype, lengths, heads, size):
     close(ours, truth, dtype, small=3e-6 + rounding)
 
 
-@pytest.mark.parametrize("length", [511, 513])
+@pytest.mark.parametrize(("dtype", "length"), LONG)
 def test_attention_in_a_long_window(dtype, length):
     borders = np.array([0, length], np.int32)
     qkv = normal(0, length, 96)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import copy
 import os
 import sys
 import threading
@@ -222,6 +223,15 @@ def find_gpu() -> tuple[Any, str]:
     return found.gpus[0], found.driver_version
 
 
+def keep_able(args: argparse.Namespace, gpu: Any, found: Found) -> None:
+    """Leave out the precisions that the GPU does not have, with a line for each."""
+    from minibert.kernels.cuda.recipes import LEAST_CAPABILITY
+
+    for dtype in [dtype for dtype in args.dtypes if gpu.capability < LEAST_CAPABILITY[dtype]]:
+        found.note(f"{dtype} is left out: {gpu.name} cannot compute in it.")
+        args.dtypes.remove(dtype)
+
+
 def command_cuda(args: argparse.Namespace) -> None:
     """Run `bench.py cuda`.
 
@@ -230,11 +240,12 @@ def command_cuda(args: argparse.Namespace) -> None:
     """
     for name, value in (QUICK if args.quick else FULL).items():
         if getattr(args, name, None) is None:
-            setattr(args, name, value)
+            setattr(args, name, copy.copy(value))
     if args.json and not args.json.parent.is_dir():
         raise BenchError(f"there is no folder {str(args.json.parent)!r}")
     gpu, driver = find_gpu()
     found = Found()
+    keep_able(args, gpu, found)
     found.header = (
         f"{gpu.name}, compute capability {gpu.capability[0]}.{gpu.capability[1]}, "
         f"{gpu.multiprocessors} multiprocessors, driver for CUDA {driver}; "

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -130,7 +131,11 @@ class Singles:
         kernel = question["kernel"]
         key = json.dumps(kernel, sort_keys=True)
         if key not in self.ready:
-            make = {"gemm": self.gemm, "attention": self.attention, "rows": self.rows}
+            make: dict[str, Callable[..., Ready]] = {
+                "gemm": self.gemm,
+                "attention": self.attention,
+                "rows": self.rows,
+            }
             self.ready[key] = make[kernel["kind"]](**as_tuples(kernel))
         ready = self.ready[key]
         return {"seconds": ready.seconds(), "difference": ready.difference}
@@ -322,7 +327,7 @@ class Singles:
                 addresses = ids.address, kinds.address, positions.address
                 kept.append((ids, kinds, positions, y))
                 works.append(
-                    lambda a=addresses, y=y: steps.embed(counts.address, a, tables, y, eps, tokens)
+                    partial(steps.embed, counts.address, addresses, tables, y, eps, tokens)
                 )
         elif name == "norm":
             recipe = rows_recipe("norm", dtype, width)
@@ -330,9 +335,7 @@ class Singles:
                 x, y = upload(self.host(tokens, width, dtype)), self.memory(row)
                 kept.append((x, y))
                 works.append(
-                    lambda x=x, y=y: steps._rows(
-                        recipe, tokens, counts.address, x, gain, bias, y, eps
-                    )
+                    partial(steps._rows, recipe, tokens, counts.address, x, gain, bias, y, eps)
                 )
         elif name == "add_norm":
             recipe = rows_recipe("add_norm", dtype, width)
@@ -341,8 +344,7 @@ class Singles:
                 x, y = upload(self.host(tokens, width, dtype)), self.memory(row)
                 kept.append((parts, x, y))
                 works.append(
-                    lambda parts=parts, x=x, y=y: steps._rows(
-                        recipe, tokens, counts.address, parts, SPLITS, tokens, bias, x, gain,
+                    partial(steps._rows, recipe, tokens, counts.address, parts, SPLITS, tokens, bias, x, gain,
                         bias, y, eps,
                     )
                 )  # fmt: skip
@@ -354,7 +356,7 @@ class Singles:
             for _ in range(self.sets(row)):
                 x, y = upload(self.host(tokens, width, dtype)), self.memory(8 * tokens)
                 kept.append((x, y))
-                works.append(lambda x=x, y=y: steps.span_logits(counts.address, x, head, y, tokens))
+                works.append(partial(steps.span_logits, counts.address, x, head, y, tokens))
         return self.record(works, None, (steps, kept))
 
 

@@ -18,6 +18,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -303,18 +304,18 @@ class Peers(Models):
         if kind == "product":
             tokens, into, out = sizes
             pairs = [(random(tokens, into), random(into, out)) for _ in range(sets)]
-            works = [lambda x=x, y=y: x @ y for x, y in pairs]
+            works = [partial(torch.matmul, x, y) for x, y in pairs]
         elif kind == "linear":
             tokens, into, out = sizes
             weight, bias = random(out, into) * into**-0.5, random(out)
             inputs = [random(tokens, into) for _ in range(sets)]
-            works = [lambda x=x: functional.linear(x, weight, bias) for x in inputs]
+            works = [partial(functional.linear, x, weight, bias) for x in inputs]
         elif kind == "attention":
             inputs = [random(3, *sizes) for _ in range(sets)]
-            works = [lambda x=x: functional.scaled_dot_product_attention(*x) for x in inputs]
+            works = [partial(functional.scaled_dot_product_attention, *x) for x in inputs]
         else:
             pairs = [(random(*sizes), random(*sizes)) for _ in range(sets)]
-            works = [lambda x=x, y=y: y.copy_(x) for x, y in pairs]
+            works = [partial(y.copy_, x) for x, y in pairs]
         turn = iter_forever(works)
         return lambda: next(turn)()
 
