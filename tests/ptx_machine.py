@@ -168,7 +168,7 @@ class Machine:
         """Let the threads at a barrier go on, as no other can; false when all have ended."""
         waiting = self.state == WAITING
         self.state[waiting] = RUNNING
-        self.shared.barrier(np.flatnonzero(waiting.reshape(self.blocks, -1).any(1)))
+        self.shared.barrier()
         return bool(waiting.any())
 
     def _execute(self, pc: int, lanes: Lanes, stop: int) -> None:

@@ -87,7 +87,7 @@ class GlobalMemory:
 class SharedMemory:
     """Shared memory of some blocks, and who read and wrote each granule since when.
 
-    A tick numbers the synchronisations. `epoch` is the tick of each block's last barrier,
+    A tick numbers the synchronisations. `epoch` is the tick of the blocks' last barrier,
     `warp_tick` that of each warp's last synchronisation. An access is stamped with its warp's tick:
     from `epoch` on no barrier lies between it and now, and at `warp_tick` no synchronisation of its
     warp does.
@@ -109,20 +109,17 @@ class SharedMemory:
         self.octets = np.empty(blocks * self.stride, np.uint8)
         self.write_tick, self.writer = np.zeros((2, 1, granules), np.int32)
         self.read_tick, self.reader = np.zeros((2, warps, granules), np.int32)
-        self.epoch = np.zeros(blocks, np.int32)
         self.warp_tick = np.zeros(blocks * warps, np.int32)
 
     def reset(self) -> None:
-        """Poison, as new blocks find it."""
-        self.octets[:] = 0xFF
+        """Nothing is written, as new blocks find it."""
         self.write_tick[:] = self.read_tick[:] = self.NEVER
-        self.epoch[:] = self.warp_tick[:] = self.tick = 0
+        self.epoch = self.warp_tick[:] = self.tick = 0
 
-    def barrier(self, blocks: Array) -> None:
-        """All threads of these blocks have met."""
+    def barrier(self) -> None:
+        """All threads of each block have met."""
         self.tick += 1
-        self.epoch[blocks] = self.tick
-        self.warp_tick.reshape(-1, self.warps)[blocks] = self.tick
+        self.epoch = self.warp_tick[:] = self.tick
 
     def warp_sync(self, warps: Array) -> None:
         """The lanes of each of these warps have met."""
@@ -177,7 +174,7 @@ class SharedMemory:
     ) -> None:
         """The last write must be the thread's own or come before a synchronisation."""
         ticks = self._view(self.write_tick, access)[0, place]  # [n, granules]
-        if ticks.max() < self.epoch.min():
+        if ticks.max() < self.epoch:
             return
         pending = ticks == self.PENDING
         access.forbid(pending, f"{verb} of shared memory that a cp.async has not filled yet")
@@ -190,7 +187,7 @@ class SharedMemory:
         ticks = self._view(self.read_tick, access)[:, place]  # [warps, n, granules]
         readers = self._view(self.reader, access)[:, place]
         first = access.threads[:, None] // (WARP * self.warps) * self.warps
-        for warp in np.flatnonzero((ticks >= self.epoch.min()).any((1, 2))):
+        for warp in np.flatnonzero((ticks >= self.epoch).any((1, 2))):
             others = readers[warp] != access.threads[:, None]
             self._check_race(access, ticks[warp], first + warp, others, "write over what {} read")
 
@@ -202,7 +199,7 @@ class SharedMemory:
         `others` is where they were of other threads, and {} in `what` stands for who they were.
         """
         warp = access.threads[:, None] // WARP
-        recent = ticks >= self.epoch[warp // self.warps]
+        recent = ticks >= self.epoch
         now = ticks == self.warp_tick[warp]
         far, near = what.format("another warp"), what.format("another lane of the warp")
         access.forbid(recent & (warps != warp), f"race: {far}, no bar.sync since")

@@ -8,7 +8,8 @@ import math
 
 import numpy as np
 import pytest
-from cuda_emulator import EmulatorError, from_halves, launch, to_halves
+from cuda_emulator import launch
+from emulator_numbers import EmulatorError, from_halves, to_halves
 from numba import cuda, float32, int32, uint16, uint32, uint64
 
 from minibert.kernels.cuda.language import (

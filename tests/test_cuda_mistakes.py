@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cuda_emulator import EmulatorError, launch
+from cuda_emulator import launch
+from emulator_numbers import EmulatorError
 
 from minibert.kernels import cuda as package
 from minibert.kernels import reference

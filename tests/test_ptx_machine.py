@@ -247,6 +247,8 @@ OWN_WARP = "and.b32 %r6, %r20, 128; add.u32 %r6, %r6, %r21;"
 SHUFFLE = "shfl.sync.bfly.b32 %r1, %r0, 1, 31, -1;"
 SOME, GUARD = "setp.lt.u32 %p1, %r0, 40;", "@%p1 "
 
+ONE_READS = "setp.eq.u32 %p1, %r0, {}; @%p1 " + ALL_READ
+OWN_ROWS = "st.shared.v4.u32 [%r3], {%r0, %r0, %r0, %r0};"
 OWN_WRITE = "@%p1 st.shared.u32 [%r21], 1;"
 WARP_READS = f"{FILL} {SYNC} setp.lt.u32 %p2, %r0, 32; @%p2 {ALL_READ}"
 
@@ -293,6 +295,9 @@ WRONG = [
         )
     ),
     *((WARP_READS + ONE_WRITES.format(lane), "another lane") for lane in (0, 13, 31)),
+    (f"{FILL} {SYNC} {ONE_READS.format(9)} {ONE_READS.format(10)} {OWN_WRITE}", "another lane"),
+    (OWN_ROWS + MATRIX.replace("21", "3"), "read of what another lane of the warp wrote"),
+    (SHUFFLE.replace("-1", "0xffff"), "some lanes only"),
     *((COPY + x + FETCH, "cp.async has not filled") for x in ("", COMMIT, WAIT, COMMIT + SYNC)),
     (COPY + COMMIT + WAIT_OLDER + FETCH, "cp.async has not filled"),
     (COPY + COMMIT + AGAIN + WAIT_OLDER + FETCH.replace("+8", "+1032"), "cp.async has not filled"),
@@ -331,13 +336,15 @@ def test_what_a_kernel_must_not_do_is_found(text, what):
     fails(what, PLACES + text, *source_and_output(), shared=2048, grid=(2, 1, 1))
 
 
-def test_each_round_of_blocks_finds_shared_memory_poisoned(monkeypatch):
-    text = (
-        "mov.u32 %r1, %ctaid.x; setp.eq.u32 %p1, %r1, 0; @%p1 st.shared.u32 [%r22], 1;" + ALL_READ
-    )
+@pytest.mark.parametrize("first", ["@%p1 " + FILL, "@%p1 " + COPY + "@%p1 " + COMMIT])
+def test_no_block_finds_what_another_wrote_to_shared_memory(first, monkeypatch):
+    text = f"{PLACES} mov.u32 %r1, %ctaid.x; setp.eq.u32 %p1, %r1, 0; {first} @%p1 exit; {WAIT}"
     for together in (64, 128):
         monkeypatch.setattr(ptx_machine, "TOGETHER", together)
-        fails(r"never written \(block \(1, 0, 0\)", text.replace("%r21", "%r22"), grid=(2, 1, 1))
+        what = r"never written \(block \(1, 0, 0\)"
+        fails(
+            what, text + FETCH.replace("+8", ""), *source_and_output(), shared=1024, grid=(2, 1, 1)
+        )
 
 
 # Asynchronous copies

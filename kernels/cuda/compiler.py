@@ -88,49 +88,68 @@ def signature(kernel: Kernel) -> tuple[Any, ...]:
 
 
 def to_ptx(kernel: Kernel, capability: tuple[int, int]) -> str:
-    """Compile to PTX for an architecture, e.g. (8, 0)."""
+    """Compile to PTX for an architecture, e.g. (8, 0).
+
+    Raises:
+        BackendError: the compiler's libraries are missing, or do not know the architecture.
+    """
     # numba-cuda 0.30 uses np.row_stack, which NumPy 2.5 removed; vstack is the same function.
     if not hasattr(np, "row_stack"):
         np.row_stack = np.vstack  # noqa: NPY201
     from numba.cuda import compile_ptx
 
     bounds = (kernel.threads, kernel.min_blocks) if kernel.min_blocks > 1 else kernel.threads
-    with without_device(capability):
-        ptx, _ = compile_ptx(
-            bind(kernel.function, {}),
-            signature(kernel),
-            cc=capability,
-            fastmath=True,
-            launch_bounds=bounds,
-        )
+    try:
+        with without_device(capability):
+            ptx, _ = compile_ptx(
+                bind(kernel.function, {}),
+                signature(kernel),
+                cc=capability,
+                fastmath=True,
+                launch_bounds=bounds,
+            )
+    except (ImportError, OSError, RuntimeError, ValueError) as error:
+        name = f"sm_{capability[0]}{capability[1]}"
+        raise BackendError(
+            f"numba-cuda could not compile {kernel.name} for {name}: {type(error).__name__}: "
+            f"{error}. Does the installed CUDA compiler know {name}? If its libraries are "
+            "missing, install minibert[cuda13] or minibert[cuda12] anew."
+        ) from error
     return ptx
 
 
 def assemble(ptx: str, capability: tuple[int, int]) -> tuple[bytes, str]:
-    """PTX -> cubin and the assembler's report, through nvJitLink."""
+    """PTX -> cubin and the assembler's report, through nvJitLink.
+
+    Raises:
+        BackendError: it refuses the code or does not know the architecture, or is missing.
+    """
     from cuda.bindings import nvjitlink
 
-    arch = f"-arch=sm_{capability[0]}{capability[1]}"
-    options = [arch, "-verbose", "-Xptxas=-v"]
-    handle = nvjitlink.create(len(options), options)
+    arch = f"sm_{capability[0]}{capability[1]}"
+    options = [f"-arch={arch}", "-verbose", "-Xptxas=-v"]
+    text, log, handle = ptx.encode(), bytearray(), 0
     try:
-        text = ptx.encode()
+        handle = nvjitlink.create(len(options), options)
         try:
             nvjitlink.add_data(handle, nvjitlink.InputType.PTX, text, len(text), "kernel")
             nvjitlink.complete(handle)
-        except nvjitlink.nvJitLinkError as error:
+        except nvjitlink.nvJitLinkError:
             log = bytearray(nvjitlink.get_error_log_size(handle))
             nvjitlink.get_error_log(handle, log)
-            raise BackendError(
-                f"the CUDA assembler (nvJitLink) refused a kernel for {arch[6:]}: {error}\n"
-                + log.decode(errors="replace")
-            ) from error
+            raise
         report = bytearray(nvjitlink.get_info_log_size(handle))
         nvjitlink.get_info_log(handle, report)
         cubin = bytearray(nvjitlink.get_linked_cubin_size(handle))
         nvjitlink.get_linked_cubin(handle, cubin)
+    except (nvjitlink.nvJitLinkError, RuntimeError) as error:
+        raise BackendError(
+            f"the CUDA assembler (nvJitLink) refused a kernel for {arch}: {error}\n"
+            + log.decode(errors="replace")
+        ) from error
     finally:
-        nvjitlink.destroy(handle)
+        if handle:
+            nvjitlink.destroy(handle)
     return bytes(cubin), report.decode(errors="replace")
 
 

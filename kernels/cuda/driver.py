@@ -222,19 +222,21 @@ class Function:
         # The driver reads the arguments through an array of pointers, and is done with them when
         # the call returns; only the values change between launches.
         self.cells = [kinds.get(name, c_void_p)() for name in arguments]
+        self.lock = threading.Lock()  # the values are those of one launch at a time
         places = [ctypes.addressof(cell) for cell in self.cells]
         self.places = (c_void_p * len(places))(*places)
 
     def launch(self, grid: tuple[int, int, int], *arguments: Any) -> None:
         """Put a launch on the device's stream; pointers are addresses or Memory."""
-        for cell, value in zip(self.cells, arguments, strict=True):
-            cell.value = value.address if isinstance(value, Memory) else value
         device = self.device
         driver = device.activate()
         blocks, threads = grid, (self.threads, 1, 1)
-        driver.cuLaunchKernel(
-            self.handle, *blocks, *threads, self.shared_bytes, device.stream, self.places, None
-        )
+        with self.lock:
+            for cell, value in zip(self.cells, arguments, strict=True):
+                cell.value = value.address if isinstance(value, Memory) else value
+            driver.cuLaunchKernel(
+                self.handle, *blocks, *threads, self.shared_bytes, device.stream, self.places, None
+            )
 
 
 class Device:

@@ -300,8 +300,8 @@ class Steps:
         At most `most_tiles` are in the list of tiles.
         """
         recipe = attention_recipe(self.dtype, heads, head_size)
-        # Four blocks fit on a multiprocessor; more would only wait.
-        blocks = max(1, min(most_tiles * heads, 4 * self.device.multiprocessors))
+        # Three blocks fit on a multiprocessor (min_blocks); more would only wait.
+        blocks = max(1, min(most_tiles * heads, 3 * self.device.multiprocessors))
         self.function(recipe)[0].launch((blocks, 1, 1), counts, tiles, qkv, y)
 
     def span_logits(

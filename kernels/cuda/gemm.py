@@ -218,5 +218,5 @@ def gemm(
         shared_bytes=max(stage * stages, 4 * rows * stride),
         rows=rows,
         columns=columns,
-        min_blocks={128: 3, 256: 2}[threads] if columns < 256 else 1,
+        min_blocks={128: 3, 256: 2}.get(threads, 1) if columns < 256 else 1,
     )

@@ -343,11 +343,8 @@ class Singles:
                 parts = upload(self.host(SPLITS * tokens, width, "float32"))
                 x, y = upload(self.host(tokens, width, dtype)), self.memory(row)
                 kept.append((parts, x, y))
-                works.append(
-                    partial(steps._rows, recipe, tokens, counts.address, parts, SPLITS, tokens, bias, x, gain,
-                        bias, y, eps,
-                    )
-                )  # fmt: skip
+                arguments = (parts, SPLITS, tokens, bias, x, gain, bias, y, eps)
+                works.append(partial(steps._rows, recipe, tokens, counts.address, *arguments))
         else:
             head = DeviceDense(
                 upload(self.host(2, width, "float32")), upload(np.zeros(2, np.float32)), 2, 2, width
