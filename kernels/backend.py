@@ -112,7 +112,9 @@ def gpu_index(device: str) -> int | None:
         [0, 1, None, None]
     """
     kind, colon, number = device.partition(":")
-    if kind != "cuda" or (colon and not (number.isascii() and number.isdigit())):
+    if kind != "cuda" or (
+        colon and not (number.isascii() and number.isdigit() and len(number) < 4)
+    ):
         return None
     return int(number or 0)
 

@@ -176,12 +176,13 @@ def warm_up_cuda(
     """Compile the kernels of a model's shape for GPUs, unless that is done; say where they are.
 
     Args:
-        dtypes: to compile for; those beyond the GPU are left out if it is the one found here.
+        dtypes: to compile for.
         model: as for load_model.
         capability: compute capability; None: that of the first GPU here.
 
     Raises:
-        BackendError: no GPU and no capability, kernels cannot be compiled, or not be kept.
+        BackendError: no GPU and no capability, a dtype is beyond it, kernels cannot be compiled, or
+            not be kept.
     """
     from minibert.config import BertConfig
     from minibert.errors import BackendError
@@ -200,9 +201,11 @@ def warm_up_cuda(
         capability = found.gpus[0].capability
     config = BertConfig.from_json(find_model(model).folder / "config.json")
     for dtype in dict.fromkeys(dtypes):
-        if capability < LEAST_CAPABILITY[dtype]:
-            yield f"{dtype}: not for compute capability {capability[0]}.{capability[1]}"
-            continue
+        if capability < (least := LEAST_CAPABILITY[dtype]):
+            raise BackendError(
+                f"{dtype} needs compute capability {least[0]}.{least[1]} or more, and this is for "
+                f"{capability[0]}.{capability[1]}. Name other dtypes with --dtype."
+            )
         recipes = recipes_of(config, dtype)
         for number, recipe in enumerate(recipes, 1):
             built_kernel(recipe, capability)

@@ -34,10 +34,16 @@ class Call:
 
     def __call__(self, *arguments: Any) -> int:
         assert len(arguments) == len(self.argtypes), self.function.__name__
-        for kind, argument in zip(self.argtypes, arguments, strict=True):
-            kind.from_param(argument)  # raises what ctypes would raise
-        plain = [getattr(x, "value", x) if isinstance(x, ctypes.c_void_p) else x for x in arguments]
+        plain = [as_passed(*each) for each in zip(self.argtypes, arguments, strict=True)]
         return self.function(*plain) or 0
+
+
+def as_passed(kind: Any, argument: Any) -> Any:
+    """An argument as the C function gets it: an address or a number cut to its type's size."""
+    kind.from_param(argument)  # raises what ctypes would raise
+    if isinstance(argument, ctypes.c_void_p):
+        argument = argument.value
+    return kind(argument).value if isinstance(argument, int) else argument
 
 
 def build(recipe: Recipe, capability: tuple[int, int]) -> Built:
@@ -92,7 +98,9 @@ class EmulatedGpu:
         self.launches: list[str] = []  # names of all kernels that ran
         self.lock, self.working = threading.RLock(), False
         self.allocations = 0  # of the GPU's memory, refused ones too
-        self.current = False
+        self.current = threading.local()  # whether this thread has a context
+        self.stream = 0
+        self.uploads: list[Callable[[], None]] = []  # copies that may still be under way
         for name in FUNCTIONS:
             setattr(self, name, Call(getattr(self, "_" + name)))
 
@@ -121,8 +129,9 @@ class EmulatedGpu:
                 return block[address - start :]
         raise AssertionError(f"{address:#x} is not the GPU's")
 
-    def enqueue(self, work: Callable[[], None]) -> None:
-        assert self.current, "no context is current"
+    def enqueue(self, work: Callable[[], None], stream: int) -> None:
+        assert getattr(self.current, "context", None) == 7, "this thread has no context"
+        assert stream == self.stream, "not our stream"
         if self.recording is not None:
             self.recording.append(work)
         else:
@@ -170,13 +179,18 @@ class EmulatedGpu:
 
     def _cuCtxSetCurrent(self, context):
         assert context == 7
-        self.current = True
+        self.current.context = context
+
+    def _cuCtxPushCurrent_v2(self, context):
+        assert context == 7
+        self.current.before = getattr(self.current, "context", None)
+        self.current.context = context
+
+    def _cuCtxPopCurrent_v2(self, out):
+        self.current.context = self.current.before
 
     def _used(self):
         return sum(map(len, self.memory.values()))
-
-    def _cuMemGetInfo_v2(self, free, total):
-        free._obj.value, total._obj.value = self.memory_size - self._used(), self.memory_size
 
     def _cuMemAlloc_v2(self, out, size):
         assert self.recording is None, "allocation while recording"
@@ -207,7 +221,10 @@ class EmulatedGpu:
         ctypes.memmove(to, source, size)
 
     def _cuMemcpyHtoD_v2(self, to, source, size):
-        self._copy(self.find(to, size).ctypes.data, source, size)
+        kept = ctypes.string_at(
+            source, size
+        )  # staged, and written when the default stream is waited for
+        self.uploads.append(lambda: self._copy(self.find(to, size).ctypes.data, kept, size))
 
     def _cuMemcpyDtoH_v2(self, to, source, size):
         assert self.finished == self.put, "the stream still works"
@@ -218,14 +235,11 @@ class EmulatedGpu:
 
     def _cuMemcpyHtoDAsync_v2(self, to, source, size, stream):
         self._host_range(source, size)
-        self.enqueue(lambda: self._cuMemcpyHtoD_v2(to, source, size))
+        self.enqueue(lambda: self._copy(self.find(to, size).ctypes.data, source, size), stream)
 
     def _cuMemcpyDtoHAsync_v2(self, to, source, size, stream):
         self._host_range(to, size)
-        self.enqueue(lambda: self._copy(to, self.find(source, size).ctypes.data, size))
-
-    def _cuMemsetD8_v2(self, address, value, size):
-        self.find(address, size)[:] = value
+        self.enqueue(lambda: self._copy(to, self.find(source, size).ctypes.data, size), stream)
 
     def _cuModuleLoadData(self, out, cubin):
         assert self.recording is None, "loading while recording"
@@ -253,12 +267,11 @@ class EmulatedGpu:
         assert gx > 0
         assert 0 < gy < 65536
         assert 0 < gz < 65536
-        assert stream, "the default stream is not ours"
         values = []
         for place, name in zip(places, kernel.arguments, strict=True):
             kind = {"int32": ctypes.c_int32, "float32": ctypes.c_float}.get(name, ctypes.c_void_p)
             values.append(kind.from_address(place).value)
-        self.enqueue(lambda: self._launch(kernel, (gx, gy, gz), values))
+        self.enqueue(lambda: self._launch(kernel, (gx, gy, gz), values), stream)
 
     def _launch(self, kernel, grid, values):
         self.launches.append(kernel.name)
@@ -277,14 +290,20 @@ class EmulatedGpu:
 
     def _cuStreamCreate(self, out, flags):
         assert flags == 1
-        out._obj.value = self.handle()
+        out._obj.value = self.stream = self.handle()
 
     def _cuStreamSynchronize(self, stream):
         assert self.recording is None
-        self.run_until(self.put)
+        if stream is None:
+            while self.uploads:
+                self.uploads.pop(0)()
+        else:
+            assert stream == self.stream
+            self.run_until(self.put)
 
     def _cuStreamBeginCapture_v2(self, stream, mode):
         assert self.recording is None
+        assert (stream, mode) == (self.stream, 2)
         self.recording = []
 
     def _cuStreamEndCapture(self, stream, out):
@@ -298,7 +317,7 @@ class EmulatedGpu:
 
     def _cuGraphLaunch(self, executable, stream):
         for work in self.executables[executable]:
-            self.enqueue(work)
+            self.enqueue(work, stream)
 
     def _cuGraphDestroy(self, graph):
         del self.graphs[graph]
@@ -312,6 +331,8 @@ class EmulatedGpu:
         self.events[handle] = 0
 
     def _cuEventRecord(self, event, stream):
+        assert stream == self.stream
+        assert self.recording is None, "an event while recording"
         self.events[event] = self.put
 
     def _cuEventSynchronize(self, event):

@@ -197,11 +197,15 @@ def test_a_product_in_parts_adds_up(dtype, splits):
 
 @pytest.mark.parametrize("multiprocessors", [1, 64], ids=["whole", "in parts"])
 @pytest.mark.parametrize("tokens", [0, 21])
-@pytest.mark.parametrize(("out", "into"), [(96, 256), (264, 128)])
+@pytest.mark.parametrize(("out", "into"), [(96, 256), (264, 256)])
 def test_linear_add_norm(order, dtype, multiprocessors, tokens, out, into):
     x, layer, other = normal(0, tokens, into), dense(1, out, into), normal(3, tokens, out)
     gains = norm(4, out)
-    ours = kernels(order, dtype, multiprocessors).linear_add_norm(x, layer, other, gains, EPS)
+    on_it = kernels(order, dtype, multiprocessors)
+    if order != "real":
+        splits = on_it.steps.splits(max(1, tokens), upload_dense(on_it.device, layer, dtype))
+        assert (splits > 1) == (multiprocessors > 1)
+    ours = on_it.linear_add_norm(x, layer, other, gains, EPS)
     args = stored(x, dtype), wide(layer, dtype), stored(other, dtype), wide_norm(gains)
     truth = reference.linear_add_norm(*args, EPS)
     # In one piece, the sum before the norm, of size 4 at most, is rounded too.
@@ -306,6 +310,16 @@ def test_attention_survives_large_scores(order, dtype):
     qkv[:, 128:] = 1
     borders = np.array([0, 3, 70], np.int32)
     np.testing.assert_allclose(kernels(order, dtype).attention(qkv, borders, 1), 1, rtol=1e-2)
+
+
+def test_attention_survives_scores_that_are_all_low(order, dtype):
+    """Relative to anything but the largest, all exponentials would be 0."""
+    qkv = normal(0, 70, 192)
+    qkv[:, :64], qkv[:, 64:128] = 10, -10
+    borders = np.array([0, 3, 70], np.int32)
+    ours = kernels(order, dtype).attention(qkv, borders, 1)
+    mean = np.stack([stored(qkv, dtype)[a:b, 128:].mean(axis=0) for a, b in pairwise(borders)])
+    np.testing.assert_allclose(ours, mean[[0] * 3 + [1] * 67], atol=2 * STEP[dtype])
 
 
 def test_attention_has_no_bank_conflicts():

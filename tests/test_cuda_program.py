@@ -3,6 +3,7 @@
 On an emulated GPU, which does what is put on the stream as late as it may.  The models are tiny.
 """
 
+import copy
 import gc
 import os
 import threading
@@ -226,6 +227,8 @@ def test_buckets_out_of_use_make_room(weights):
     wait = pass_.launch(early)
     late = packed([64, 64, 1])
     assert_close(pass_.launch(late)(), truth(late, weights))
+    assert pass_.limit is None
+    assert sorted(pass_.buckets) == [256]
     assert_close(wait(), truth(early, weights))
 
 
@@ -278,7 +281,7 @@ def test_halves_are_cut_between_windows(lengths):
 def test_an_old_driver_lacks_functions():
     gpu = gpu_of()
     del gpu.cuGraphLaunch
-    with pytest.raises(BackendError, match="too old: it lacks cuGraphLaunch"):
+    with pytest.raises(BackendError, match="lacks cuGraphLaunch: it is too old"):
         Driver(gpu)
 
 
@@ -298,6 +301,45 @@ def test_a_fork_says_that_cuda_does_not_survive_it():
     device.driver.pid += 1  # as in the child
     with pytest.raises(BackendError, match="does not survive a fork.*'spawn'"):
         device.synchronize()
+
+
+def test_a_device_cannot_be_copied():
+    with pytest.raises(BackendError, match="cannot be copied or sent to another process"):
+        copy.deepcopy(EmulatedGpu().device())
+
+
+def test_two_models_on_one_gpu_do_not_disturb_each_other(weights):
+    """While one records its pass, another thread's launches wait, or they become part of it."""
+    gpu = gpu_of()
+    kernels = Kernels(gpu.device(), "float32", build)
+    first, second = (Program(kernels.steps, kernels.prepare(weights), CONFIG) for _ in range(2))
+    batches = [packed([7, 3], 1), packed([5], 2)]
+    second.launch(batches[1])()
+    results = []
+    thread = threading.Thread(target=lambda: results.append(second.launch(batches[1])()))
+    put_launches = first.put_launches
+
+    def slowly(*arguments):
+        if gpu.recording is not None and not thread.ident:
+            thread.start()
+            thread.join(0.2)  # it cannot get in
+        put_launches(*arguments)
+
+    first.put_launches = slowly
+    assert_close(first.launch(batches[0])(), truth(batches[0], weights))
+    thread.join()
+    assert_close(results[0], truth(batches[1], weights))
+    assert len({len(work) for work in gpu.executables.values()}) == 1
+
+
+def test_logits_that_are_not_finite_are_an_error(weights):
+    gpu = gpu_of()
+    pass_ = program(weights, gpu)
+    wait = pass_.launch(packed([5]))
+    gpu.run_until(gpu.put)
+    pass_.buckets[128][-1].output[0, 3] = np.inf
+    with pytest.raises(BackendError, match="not finite.*Use dtype='bfloat16'"):
+        wait()
 
 
 def test_a_failed_recording_leaves_the_stream_usable(weights):

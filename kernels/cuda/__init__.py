@@ -1,5 +1,15 @@
 """Kernels for NVIDIA GPUs, written in Python through numba.cuda: no torch, no cuBLAS.
 
+What a GPU is, as far as these files need it: some hundred *multiprocessors*, each with registers
+and 64 to 228 KB of fast *shared memory*. A launch starts a *grid* of *blocks*; a block stays on
+one multiprocessor, and its *threads* (128 or 256 here) share that memory. They run in *warps* of
+32 *lanes*, which execute an instruction together. A *barrier* (cuda.syncthreads) makes the
+threads of a block wait for each other; a *shuffle* passes numbers between the lanes of a warp.
+Shared memory has 32 *banks* of 4 bytes: lanes that want different words of one bank wait. *Global
+memory* is the large and slow one. *Tensor cores* multiply small matrices (mma), which all lanes
+of a warp load together (ldmatrix). *PTX* is NVIDIA's portable assembly language, a *cubin* the
+machine code made of it.
+
 To read in this order:
 
     language.py           the words that kernels are written in, besides numba.cuda's own

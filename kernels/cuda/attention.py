@@ -8,9 +8,9 @@ values.  The scores never leave registers: as accumulators of the first product 
 the second product wants its left operand.
 
 Exponentials are powers of two, with log2(e) / sqrt(head size) in one factor.  Tiles come from a
-list made with the batch (program.py): each tile is a window's first row, its length and the first
-query.  A fixed number of blocks walks over tiles x heads, so the launch does not depend on the
-batch.  Nothing is padded: keys past the window's end get a score of -1e30.
+list made with the batch (functions.attention_tiles): each tile is a window's first row, its
+length and the first query.  A fixed number of blocks walks over tiles x heads, so the launch does
+not depend on the batch.  Nothing is padded: keys past the window's end get a score of -1e30.
 
 Source: Milakov and Gimelshein 2018 (arXiv:1805.02867), Dao 2023 (arXiv:2307.08691).
 Measured share of the hardware's limit: none yet, see README.md, section CUDA.
@@ -214,6 +214,7 @@ def attention(dtype: str, heads: int, head_size: int) -> Kernel:
                         new0 = max(new0, load(scores, int32(4 * j + 1)))
                         new1 = max(new1, load(scores, int32(4 * j + 2)))
                         new1 = max(new1, load(scores, int32(4 * j + 3)))
+                    # Four neighbouring lanes share a row.
                     new0 = max(new0, cuda.shfl_xor_sync(ALL_LANES, new0, 1))
                     new0 = max(new0, cuda.shfl_xor_sync(ALL_LANES, new0, 2))
                     new1 = max(new1, cuda.shfl_xor_sync(ALL_LANES, new1, 1))

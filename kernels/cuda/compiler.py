@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import CellType, FunctionType
@@ -21,6 +22,9 @@ import numpy as np
 from minibert.errors import BackendError
 
 from .language import Instruction, Kernel
+
+NEWEST = (9, 0)  # architecture that PTX is made for
+COMPILING = threading.Lock()  # `without_device` changes numba.cuda for a while
 
 
 @dataclass(frozen=True)
@@ -96,24 +100,29 @@ def to_ptx(kernel: Kernel, capability: tuple[int, int]) -> str:
     # numba-cuda 0.30 uses np.row_stack, which NumPy 2.5 removed; vstack is the same function.
     if not hasattr(np, "row_stack"):
         np.row_stack = np.vstack  # noqa: NPY201
+    from numba.core.errors import NumbaError
     from numba.cuda import compile_ptx
+    from numba.cuda.cudadrv.error import NvvmError
 
     bounds = (kernel.threads, kernel.min_blocks) if kernel.min_blocks > 1 else kernel.threads
+    # Newer GPUs run code that was made for Hopper and assembled for them; NVVM's own code for them
+    # (13.5, sm_100 and up) leaves the accumulators in memory.
+    written_for = min(capability, NEWEST)
     try:
-        with without_device(capability):
+        with COMPILING, without_device(written_for):
             ptx, _ = compile_ptx(
                 bind(kernel.function, {}),
                 signature(kernel),
-                cc=capability,
+                cc=written_for,
                 fastmath=True,
                 launch_bounds=bounds,
             )
-    except (ImportError, OSError, RuntimeError, ValueError) as error:
+    except (ImportError, OSError, RuntimeError, ValueError, NvvmError, NumbaError) as error:
         name = f"sm_{capability[0]}{capability[1]}"
         raise BackendError(
             f"numba-cuda could not compile {kernel.name} for {name}: {type(error).__name__}: "
-            f"{error}. Does the installed CUDA compiler know {name}? If its libraries are "
-            "missing, install minibert[cuda13] or minibert[cuda12] anew."
+            f"{error}. If the compiler's libraries are missing, install numba-cuda[cu13] or "
+            "numba-cuda[cu12] anew."
         ) from error
     return ptx
 
@@ -128,7 +137,10 @@ def assemble(ptx: str, capability: tuple[int, int]) -> tuple[bytes, str]:
 
     arch = f"sm_{capability[0]}{capability[1]}"
     options = [f"-arch={arch}", "-verbose", "-Xptxas=-v"]
-    text, log, handle = ptx.encode(), bytearray(), 0
+    # The compiler writes its own, newest version of PTX, which an assembler from another package
+    # may not know; nothing here needs more than 8.0.
+    text = re.sub(r"(?m)^\.version [\d.]+", ".version 8.0", ptx).encode()
+    log, handle = bytearray(), 0
     try:
         handle = nvjitlink.create(len(options), options)
         try:
@@ -144,8 +156,8 @@ def assemble(ptx: str, capability: tuple[int, int]) -> tuple[bytes, str]:
         nvjitlink.get_linked_cubin(handle, cubin)
     except (nvjitlink.nvJitLinkError, RuntimeError) as error:
         raise BackendError(
-            f"the CUDA assembler (nvJitLink) refused a kernel for {arch}: {error}\n"
-            + log.decode(errors="replace")
+            f"the CUDA assembler (nvJitLink) refused a kernel for {arch}: {error}. Does the "
+            f"installed one know {arch}?\n" + log.decode(errors="replace")
         ) from error
     finally:
         if handle:

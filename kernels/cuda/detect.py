@@ -10,9 +10,8 @@ import functools
 import importlib.metadata
 import os
 from contextlib import suppress
-from ctypes import byref, c_int, c_size_t, create_string_buffer
+from ctypes import c_size_t, create_string_buffer
 from dataclasses import dataclass
-from typing import Any
 
 from minibert.errors import BackendError
 
@@ -24,13 +23,19 @@ ANYTHING = min(LEAST_CAPABILITY.values())
 
 # What to do where the driver itself fails, by its error code.
 REMEDIES = {
-    driver.NO_DEVICE: "the driver sees no GPU. Is CUDA_VISIBLE_DEVICES set to hide it, or was the "
+    3: "this process was forked from one that used CUDA: start processes with the 'spawn' method.",
+    46: "another process has the GPU for itself alone (nvidia-smi -c 0 lets others use it).",
+    34: "the library that was found is the stub that the CUDA toolkit compiles with: take its "
+    "folder 'stubs' off LD_LIBRARY_PATH.",
+    35: "the driver is older than this program needs: update it.",
+    driver.NO_DEVICE: "the driver sees no GPU: is CUDA_VISIBLE_DEVICES set to hide it, or was the "
     "container started without its GPUs?",
-    803: "the driver's library and its kernel module are of different versions. Restart the "
+    802: "the GPUs of this system are still being started, or its fabric manager is not running.",
+    803: "the driver's library and its kernel module are of different versions: restart the "
     "computer after an update of the driver.",
-    804: "this GPU does not take the compatibility package that stands in for a newer driver. "
-    "Install the newer driver itself.",
-    999: "the driver does not answer. Restart the computer, or reload the module nvidia_uvm.",
+    804: "this GPU does not take the compatibility package that stands in for a newer driver: "
+    "install the newer driver itself.",
+    999: "the module nvidia_uvm hangs: restart the computer, or reload it.",
 }
 
 
@@ -54,31 +59,19 @@ class Found:
     problem: str = ""  # why no GPU can be used, and what to do; '' if one can
 
 
-def ask_driver(library: Any, name: str, *arguments: Any) -> int:
-    """Call a function of the driver's library; its error code."""
-    function = getattr(library, name)
-    function.argtypes, function.restype = driver.FUNCTIONS[name], c_int
-    return function(*arguments)
-
-
-def describe(library: Any, index: int) -> Gpu:
+def describe(calls: driver.Driver, index: int) -> Gpu:
     """What the driver says of one GPU."""
-    handle, size = c_int(), c_size_t()
-    ask_driver(library, "cuDeviceGet", byref(handle), index)
-    name = create_string_buffer(256)
-    ask_driver(library, "cuDeviceGetName", name, 256, handle.value)
-    ask_driver(library, "cuDeviceTotalMem_v2", byref(size), handle.value)
+    handle, name = calls.number("cuDeviceGet", index), create_string_buffer(256)
+    calls.cuDeviceGetName(name, 256, handle)
 
     def attribute(number: int) -> int:
-        result = c_int()
-        ask_driver(library, "cuDeviceGetAttribute", byref(result), number, handle.value)
-        return result.value
+        return calls.number("cuDeviceGetAttribute", number, handle)
 
     return Gpu(
         index,
         name.value.decode(errors="replace"),
         (attribute(driver.CAPABILITY_MAJOR), attribute(driver.CAPABILITY_MINOR)),
-        size.value,
+        calls.number("cuDeviceTotalMem_v2", handle, kind=c_size_t),
         attribute(driver.MULTIPROCESSORS),
     )
 
@@ -92,19 +85,21 @@ def find_gpus() -> Found:
             problem=f"there is no NVIDIA driver ({error}). Install NVIDIA's driver for the GPU, "
             "or start the container with its GPUs."
         )
-    code = ask_driver(library, "cuInit", 0)
-    version, count = c_int(), c_int()
-    ask_driver(library, "cuDriverGetVersion", byref(version))
-    shown = f"{version.value // 1000}.{version.value % 1000 // 10}"
-    if not code:
-        code = ask_driver(library, "cuDeviceGetCount", byref(count))
-    if not code and not count.value:
-        code = driver.NO_DEVICE
-    if code:
-        remedy = REMEDIES.get(code, "NVIDIA's documentation of CUresult says what it means.")
-        return Found(shown, problem=f"NVIDIA's driver answers with error {code}: {remedy}")
-    gpus = tuple(describe(library, index) for index in range(count.value))
-    return Found(shown, gpus, driver_problem(version.value) or capability_problem(gpus))
+    shown = ""
+    try:
+        calls = driver.Driver(library)
+        calls.cuInit(0)
+        version = calls.number("cuDriverGetVersion")
+        shown = f"{version // 1000}.{version % 1000 // 10}"
+        gpus = tuple(describe(calls, index) for index in range(calls.number("cuDeviceGetCount")))
+    except driver.CudaError as error:
+        remedy = REMEDIES.get(error.code, "NVIDIA's documentation of CUresult says what it means.")
+        return Found(shown, problem=f"NVIDIA's driver does not work: {error} Perhaps {remedy}")
+    except BackendError as error:  # functions are missing
+        return Found(shown, problem=str(error))
+    if not gpus:
+        return Found(shown, problem=f"NVIDIA's driver works, but {REMEDIES[driver.NO_DEVICE]}")
+    return Found(shown, gpus, driver_problem(version) or capability_problem(gpus))
 
 
 def driver_problem(version: int) -> str:
@@ -119,8 +114,8 @@ def driver_problem(version: int) -> str:
         if int(wheels.split(".")[0]) > version // 1000:
             return (
                 f"the installed compiler is for CUDA {wheels.split('.')[0]}, and NVIDIA's driver "
-                f"for CUDA {version // 1000}. Install minibert[cuda{version // 1000}] in a fresh "
-                "environment, or update the driver."
+                f"for CUDA {version // 1000}. In a fresh environment install minibert with "
+                f"its extra cuda{version // 1000}, or update the driver."
             )
     return ""
 
@@ -155,7 +150,7 @@ def opened(index: int, process: int) -> driver.Device:
     """The GPU with this index, opened by this process."""
     found = find_gpus()
     if problem := why_not(found):
-        raise BackendError(f"device 'cuda' cannot be used: {problem}")
+        raise BackendError(f"device 'cuda' cannot be used: {problem} Or use device='cpu'.")
     if index >= len(found.gpus):
         several = f"0 to {len(found.gpus) - 1}" if len(found.gpus) > 1 else "only 0"
         raise BackendError(f"there is no GPU {index} here: {several}. Use device='cuda:0'.")

@@ -10,11 +10,13 @@ Source: CUDA driver API (NVIDIA), the functions named in FUNCTIONS.
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import sys
 import threading
 import weakref
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from ctypes import byref, c_char_p, c_float, c_int, c_size_t, c_uint, c_void_p
 from typing import Any
 
@@ -37,7 +39,8 @@ FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "cuDeviceTotalMem_v2": (P(c_size_t), c_int),
     "cuDevicePrimaryCtxRetain": (P(c_void_p), c_int),
     "cuCtxSetCurrent": (c_void_p,),
-    "cuMemGetInfo_v2": (P(c_size_t), P(c_size_t)),
+    "cuCtxPushCurrent_v2": (c_void_p,),
+    "cuCtxPopCurrent_v2": (P(c_void_p),),
     "cuMemAlloc_v2": (P(c_void_p), c_size_t),
     "cuMemFree_v2": (c_void_p,),
     "cuMemHostAlloc": (P(c_void_p), c_size_t, c_uint),
@@ -46,7 +49,6 @@ FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "cuMemcpyDtoH_v2": (c_void_p, c_void_p, c_size_t),
     "cuMemcpyHtoDAsync_v2": (c_void_p, c_void_p, c_size_t, c_void_p),
     "cuMemcpyDtoHAsync_v2": (c_void_p, c_void_p, c_size_t, c_void_p),
-    "cuMemsetD8_v2": (c_void_p, ctypes.c_ubyte, c_size_t),
     "cuModuleLoadData": (P(c_void_p), c_void_p),
     "cuModuleGetFunction": (P(c_void_p), c_void_p, c_char_p),
     "cuFuncSetAttribute": (c_void_p, c_int, c_int),
@@ -69,8 +71,8 @@ FUNCTIONS: dict[str, tuple[Any, ...]] = {
 }
 
 # Numbers of the driver's header.
-OUT_OF_MEMORY, NO_DEVICE, NOT_PERMITTED = 2, 100, 800
-MULTIPROCESSORS, CAPABILITY_MAJOR, CAPABILITY_MINOR, CLOCK_KHZ = 16, 75, 76, 13
+OUT_OF_MEMORY, NO_DEVICE = 2, 100
+MULTIPROCESSORS, CAPABILITY_MAJOR, CAPABILITY_MINOR = 16, 75, 76
 MOST_SHARED_BYTES = 97  # of a block, when asked for
 MAX_DYNAMIC_SHARED = 8  # attribute of a function
 NON_BLOCKING, RELAXED, NO_TIMING = 1, 2, 2
@@ -110,8 +112,8 @@ class Driver:
             function = getattr(library, name, None)
             if function is None:
                 raise BackendError(
-                    f"NVIDIA's driver is too old: it lacks {name}. Update it to one for CUDA 12 "
-                    "or newer."
+                    f"NVIDIA's driver library lacks {name}: it is too old, or no driver at all. "
+                    "Install a driver for CUDA 12 or newer."
                 )
             function.argtypes, function.restype = arguments, c_int
             setattr(self, name, self._checked(name, function))
@@ -158,7 +160,13 @@ class Memory:
     def __init__(self, device: Device, size: int):
         self.size = max(16, size)
         driver = device.activate()
-        self.address: Address = driver.number("cuMemAlloc_v2", self.size, kind=c_void_p)
+        address = 0
+        with suppress(OutOfMemoryError):
+            address = driver.number("cuMemAlloc_v2", self.size, kind=c_void_p)
+        if not address:
+            gc.collect()  # models and buckets refer to themselves: they may be there, but unused
+            address = driver.number("cuMemAlloc_v2", self.size, kind=c_void_p)
+        self.address: Address = address
         self.device = device
         device.give_back_with(self, "cuMemFree_v2", self.address)
 
@@ -188,7 +196,8 @@ class Graph:
 
     def launch(self) -> None:
         """Put the work on the device's stream."""
-        self.device.activate().cuGraphLaunch(self.executable, self.device.stream)
+        with self.device.lock:
+            self.device.activate().cuGraphLaunch(self.executable, self.device.stream)
 
 
 class Function:
@@ -222,7 +231,6 @@ class Function:
         # The driver reads the arguments through an array of pointers, and is done with them when
         # the call returns; only the values change between launches.
         self.cells = [kinds.get(name, c_void_p)() for name in arguments]
-        self.lock = threading.Lock()  # the values are those of one launch at a time
         places = [ctypes.addressof(cell) for cell in self.cells]
         self.places = (c_void_p * len(places))(*places)
 
@@ -231,7 +239,7 @@ class Function:
         device = self.device
         driver = device.activate()
         blocks, threads = grid, (self.threads, 1, 1)
-        with self.lock:
+        with device.lock:  # the values in the cells are those of one launch at a time
             for cell, value in zip(self.cells, arguments, strict=True):
                 cell.value = value.address if isinstance(value, Memory) else value
             driver.cuLaunchKernel(
@@ -249,7 +257,10 @@ class Device:
 
     def __init__(self, driver: Driver, index: int):
         self.driver, self.index = driver, index
-        self.local = threading.local()
+        # Held while work is put on the stream: what another thread put there while a graph is
+        # recorded would become part of the graph.
+        self.lock = threading.RLock()
+        self.recording = False
         handle = driver.number("cuDeviceGet", index)
         name = ctypes.create_string_buffer(256)
         driver.cuDeviceGetName(name, 256, handle)
@@ -276,8 +287,8 @@ class Device:
         if os.getpid() != self.driver.pid:
             raise BackendError(
                 "the GPU was opened before this process was forked, and CUDA does not survive a "
-                "fork. Load the model in the new process, or start processes with the 'spawn' "
-                "method."
+                "fork. Start processes with the 'spawn' or 'forkserver' method, and load the model "
+                "in each."
             )
         # Others, torch for one, may have made another GPU the thread's: always say it again.
         self.driver.cuCtxSetCurrent(self.context)
@@ -289,17 +300,20 @@ class Device:
         weakref.finalize(owner, self._give_back, function, handle).atexit = False
 
     def _give_back(self, function: str, handle: int) -> None:
+        # Whatever thread this happens in, it must keep the GPU that it works with; no error helps.
         if os.getpid() != self.driver.pid:
             return
-        library = self.driver.library
-        library.cuCtxSetCurrent(self.context)
+        library, previous = self.driver.library, c_void_p()
+        library.cuCtxPushCurrent_v2(self.context)
+        if function == "cuMemFreeHost" and not self.recording:
+            library.cuStreamSynchronize(self.stream)  # a copy may still be under way
         getattr(library, function)(handle)
+        library.cuCtxPopCurrent_v2(byref(previous))
 
-    def free_memory(self) -> int:
-        """Bytes that can still be taken."""
-        free, total = c_size_t(), c_size_t()
-        self.activate().cuMemGetInfo_v2(byref(free), byref(total))
-        return free.value
+    def __reduce__(self) -> Any:
+        raise BackendError(
+            "a model on a GPU cannot be copied or sent to another process. Load it there."
+        )
 
     def upload(self, array: NDArray[Any]) -> Memory:
         """A copy of an array in the GPU's memory."""
@@ -317,31 +331,41 @@ class Device:
         """The first numbers of a piece of memory, when all work before is done."""
         array = np.empty(count, dtype)
         driver = self.activate()
-        driver.cuStreamSynchronize(self.stream)
+        self.synchronize()
         if array.nbytes:
             driver.cuMemcpyDtoH_v2(array.ctypes.data, memory.address, array.nbytes)
         return array
 
     def copy_in(self, memory: Memory, host: HostMemory, size: int) -> None:
         """Put a copy of `size` bytes to the GPU on the stream."""
-        self.activate().cuMemcpyHtoDAsync_v2(memory.address, host.address, size, self.stream)
+        with self.lock:
+            self.activate().cuMemcpyHtoDAsync_v2(memory.address, host.address, size, self.stream)
 
     def copy_out(self, host: HostMemory, memory: Memory, size: int) -> None:
         """Put a copy of `size` bytes from the GPU on the stream."""
-        self.activate().cuMemcpyDtoHAsync_v2(host.address, memory.address, size, self.stream)
+        with self.lock:
+            self.activate().cuMemcpyDtoHAsync_v2(host.address, memory.address, size, self.stream)
 
     def synchronize(self) -> None:
         """Wait until all work on the stream is done."""
-        self.activate().cuStreamSynchronize(self.stream)
+        with self.lock:
+            self.activate().cuStreamSynchronize(self.stream)
 
     def record(self, work: Callable[[], None]) -> Graph:
         """Record what `work` puts on the stream, without doing it."""
-        driver = self.activate()
-        driver.cuStreamBeginCapture_v2(self.stream, RELAXED)
-        graph = c_void_p()
-        try:
-            work()
-        finally:
+        driver, graph = self.activate(), c_void_p()
+        with self.lock:
+            driver.cuStreamBeginCapture_v2(self.stream, RELAXED)
+            self.recording = True
+            try:
+                work()
+            except BaseException:  # Ctrl-C, too: the stream must be usable again
+                driver.library.cuStreamEndCapture(self.stream, byref(graph))
+                if graph:
+                    driver.library.cuGraphDestroy(graph)
+                raise
+            finally:
+                self.recording = False
             driver.cuStreamEndCapture(self.stream, byref(graph))
         try:
             executable = driver.number("cuGraphInstantiateWithFlags", graph, 0, kind=c_void_p)
@@ -366,7 +390,8 @@ class Event:
 
     def record(self) -> None:
         """Put the point after all work that is on the stream."""
-        self.device.activate().cuEventRecord(self.handle, self.device.stream)
+        with self.device.lock:
+            self.device.activate().cuEventRecord(self.handle, self.device.stream)
 
     def wait(self) -> None:
         """Wait until the GPU has come to the point."""

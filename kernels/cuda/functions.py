@@ -171,6 +171,11 @@ class Steps:
         """A recipe's kernel, loaded."""
         if recipe not in self.functions:
             built = self.build(recipe, self.device.capability)
+            if built.shared_bytes > (most := self.device.most_shared_bytes):
+                raise BackendError(
+                    f"{self.device.name} gives a block at most {most} bytes of shared memory, and "
+                    f"{recipe} needs {built.shared_bytes}. Use device='cpu'."
+                )
             function = Function(
                 self.device,
                 built.cubin,
@@ -300,7 +305,7 @@ class Steps:
         At most `most_tiles` are in the list of tiles.
         """
         recipe = attention_recipe(self.dtype, heads, head_size)
-        # Three blocks fit on a multiprocessor (min_blocks); more would only wait.
+        # At most three blocks fit on a multiprocessor (min_blocks); more would only wait.
         blocks = max(1, min(most_tiles * heads, 3 * self.device.multiprocessors))
         self.function(recipe)[0].launch((blocks, 1, 1), counts, tiles, qkv, y)
 

@@ -3,15 +3,16 @@
 A block computes a tile of `rows` x `columns` of y.  It walks along K in steps of 32: copies the
 step's part of x and of the weight from global to shared memory (cp.async, several steps ahead, so
 that the copies hide behind the multiplications), and each warp loads its fragments (ldmatrix) and
-multiplies them (mma.sync m16n8k16, sums in float32).  A warp's tile of 64 x 64 needs 8 ldmatrix
-for 32 mma.
+multiplies them (mma.sync m16n8k16, sums in float32).  For 16 of K, a warp's tile of 64 x 64 needs
+8 ldmatrix for 32 mma.
 
 A row of 32 numbers is 64 bytes, four chunks of 16.  Chunk c of row r lies at place
-c ^ (r >> 1 & 3) of its row (a swizzle), so that the eight rows that ldmatrix reads at once lie in
-eight different groups of banks.
+c ^ (r >> 1 & 3) of its row (a swizzle; two rows fill the 32 banks), so that the eight rows that
+ldmatrix reads at once lie in eight different groups of banks.  Chunks 2 and 3, the second 16 of K,
+are then where chunks 0 and 1 are, but for bit 5 of the address.
 
 Rows past the last token and columns past the width are read as zeros and not written.  K must be
-a multiple of 32 and the width one of 8; functions.py pads the weights to that.
+a multiple of 32 and the width one of 8; upload.py pads the weights to that.
 
 Measured share of the hardware's limit: none yet, see README.md, section CUDA.
 """
@@ -127,7 +128,7 @@ def gemm(
         offset = uint64(first) * uint64(DEPTH) + uint64(chunk * uint32(8))
         x_from = global_address(x, uint64(row + int32(line)) * uint64(depth) + offset)
         weight_from = global_address(weight, uint64(column + int32(line)) * uint64(depth) + offset)
-        jump = uint64(depth) * uint64(2 * lines)
+        jump = uint64(depth) * uint64(2 * lines)  # bytes
         advance = uint64(every) * uint64(ROW_BYTES)
 
         # Where this lane's rows of the fragments lie in a stage.
@@ -188,6 +189,7 @@ def gemm(
 
         wait_all()
         cuda.syncthreads()
+        # The same memory as `shared`: the stages are no longer needed.
         matrix = cuda.shared.array(0, float32, alignment=128)
         write_sums(
             sums,

@@ -9,7 +9,7 @@ Both parts lie in shared memory with K as rows ([16, 128 + 4]), so that a thread
 one k are two accesses of 16 bytes.  A thread's rows are 4 i .. 4 i + 3 and 64 + 4 i .. (the columns
 likewise), so that neighbouring threads read neighbouring groups of banks.
 
-K must be a multiple of 16 and the width one of 8; functions.py pads the weights to 32 and 8.
+K must be a multiple of 16 and the width one of 8; upload.py pads the weights to 32 and 8.
 
 Measured share of the hardware's limit: none yet, see README.md, section CUDA.
 """

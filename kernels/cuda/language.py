@@ -11,8 +11,8 @@ A *fragment* is the part of a small matrix that one thread (lane) of a warp hold
 cores.  With group g = lane // 4 and t = lane % 4 (PTX ISA, "Matrix fragments for mma.m16n8k16"):
 
     accumulator 16 x 8, float32, 4 numbers:  rows g, g + 8; columns 2t, 2t + 1
-    A 16 x 16, four 32-bit words of two numbers each: rows g, g + 8; columns 2t.., then 2t + 8..
-    B 16 x 8, two words: column g; rows 2t.. and 2t + 8..
+    A 16 x 16, four 32-bit pairs: (g, 2t..), (g + 8, 2t..), (g, 2t + 8..), (g + 8, 2t + 8..)
+    B 16 x 8, two pairs, down column g: from row 2t, from row 2t + 8
 """
 
 from __future__ import annotations

@@ -21,12 +21,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from minibert.arrays import Floats
+from minibert.errors import BackendError
 from minibert.weights import Weights
 
 from .driver import Event, Graph, HostMemory, Memory, OutOfMemoryError
@@ -65,6 +67,18 @@ def input_numbers(capacity: int) -> int:
     return HEADER + 3 * capacity + TILE_FIELDS * (capacity // TOKENS_PER_TILE)
 
 
+def smaller_bucket(size: int) -> int:
+    """The next bucket below; the smallest for the smallest.
+
+    Example:
+        >>> [smaller_bucket(size) for size in (1024, 768, 512, 384, 256, 128)]
+        [768, 512, 384, 256, 128, 128]
+    """
+    power = size & (size - 1) == 0
+    below = (size // 4 * 3 if size >= 4 * SMALLEST else size // 2) if power else size // 3 * 2
+    return max(SMALLEST, below)
+
+
 class Slot:
     """A place for one batch: its input and output, and the recorded pass between them."""
 
@@ -97,18 +111,32 @@ class Flight:
     """A batch on its way: `wait` gives its logits, as often as it is called."""
 
     def __init__(self, slot: Slot, tokens: int):
-        self.slot, self.tokens = slot, tokens
+        self.slot: Slot | None = slot  # until the logits have been taken out
+        self.tokens = tokens
         self.lock = threading.Lock()
         self.logits: Logits | None = None
 
-    def wait(self) -> Logits:
-        """Start and end logits [T]."""
+    def take(self) -> None:
+        """Wait for the logits and take them out of the slot."""
         with self.lock:
-            if self.logits is None:
+            if self.slot is not None:
                 self.slot.done.wait()
                 start, end = self.slot.output[:, : self.tokens]
-                self.logits = start.copy(), end.copy()
-            return self.logits
+                self.logits, self.slot = (start.copy(), end.copy()), None
+
+    def wait(self) -> Logits:
+        """Start and end logits [T].
+
+        Raises:
+            BackendError: they are not finite, or the GPU failed.
+        """
+        self.take()
+        if self.logits is None or not all(np.isfinite(part).all() for part in self.logits):
+            raise BackendError(
+                "the GPU's logits are not finite: numbers became too large for the dtype, as they "
+                "may in float16. Use dtype='bfloat16' or 'float32'."
+            )
+        return self.logits
 
 
 class Program:
@@ -125,7 +153,7 @@ class Program:
         self.head_size = check_heads(config.hidden_size, config.num_attention_heads)
         self.buckets: dict[int, list[Slot]] = {}  # the slot that was used last comes last
         self.limit: int | None = None  # tokens of the largest bucket that memory suffices for
-        self.lock = threading.RLock()
+        self.lock = steps.device.lock  # all models on the GPU share its stream
 
     # ------------------------------------------------------------ one batch
 
@@ -148,7 +176,7 @@ class Program:
                 except OutOfMemoryError:
                     if len(batch.cu_seqlens) <= 2:
                         raise
-                    self.limit = min(capacity // 2, self.limit or capacity)
+                    self.limit = smaller_bucket(min(capacity, self.limit or capacity))
             first, second = (self.launch(half) for half in halves(batch))
         return lambda: joined(first(), second())
 
@@ -156,7 +184,7 @@ class Program:
         slots = self._bucket(capacity)
         slots.append(slot := slots.pop(0))
         if slot.flight is not None:
-            slot.flight.wait()  # takes the logits out before they are overwritten
+            slot.flight.take()  # before they are overwritten
         slot.fill(batch, tiles)
         slot.graph.launch()
         slot.done.record()
@@ -165,12 +193,19 @@ class Program:
 
     def _bucket(self, capacity: int) -> list[Slot]:
         if capacity not in self.buckets:
-            try:
+            with suppress(OutOfMemoryError):
                 self.buckets[capacity] = self._make_bucket(capacity)
-            except OutOfMemoryError:
-                self.buckets.clear()  # those in flight live until they are read
-                self.buckets[capacity] = self._make_bucket(capacity)
+        if capacity not in self.buckets:
+            self._give_up_buckets()
+            self.buckets[capacity] = self._make_bucket(capacity)
         return self.buckets[capacity]
+
+    def _give_up_buckets(self) -> None:
+        for slots in self.buckets.values():
+            for slot in slots:
+                if slot.flight is not None:
+                    slot.flight.take()  # keeps the logits, and lets go of the slot
+        self.buckets.clear()
 
     def _make_bucket(self, capacity: int) -> list[Slot]:
         steps, config = self.steps, self.config

@@ -16,6 +16,7 @@ import importlib
 import importlib.metadata
 import json
 import os
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -24,6 +25,7 @@ from typing import Any
 
 from minibert.errors import BackendError
 from minibert.kernels.cache import cache_folder, read_cache, write_cache
+from minibert.progress import notice
 
 from .language import Kernel
 
@@ -35,6 +37,7 @@ COMPILERS = ("numba-cuda", "cuda-bindings")  # which compile kernels
 WHEELS = (
     *COMPILERS,
     "numba",
+    "llvmlite",
     "nvidia-nvvm",
     "nvidia-nvjitlink",
     "nvidia-cuda-nvcc-cu12",
@@ -51,6 +54,7 @@ SOURCES = (
     "gemm_float32",
     "language",
     "ptx",
+    "recipes",
     "rows",
     "vectors",
 )
@@ -76,7 +80,8 @@ class Recipe:
         return getattr(module, self.factory)(*self.options)
 
     def __str__(self) -> str:
-        return "-".join([self.module, self.factory, *(str(x or "none") for x in self.options)])
+        flat = str([self.module, self.factory, *(x or "none" for x in self.options)])
+        return "-".join(re.findall(r"\w+", flat))
 
 
 @dataclass(frozen=True)
@@ -160,9 +165,9 @@ def missing_compiler() -> str:
             importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             return (
-                f"the package {package} is missing, which compiles the CUDA kernels. Install "
-                "minibert with the extra for your driver: pip install 'minibert[cuda13]', or "
-                "'minibert[cuda12]' for a driver of CUDA 12."
+                f"the package {package} is missing, which compiles the CUDA kernels. Install it, "
+                "pip install 'numba-cuda[cu13]>=0.30,<0.31', or with [cu12] if the driver is for "
+                "CUDA 12; those are minibert's extras cuda13 and cuda12."
             )
     return ""
 
@@ -181,6 +186,7 @@ def built_kernel(
     content = read_cache(path)
     if content is not None:
         return decode(content)
+    notice(f"compiling {recipe} for sm_{capability[0]}{capability[1]}")
     built = compile_(recipe, capability)
     write_cache(path, encode(built))
     return built

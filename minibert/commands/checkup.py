@@ -58,7 +58,10 @@ def add_command(commands: Any) -> None:
 def architecture(text: str) -> tuple[int, int]:
     """An argparse type: a compute capability such as 9.0."""
     major, _, minor = text.partition(".")
-    if not (major.isdigit() and minor.isdigit() and len(minor) == 1):
+    if (
+        not (text.isascii() and major.isdigit() and len(major) < 4 and minor.isdigit())
+        or minor > "9"
+    ):
         raise argparse.ArgumentTypeError(f"must be a compute capability such as 8.6, got {text!r}")
     return int(major), int(minor)
 
@@ -78,7 +81,7 @@ def command_doctor(args: argparse.Namespace) -> None:
                 print(f"  {name:{width}}  {fact}")
     bad = [name for name, fact in findings["check"].items() if not fact.startswith("ok")]
     if bad:
-        raise BackendError(f"the kernels for {', '.join(bad)} do not compute what they should")
+        raise BackendError(f"the check of {', '.join(bad)} did not go well, see above")
 
 
 def command_warmup(args: argparse.Namespace) -> None:
