@@ -241,6 +241,9 @@ class EmulatedGpu:
         self._host_range(to, size)
         self.enqueue(lambda: self._copy(to, self.find(source, size).ctypes.data, size), stream)
 
+    def _cuMemsetD8_v2(self, address, value, size):
+        self.find(address, size)[:] = value
+
     def _cuModuleLoadData(self, out, cubin):
         assert self.recording is None, "loading while recording"
         module, factory, options = json.loads(cubin)

@@ -51,15 +51,21 @@ WIDE = Recipe("gemm", "gemm", ("float16", "store", "gelu", 128, 256, (2, 4), 4))
 
 
 def targets():
-    """Recipes and architectures to look at: in each dtype everything that matters for speed."""
-    for dtype in DTYPES:
+    """Recipes and architectures to look at; compiling takes two seconds each.
+
+    What matters most for speed on both architectures; of bfloat16, which is float16 but for the
+    names of a few instructions, and of rows, one of a kind.
+    """
+    for recipe in recipes_of(BASE, "float16"):
+        both = recipe.module == "attention" or recipe.options[1:3] == ("store", "gelu")
+        yield from ((recipe, capability) for capability in ARCHITECTURES[not both :])
+    for dtype in ("float32", "bfloat16"):
         for recipe in recipes_of(BASE, dtype):
-            # bfloat16's kernels are float16's but for the names of a few instructions.
-            if dtype != "bfloat16" or recipe.module != "rows":
-                some = ARCHITECTURES[dtype == "bfloat16" :]
-                yield from ((recipe, capability) for capability in some)
-        small = [each for each in recipes_of(MINILM, dtype) if "attention" in each.module]
-        yield from ((recipe, capability) for recipe in small for capability in ARCHITECTURES)
+            if "attention" in recipe.module or "gelu" in recipe.options:
+                both = dtype == "float32"
+                yield from ((recipe, capability) for capability in ARCHITECTURES[not both :])
+    for dtype in DTYPES:
+        yield next(r for r in recipes_of(MINILM, dtype) if "attention" in r.module), (9, 0)
     yield WIDE, (9, 0)
     for capability in ((8, 6), (12, 0)):  # for these, the accumulators must not be in memory either
         yield Recipe("attention", "attention", ("float16", 12, 64)), capability
@@ -145,7 +151,7 @@ def test_a_compiled_kernel_is_what_was_meant(recipe, capability, tmp_path):
 
 
 @needs_compiler
-@pytest.mark.parametrize("recipe", recipes_of(MINILM, "float32")[::2], ids=str)
+@pytest.mark.parametrize("recipe", recipes_of(MINILM, "float32")[1:3], ids=str)
 def test_float32_compiles_for_turing(recipe):
     from minibert.kernels.cuda.compiler import to_ptx
 
@@ -266,7 +272,7 @@ LIMITS = {"float32": 5e-6, "float16": 8e-3, "bfloat16": 6e-2}
 @needs_compiler
 @pytest.mark.parametrize(
     ("dtype", "capability"),
-    [("float32", (8, 0)), ("float16", (8, 0)), ("bfloat16", (8, 0)), ("float16", (9, 0))],
+    [("float32", (8, 0)), ("float16", (9, 0))],
     ids=str,
 )
 def test_compiled_kernels_compute_what_the_definition_computes(dtype, capability):

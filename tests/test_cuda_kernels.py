@@ -284,7 +284,7 @@ def attention_truth(qkv, borders, heads):
     return truth
 
 
-@pytest.mark.parametrize("lengths", [[], [1], [64], [1, 17, 66, 2]], ids=str)
+@pytest.mark.parametrize("lengths", [[], [1, 17, 66, 2]], ids=str)
 @pytest.mark.parametrize(("heads", "size"), [(2, 32), (1, 64)])
 def test_attention_stays_in_its_window(order, dtype, lengths, heads, size):
     borders = np.cumsum([0, *lengths], dtype=np.int32)

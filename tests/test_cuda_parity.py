@@ -31,7 +31,6 @@ from minibert.weights import load_weights
 # NumPy rounding wherever the kernels round: float16 0.0037 to 0.0089, bfloat16 0.031 to 0.068.
 LIMITS = {"float32": 2e-5, "float16": 0.02, "bfloat16": 0.15}
 
-SMALL = "gelu_new", "gelu_pytorch_tanh", "relu", "silu"
 DEV = SQUAD / "dev-v2.0.json.xz"
 
 
@@ -56,7 +55,8 @@ def differences(path, kernels, folder):
 @pytest.mark.parametrize(
     ("name", "dtype"),
     [
-        *((name, "float32") for name in SMALL),
+        ("gelu_pytorch_tanh", "float32"),
+        ("relu", "float32"),
         ("gelu_new", "float16"),
         ("silu", "bfloat16"),
     ],

@@ -49,6 +49,7 @@ FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "cuMemcpyDtoH_v2": (c_void_p, c_void_p, c_size_t),
     "cuMemcpyHtoDAsync_v2": (c_void_p, c_void_p, c_size_t, c_void_p),
     "cuMemcpyDtoHAsync_v2": (c_void_p, c_void_p, c_size_t, c_void_p),
+    "cuMemsetD8_v2": (c_void_p, ctypes.c_ubyte, c_size_t),
     "cuModuleLoadData": (P(c_void_p), c_void_p),
     "cuModuleGetFunction": (P(c_void_p), c_void_p, c_char_p),
     "cuFuncSetAttribute": (c_void_p, c_int, c_int),
