@@ -1,5 +1,7 @@
 """Attention over packed windows in 16 bits, on the tensor cores, without writing scores down.
 
+    y = softmax(query @ key.T / sqrt(head size)) @ value, for each head of each window
+
 A block takes one *tile*: 64 queries of one window, for one head.  It walks over the window's keys
 and values in steps of 64.  Each of its four warps multiplies its 16 queries with the keys, keeps
 the largest score of each query seen so far and the sum of exponentials relative to it, scales what
@@ -24,6 +26,9 @@ import numpy as np
 from numba import cuda, float32, int32, uint16, uint32, uint64
 
 from .language import (
+    ALL_LANES,
+    QUERIES,
+    TILE_FIELDS,
     Kernel,
     commit_copies,
     copy16,
@@ -40,12 +45,8 @@ from .language import (
     wait_copies,
 )
 
-HEAD_SIZES = (32, 64)
-WARPS = 4
-QUERIES = 16 * WARPS  # of a tile
+WARPS = QUERIES // 16
 KEYS = 64  # of a step
-TILE_FIELDS = 4  # numbers that describe a tile in the list; the last is unused
-ALL_LANES = np.uint32(0xFFFFFFFF)
 ZERO, ONE, NEVER = np.float32(0), np.float32(1), np.float32(-1e30)
 
 

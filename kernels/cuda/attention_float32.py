@@ -1,5 +1,7 @@
 """Attention over packed windows in float32, without tensor cores; the plan is attention.py's.
 
+    y = softmax(query @ key.T / sqrt(head size)) @ value, for each head of each window
+
 A block of 128 threads takes 64 queries of one window, for one head, and walks over its keys and
 values in steps of 64.  Thread (i, j) of 16 x 8 computes 4 queries x 8 keys of the scores, and
 4 queries x (head size / 8) numbers of the result.  Queries and keys lie in shared memory with the
@@ -16,14 +18,22 @@ import math
 import numpy as np
 from numba import cuda, float32, int32
 
-from .attention import TILE_FIELDS
-from .language import Kernel, exp2, fill, load, load4, multiply_tile, store, store4
+from .language import (
+    ALL_LANES,
+    QUERIES,
+    TILE_FIELDS,
+    Kernel,
+    exp2,
+    fill,
+    load,
+    load4,
+    multiply_tile,
+    store,
+    store4,
+)
 
-HEAD_SIZES = (32, 64)
-QUERIES = 64
 KEYS = 64
 DEPTH = 8  # outer products without a loop
-ALL_LANES = np.uint32(0xFFFFFFFF)
 ZERO, ONE, NEVER = np.float32(0), np.float32(1), np.float32(-1e30)
 
 

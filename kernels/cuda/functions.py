@@ -17,6 +17,7 @@ from minibert.errors import BackendError
 from minibert.weights import Dense, Norm, Tables, Weights
 
 from .driver import Address, Device, Function, Memory
+from .language import HEAD_SIZES, QUERIES, TILE_FIELDS
 from .recipes import LEAST_CAPABILITY, Built, Recipe, built_kernel
 from .upload import (
     STORED,
@@ -41,10 +42,6 @@ if TYPE_CHECKING:
     from minibert.config import BertConfig
 
 
-HEAD_SIZES = (32, 64)
-QUERIES = 64  # of a tile of attention, see attention.py
-TILE_FIELDS = 4
-ROW_WARPS = 4  # rows that a block of a kernel of rows.py takes
 MOST_SPLITS = 8  # parts that a product's sums are split into
 
 # Sizes of a block's tile, the largest first: rows, columns and further options of the factory.
@@ -225,7 +222,8 @@ class Steps:
         )  # fmt: skip
 
     def _rows(self, recipe: Recipe, capacity: int, *arguments: Any) -> None:
-        self.function(recipe)[0].launch((-(-capacity // ROW_WARPS), 1, 1), *arguments)
+        function, built = self.function(recipe)
+        function.launch((-(-capacity // built.rows), 1, 1), *arguments)
 
     def embed(
         self,

@@ -21,7 +21,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 DTYPES = ("float32", "float16", "bfloat16")  # in which activations and matrices are kept
+
+# What kernels and those who launch them must agree on.
+HEAD_SIZES = (32, 64)  # for which there is attention
+QUERIES = 64  # of a tile of attention
+TILE_FIELDS = 4  # numbers that describe a tile in the list of tiles; the last is unused
+
+ALL_LANES = np.uint32(0xFFFFFFFF)  # of a warp, for shuffles
 
 # How one number of each dtype lies in memory: 16-bit numbers in pairs, the first in the low half.
 POINTERS = {"float32": "float32*", "float16": "uint32*", "bfloat16": "uint32*"}

@@ -32,7 +32,8 @@ from minibert.errors import BackendError
 from minibert.weights import Weights
 
 from .driver import Event, Graph, HostMemory, Memory, OutOfMemoryError
-from .functions import TILE_FIELDS, Steps, attention_tiles, check_heads
+from .functions import Steps, attention_tiles, check_heads
+from .language import TILE_FIELDS
 from .upload import DEPTH, round_up
 
 if TYPE_CHECKING:

@@ -1,5 +1,10 @@
 """What is done to each token's row by itself: embeddings, the layer norm, the span logits.
 
+    embed        y = norm(words[id] + token_types[type] + positions[position])
+    norm         y = (x - mean(x)) / sqrt(variance(x) + eps) * gain + bias
+    add_norm     y = norm(sum of parts + bias of the product + residual)
+    span_logits  start, end = x @ weight.T + bias
+
 A warp takes a row: each lane holds eight neighbouring numbers of every 256, in registers, so a row
 is read once.  Sums over a row are sums over the lanes (five shuffles).  The variance is the mean
 square of what is left when the mean is taken off, as in reference.py, not the difference of two
@@ -17,13 +22,20 @@ from typing import Any
 import numpy as np
 from numba import cuda, float32, int32, uint32
 
-from .language import POINTERS, Kernel, device, load, store
+from .language import ALL_LANES, POINTERS, Kernel, device, load, store
 from .vectors import add8, read8, read8_float32, write8
 
 WARPS = 4  # rows that a block takes
 SPAN = 256  # numbers that a warp reads at once: 32 lanes times 8
-ALL_LANES = np.uint32(0xFFFFFFFF)
 ZERO, ONE = np.float32(0), np.float32(1)
+
+
+@device
+def own_row():
+    """Which lane of its warp this thread is, and which row the warp takes."""
+    thread = uint32(cuda.threadIdx.x)
+    row = int32(cuda.blockIdx.x) * int32(WARPS) + int32(thread >> uint32(5))
+    return int32(thread & uint32(31)), row
 
 
 @device
@@ -101,8 +113,7 @@ def embed(dtype: str, width: int) -> Kernel:
 
     def kernel(counts, ids, kinds, places, words, token_types, positions, gain, bias, y, eps):
         x = cuda.local.array(held, float32)
-        lane = int32(uint32(cuda.threadIdx.x) & uint32(31))
-        row = int32(cuda.blockIdx.x) * int32(WARPS) + int32(uint32(cuda.threadIdx.x) >> uint32(5))
+        lane, row = own_row()
         if row >= load(counts, int32(0)):
             return
         word = load(ids, row) * int32(width)
@@ -140,8 +151,7 @@ def norm(dtype: str, width: int) -> Kernel:
 
     def kernel(counts, x, gain, bias, y, eps):
         held_x = cuda.local.array(held, float32)
-        lane = int32(uint32(cuda.threadIdx.x) & uint32(31))
-        row = int32(cuda.blockIdx.x) * int32(WARPS) + int32(uint32(cuda.threadIdx.x) >> uint32(5))
+        lane, row = own_row()
         if row >= load(counts, int32(0)):
             return
         total = ZERO
@@ -173,8 +183,7 @@ def add_norm(dtype: str, width: int) -> Kernel:
 
     def kernel(counts, parts, splits, capacity, product_bias, residual, gain, bias, y, eps):
         x = cuda.local.array(held, float32)
-        lane = int32(uint32(cuda.threadIdx.x) & uint32(31))
-        row = int32(cuda.blockIdx.x) * int32(WARPS) + int32(uint32(cuda.threadIdx.x) >> uint32(5))
+        lane, row = own_row()
         if row >= load(counts, int32(0)):
             return
         total = ZERO
@@ -216,8 +225,7 @@ def span_logits(dtype: str, width: int) -> Kernel:
         return total + a[4] * b[4] + a[5] * b[5] + a[6] * b[6] + a[7] * b[7]
 
     def kernel(counts, x, weight, bias, logits, capacity):
-        lane = int32(uint32(cuda.threadIdx.x) & uint32(31))
-        row = int32(cuda.blockIdx.x) * int32(WARPS) + int32(uint32(cuda.threadIdx.x) >> uint32(5))
+        lane, row = own_row()
         if row >= load(counts, int32(0)):
             return
         start = ZERO
