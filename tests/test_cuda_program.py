@@ -29,7 +29,7 @@ from minibert.model import GPU_BATCH_TOKENS, load_model
 from minibert.weights import load_weights
 
 CONFIG = tiny_config(
-    hidden_size=64, num_attention_heads=2, intermediate_size=100, num_hidden_layers=1
+    hidden_size=32, num_attention_heads=1, intermediate_size=100, num_hidden_layers=1
 )
 
 
@@ -453,7 +453,7 @@ def test_a_traced_pass_gives_the_same_logits(folder):
     trace = Trace()
     for pair, other in zip(model.logits(windows, trace), model.logits(windows), strict=True):
         assert_close(pair, other)
-    assert trace["layer.0"].shape == (len(windows[0]), 64)
+    assert trace["layer.0"].shape == (len(windows[0]), 32)
 
 
 def test_all_recipes_of_a_model_are_known_ahead(weights):

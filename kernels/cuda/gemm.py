@@ -92,15 +92,15 @@ def gemm(
     zero = np.float32(0)
 
     def kernel(counts, x, weight, bias, residual, y, width, depth, capacity):
-        shared = cuda.shared.array(0, uint16, alignment=128)
-        sums = cuda.local.array(sums_count, float32)
-        a = cuda.local.array(a_count, uint32)
-        b = cuda.local.array(b_count, uint32)
         height = load(counts, int32(0))
         row = int32(cuda.blockIdx.y) * int32(rows)
         column = int32(cuda.blockIdx.x) * int32(columns)
         if row >= height:
             return
+        shared = cuda.shared.array(0, uint16, alignment=128)
+        sums = cuda.local.array(sums_count, float32)
+        a = cuda.local.array(a_count, uint32)
+        b = cuda.local.array(b_count, uint32)
         thread = uint32(cuda.threadIdx.x)
         lane = thread & uint32(31)
         warp = thread >> uint32(5)

@@ -60,15 +60,15 @@ def gemm(end: str = "store", activation: str = "", rows: int = 128, columns: int
     zero = np.float32(0)
 
     def kernel(counts, x, weight, bias, residual, y, width, depth, capacity):
-        shared = cuda.shared.array(0, float32, alignment=128)
-        sums = cuda.local.array(sums_count, float32)
-        next_x = cuda.local.array(x_next, float32)
-        next_weight = cuda.local.array(weight_next, float32)
         height = load(counts, int32(0))
         row = int32(cuda.blockIdx.y) * int32(rows)
         column = int32(cuda.blockIdx.x) * int32(columns)
         if row >= height:
             return
+        shared = cuda.shared.array(0, float32, alignment=128)
+        sums = cuda.local.array(sums_count, float32)
+        next_x = cuda.local.array(x_next, float32)
+        next_weight = cuda.local.array(weight_next, float32)
         thread = int32(cuda.threadIdx.x)
         i = int32(thread // int32(across)) * int32(4)  # the thread's first row and column
         j = int32(thread % int32(across)) * int32(4)

@@ -112,10 +112,10 @@ def embed(dtype: str, width: int) -> Kernel:
     finish_row = normalise(dtype, width)
 
     def kernel(counts, ids, kinds, places, words, token_types, positions, gain, bias, y, eps):
-        x = cuda.local.array(held, float32)
         lane, row = own_row()
         if row >= load(counts, int32(0)):
             return
+        x = cuda.local.array(held, float32)
         word = load(ids, row) * int32(width)
         token_type = load(kinds, row) * int32(width)
         position = load(places, row) * int32(width)
@@ -150,10 +150,10 @@ def norm(dtype: str, width: int) -> Kernel:
     finish_row = normalise(dtype, width)
 
     def kernel(counts, x, gain, bias, y, eps):
-        held_x = cuda.local.array(held, float32)
         lane, row = own_row()
         if row >= load(counts, int32(0)):
             return
+        held_x = cuda.local.array(held, float32)
         total = ZERO
         for c in range(chunks):
             column = lane * int32(8) + int32(c * SPAN)
@@ -182,10 +182,10 @@ def add_norm(dtype: str, width: int) -> Kernel:
     finish_row = normalise(dtype, width)
 
     def kernel(counts, parts, splits, capacity, product_bias, residual, gain, bias, y, eps):
-        x = cuda.local.array(held, float32)
         lane, row = own_row()
         if row >= load(counts, int32(0)):
             return
+        x = cuda.local.array(held, float32)
         total = ZERO
         for c in range(chunks):
             column = lane * int32(8) + int32(c * SPAN)
