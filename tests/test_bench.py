@@ -19,6 +19,7 @@ from benchmark import (
     cuda_kernels,
     cuda_results,
     cuda_side,
+    cuda_sums,
     gemm,
     options,
     peers,
@@ -123,7 +124,7 @@ def test_every_option_is_in_the_help(command, names, capsys):
     "room",
     [
         *(gemm, options, roofline, squad, tables, workload),
-        *(cuda_kernels, cuda_results, cuda_side),
+        *(cuda_kernels, cuda_results, cuda_side, cuda_sums),
     ],
 )
 def test_examples_in_docstrings_run(room):

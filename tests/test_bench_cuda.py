@@ -25,6 +25,7 @@ from benchmark import (
     cuda_processes,
     cuda_results,
     cuda_side,
+    cuda_sums,
     tables,
     workload,
 )
@@ -49,7 +50,7 @@ def smallest(tmp_path_factory):
 
 def test_operations_of_a_model_are_those_of_its_matrices_and_of_every_pair_of_tokens():
     shape, lengths = workload.Shape.parse("2/8/2"), workload.window_lengths("mixed3")
-    config = cuda_results.config_of(shape)
+    config = cuda_sums.config_of(shape)
     matrices = [
         size
         for name, size in expected_shapes(config).items()
@@ -61,17 +62,17 @@ def test_operations_of_a_model_are_those_of_its_matrices_and_of_every_pair_of_to
             for _head in range(shape.heads):
                 scores = [shape.hidden // shape.heads for _query in range(n) for _key in range(n)]
                 adds += 2 * sum(scores)  # and as many to weigh the values
-    assert cuda_results.useful_operations("2/8/2", "mixed3") == 2 * adds
+    assert cuda_sums.useful_operations("2/8/2", "mixed3") == 2 * adds
 
 
 def test_operations_of_single_kernels_are_counted_one_by_one():
     tokens, into, out = 3, 4, 5
     adds = sum(1 for _ in np.ndindex(tokens, into, out))
-    assert cuda_results.product_operations(tokens, into, out) == 2 * adds
+    assert cuda_sums.product_operations(tokens, into, out) == 2 * adds
     lengths, width = [3, 2], 6
     scores = sum(1 for n in lengths for _ in np.ndindex(n, n, width))
     values = sum(1 for n in lengths for _ in np.ndindex(n, width, n))
-    assert cuda_results.attention_operations(lengths, width) == 2 * (scores + values)
+    assert cuda_sums.attention_operations(lengths, width) == 2 * (scores + values)
 
 
 @pytest.mark.parametrize(("dtype", "size"), [(np.float32, 4), (np.float16, 2)])
@@ -88,13 +89,13 @@ def test_bytes_of_row_kernels_are_those_of_their_arrays(dtype, size):
     }
     assert tuple(moved) == cuda_kernels.ROWS
     for name, count in moved.items():
-        assert cuda_results.row_bytes(name, tokens, width, size, splits) == count
+        assert cuda_sums.row_bytes(name, tokens, width, size, splits) == count
 
 
 def test_padding_is_not_counted():
     lengths = workload.window_lengths("mixed1024")
-    assert cuda_results.useful_operations("tiny", "mixed1024") == sum(
-        cuda_results.useful_operations("tiny", str(length)) for length in lengths
+    assert cuda_sums.useful_operations("tiny", "mixed1024") == sum(
+        cuda_sums.useful_operations("tiny", str(length)) for length in lengths
     )
 
 
@@ -161,7 +162,7 @@ def test_a_row_of_throughput_counts_real_tokens_and_shows_the_best_batches(gpu_f
     ]
     ours, read, _, sdpa = rows
     assert len(ours) == len(cuda_results.THROUGHPUT_HEAD)
-    useful = cuda_results.useful_operations("tiny", "mixed4")
+    useful = cuda_sums.useful_operations("tiny", "mixed4")
     assert ours[3:] == [
         *("4.00 (4.00-4.00)", "684", tables.three_digits(useful / 1e12), f"{useful / 2e12:.0%}"),
         *("-", "-"),
@@ -253,7 +254,7 @@ def test_without_a_gpu_the_command_says_why_in_one_line(no_gpu, capsys):
 
 def test_all_kernels_of_the_tables_and_of_the_models_are_compiled_ahead():
     tables_ = cuda_compile.recipes_of_tables(cuda_results.DTYPES)
-    base = cuda_compile.recipes_of_models([cuda_results.shape_of("base")], cuda_results.DTYPES)
+    base = cuda_compile.recipes_of_models([cuda_sums.shape_of("base")], cuda_results.DTYPES)
     assert set(base) < set(tables_)
     assert len(set(tables_)) == len(tables_)
     wanted = {gemm_recipe("float16", *end, (128, 256, (2, 4), 4)) for end in ENDS}

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from benchmark.cuda_kernels import PRODUCTS, tiles_of
 from benchmark.cuda_processes import RESTARTS, Bench, Side, request
-from benchmark.cuda_results import COMPILED, KERNELS, MODELS, ONE, Series, config_of, shape_of
+from benchmark.cuda_results import COMPILED, KERNELS, MODELS, ONE, Series
+from benchmark.cuda_sums import config_of, shape_of
 from benchmark.machine import count_cores
 from benchmark.processes import BenchError, say
 from benchmark.workload import Shape, write_model

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmark.cuda_results import window_split
+from benchmark.cuda_sums import window_split
 from benchmark.workload import SEED, Floats
 
 if TYPE_CHECKING:

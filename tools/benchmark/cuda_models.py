@@ -32,10 +32,10 @@ from benchmark.cuda_results import (
     Series,
     batch_notes,
     latency_rows,
-    shape_of,
     throughput_rows,
 )
 from benchmark.cuda_side import BATCHES
+from benchmark.cuda_sums import shape_of
 from benchmark.processes import BenchError, say
 from benchmark.tables import figures, markdown
 
