@@ -60,7 +60,7 @@ def test_a_gpu_is_described(plug_in):
     plug_in(EmulatedGpu(capability=(8, 6), multiprocessors=82, memory_size=24 << 30))
     found = detect.find_gpus()
     assert found.driver_version == "13.0"
-    assert found.gpus == (detect.Gpu(0, "Emulated GPU", (8, 6), 24 << 30, 82),)
+    assert found.gpus == (driver.Gpu(0, "Emulated GPU", (8, 6), 24 << 30, 82, 232448),)
     assert detect.why_not(found) == ""
 
 

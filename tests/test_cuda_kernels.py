@@ -367,6 +367,15 @@ def test_old_gpus_are_refused(capability, dtype):
         Steps(device, dtype, build)
 
 
+def test_a_kernel_that_needs_more_shared_memory_than_there_is_is_refused():
+    gpu = EmulatedGpu()
+    gpu.attributes[97] = 30000  # attention of heads of 64 takes 32768
+    with pytest.raises(BackendError, match="Emulated GPU gives a block at most 30000 bytes"):
+        Kernels(gpu.device(), "float16", build).attention(
+            normal(0, 5, 192), np.array([0, 5], np.int32), 1
+        )
+
+
 def test_turing_computes_in_float32():
     Steps(EmulatedGpu(capability=(7, 5)).device(), "float32", build)
 

@@ -10,7 +10,6 @@ import functools
 import importlib.metadata
 import os
 from contextlib import suppress
-from ctypes import c_size_t, create_string_buffer
 from dataclasses import dataclass
 
 from minibert.errors import BackendError
@@ -40,40 +39,12 @@ REMEDIES = {
 
 
 @dataclass(frozen=True)
-class Gpu:
-    """A GPU that the driver sees."""
-
-    index: int
-    name: str
-    capability: tuple[int, int]  # compute capability, e.g. (9, 0)
-    memory_size: int  # bytes
-    multiprocessors: int
-
-
-@dataclass(frozen=True)
 class Found:
     """What was found out about CUDA."""
 
     driver_version: str = ""  # of CUDA, e.g. '13.0'; '' without a driver
-    gpus: tuple[Gpu, ...] = ()
+    gpus: tuple[driver.Gpu, ...] = ()
     problem: str = ""  # why no GPU can be used, and what to do; '' if one can
-
-
-def describe(calls: driver.Driver, index: int) -> Gpu:
-    """What the driver says of one GPU."""
-    handle, name = calls.number("cuDeviceGet", index), create_string_buffer(256)
-    calls.cuDeviceGetName(name, 256, handle)
-
-    def attribute(number: int) -> int:
-        return calls.number("cuDeviceGetAttribute", number, handle)
-
-    return Gpu(
-        index,
-        name.value.decode(errors="replace"),
-        (attribute(driver.CAPABILITY_MAJOR), attribute(driver.CAPABILITY_MINOR)),
-        calls.number("cuDeviceTotalMem_v2", handle, kind=c_size_t),
-        attribute(driver.MULTIPROCESSORS),
-    )
 
 
 def find_gpus() -> Found:
@@ -91,7 +62,9 @@ def find_gpus() -> Found:
         calls.cuInit(0)
         version = calls.number("cuDriverGetVersion")
         shown = f"{version // 1000}.{version % 1000 // 10}"
-        gpus = tuple(describe(calls, index) for index in range(calls.number("cuDeviceGetCount")))
+        gpus = tuple(
+            driver.describe(calls, index) for index in range(calls.number("cuDeviceGetCount"))
+        )
     except driver.CudaError as error:
         remedy = REMEDIES.get(error.code, "NVIDIA's documentation of CUresult says what it means.")
         return Found(shown, problem=f"NVIDIA's driver does not work: {error} Perhaps {remedy}")
@@ -120,7 +93,7 @@ def driver_problem(version: int) -> str:
     return ""
 
 
-def capability_problem(gpus: tuple[Gpu, ...]) -> str:
+def capability_problem(gpus: tuple[driver.Gpu, ...]) -> str:
     """What is wrong with the GPUs, or '' if one of them can be used."""
     if any(gpu.capability >= ANYTHING for gpu in gpus):
         return ""

@@ -18,6 +18,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from ctypes import byref, c_char_p, c_float, c_int, c_size_t, c_uint, c_void_p
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -150,6 +151,36 @@ class Driver:
         return result.value or 0
 
 
+@dataclass(frozen=True)
+class Gpu:
+    """What the driver says of a GPU."""
+
+    index: int
+    name: str
+    capability: tuple[int, int]  # compute capability, e.g. (9, 0)
+    memory_size: int  # bytes
+    multiprocessors: int
+    most_shared_bytes: int  # that a block may ask for
+
+
+def describe(driver: Driver, index: int) -> Gpu:
+    """Ask the driver about one GPU."""
+    handle, name = driver.number("cuDeviceGet", index), ctypes.create_string_buffer(256)
+    driver.cuDeviceGetName(name, len(name), handle)
+
+    def attribute(number: int) -> int:
+        return driver.number("cuDeviceGetAttribute", number, handle)
+
+    return Gpu(
+        index,
+        name.value.decode(errors="replace"),
+        (attribute(CAPABILITY_MAJOR), attribute(CAPABILITY_MINOR)),
+        driver.number("cuDeviceTotalMem_v2", handle, kind=c_size_t),
+        attribute(MULTIPROCESSORS),
+        attribute(MOST_SHARED_BYTES),
+    )
+
+
 class Memory:
     """A piece of the GPU's memory; given back when nothing refers to it.
 
@@ -257,23 +288,13 @@ class Device:
     """
 
     def __init__(self, driver: Driver, index: int):
-        self.driver, self.index = driver, index
+        self.driver = driver
         # Held while work is put on the stream: what another thread put there while a graph is
         # recorded would become part of the graph.
         self.lock = threading.RLock()
         self.recording = False
+        self.gpu = describe(driver, index)
         handle = driver.number("cuDeviceGet", index)
-        name = ctypes.create_string_buffer(256)
-        driver.cuDeviceGetName(name, 256, handle)
-        self.name = name.value.decode()
-
-        def attribute(number: int) -> int:
-            return driver.number("cuDeviceGetAttribute", number, handle)
-
-        self.capability = attribute(CAPABILITY_MAJOR), attribute(CAPABILITY_MINOR)
-        self.multiprocessors = attribute(MULTIPROCESSORS)
-        self.most_shared_bytes = attribute(MOST_SHARED_BYTES)
-        self.memory_size = driver.number("cuDeviceTotalMem_v2", handle, kind=c_size_t)
         # The context that the CUDA runtime, and so torch in the same process, uses as well.
         self.context = driver.number("cuDevicePrimaryCtxRetain", handle, kind=c_void_p)
         self.activate()

@@ -154,10 +154,11 @@ class Steps:
         build: Callable[[Recipe, tuple[int, int]], Built] = built_kernel,
     ):
         least = LEAST_CAPABILITY[dtype]
-        if device.capability < least:
+        gpu = device.gpu
+        if gpu.capability < least:
             raise BackendError(
                 f"{dtype} needs a GPU of compute capability {least[0]}.{least[1]} or more, and "
-                f"{device.name} has {device.capability[0]}.{device.capability[1]}. "
+                f"{gpu.name} has {gpu.capability[0]}.{gpu.capability[1]}. "
                 + ("Use dtype='float32'." if dtype != "float32" else "Use device='cpu'.")
             )
         self.device, self.dtype, self.build = device, dtype, build
@@ -167,10 +168,11 @@ class Steps:
     def function(self, recipe: Recipe) -> tuple[Function, Built]:
         """A recipe's kernel, loaded."""
         if recipe not in self.functions:
-            built = self.build(recipe, self.device.capability)
-            if built.shared_bytes > (most := self.device.most_shared_bytes):
+            built = self.build(recipe, self.device.gpu.capability)
+            gpu = self.device.gpu
+            if built.shared_bytes > (most := gpu.most_shared_bytes):
                 raise BackendError(
-                    f"{self.device.name} gives a block at most {most} bytes of shared memory, and "
+                    f"{gpu.name} gives a block at most {most} bytes of shared memory, and "
                     f"{recipe} needs {built.shared_bytes}. Use device='cpu'."
                 )
             function = Function(
@@ -190,7 +192,7 @@ class Steps:
         """The tile of a GEMM: the largest of which there are two for each multiprocessor."""
         for tile in TILES[self.dtype]:
             blocks = -(-capacity // tile[0]) * -(-width // tile[1])
-            if blocks >= 2 * self.device.multiprocessors:
+            if blocks >= 2 * self.device.gpu.multiprocessors:
                 return tile
         return TILES[self.dtype][-1]
 
@@ -198,7 +200,7 @@ class Steps:
         """In how many parts the sums of a product are split, so that all multiprocessors work."""
         tile = self.tile(capacity, dense.width)
         blocks = -(-capacity // tile[0]) * -(-dense.width // tile[1])
-        wanted = -(-self.device.multiprocessors // max(1, blocks))
+        wanted = -(-self.device.gpu.multiprocessors // max(1, blocks))
         return max(1, min(MOST_SPLITS, wanted, dense.depth // 128))
 
     # ------------------------------------------------------------ the steps
@@ -304,7 +306,7 @@ class Steps:
         """
         recipe = attention_recipe(self.dtype, heads, head_size)
         # At most three blocks fit on a multiprocessor (min_blocks); more would only wait.
-        blocks = max(1, min(most_tiles * heads, 3 * self.device.multiprocessors))
+        blocks = max(1, min(most_tiles * heads, 3 * self.device.gpu.multiprocessors))
         self.function(recipe)[0].launch((blocks, 1, 1), counts, tiles, qkv, y)
 
     def span_logits(

@@ -55,7 +55,7 @@ def prepare(bench: Bench, gpu: Any) -> None:
 
     Args:
         bench: the run.
-        gpu: detect.Gpu.
+        gpu: driver.Gpu.
     """
     args = bench.args
     shapes = [shape_of(shape) for shape in args.shapes] if MODELS in args.work else []
