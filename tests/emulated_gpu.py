@@ -56,6 +56,13 @@ def build(recipe: Recipe, capability: tuple[int, int]) -> Built:
     )  # fmt: skip
 
 
+def compile_for(recipe: Recipe, capability: tuple[int, int]) -> Any:
+    """A recipe's compiled code; for worker processes, which can import this module but no test."""
+    from minibert.kernels.cuda.compiler import compile_kernel
+
+    return compile_kernel(recipe.make(), capability)
+
+
 def from_json(value: Any) -> Any:
     return tuple(map(from_json, value)) if isinstance(value, list) else value
 
