@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from minibert.arrays import Floats, Ints
 from minibert.errors import BackendError
-from minibert.weights import Dense, Norm, Tables, Weights
+from minibert.options import DEVICE_DTYPES, DEVICES, DTYPES, gpu_index
+from minibert.parameters import Dense, Norm, Tables, Weights
 
 from . import reference
 
@@ -53,15 +54,6 @@ REFERENCE = Backend(
     span_logits=reference.span_logits,
 )
 
-DEVICES = ("auto", "cpu", "cuda", "reference")
-DTYPES = ("float32", "bfloat16", "float16", "int8")
-# Those in which each device can compute.
-DEVICE_DTYPES = {
-    "cpu": ("float32", "bfloat16", "int8"),
-    "cuda": ("float32", "float16", "bfloat16"),
-    "reference": ("float32",),
-}
-
 
 def table(name: str, kernels: Any, num_threads: int | None = None) -> Backend:
     """The table of a `Kernels` object of cpu/ or cuda/."""
@@ -102,21 +94,6 @@ def cuda_backend(dtype: str, index: int) -> Backend:
     from .cuda.functions import Kernels
 
     return table(f"cuda:{index}" if index else "cuda", Kernels(open_device(index), dtype))
-
-
-def gpu_index(device: str) -> int | None:
-    """The number in 'cuda' or 'cuda:1'; None for another device.
-
-    Example:
-        >>> [gpu_index(device) for device in ("cuda", "cuda:1", "cpu", "cuda:x")]
-        [0, 1, None, None]
-    """
-    kind, colon, number = device.partition(":")
-    if kind != "cuda" or (
-        colon and not (number.isascii() and number.isdigit() and len(number) < 4)
-    ):
-        return None
-    return int(number or 0)
 
 
 def get_backend(

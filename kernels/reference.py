@@ -21,7 +21,7 @@ from itertools import pairwise
 import numpy as np
 
 from minibert.arrays import Floats, Ints
-from minibert.weights import Dense, Norm, Tables, Weights, full
+from minibert.parameters import Dense, Norm, Tables, Weights, full
 
 # ---------------------------------------------------------------- activations
 
@@ -83,14 +83,12 @@ def silu(x: Floats) -> Floats:
     return 0.5 * x * (1 + np.tanh(0.5 * x))
 
 
-# hidden_act of config.json -> function.
+# By the names of `BertConfig.activation`.
 ACTIVATIONS: dict[str, Callable[[Floats], Floats]] = {
     "gelu": gelu,
-    "gelu_new": gelu_tanh,
-    "gelu_pytorch_tanh": gelu_tanh,
+    "gelu_tanh": gelu_tanh,
     "relu": relu,
     "silu": silu,
-    "swish": silu,
 }
 
 # ---------------------------------------------------------------- the steps, in order

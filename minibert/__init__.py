@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from minibert.answering import Options, QuestionAnswerer
+    from minibert.checkpoints.conversion import convert
     from minibert.config import BertConfig
-    from minibert.conversion import convert
-    from minibert.decoders import SquadSettings
     from minibert.errors import (
         BackendError,
         CheckpointError,
@@ -22,12 +21,13 @@ if TYPE_CHECKING:
         ModelNotFoundError,
         TokenizerError,
     )
-    from minibert.evaluation import Evaluation, evaluate
-    from minibert.metrics import squad_evaluate
     from minibert.model import Model, load_model
     from minibert.pipelines import QuestionAnsweringPipeline, pipeline
     from minibert.spans import Answer
-    from minibert.squad import Gold, SquadData, SquadQuestion, read_squad
+    from minibert.squad.decoders import SquadSettings
+    from minibert.squad.evaluation import Evaluation, evaluate
+    from minibert.squad.files import Gold, SquadData, SquadQuestion, read_squad
+    from minibert.squad.metrics import squad_evaluate
     from minibert.trace import Trace
 
 __version__ = "0.1.0"
@@ -68,15 +68,15 @@ __all__ = [
 _HOMES = {
     "answering": ("Options", "QuestionAnswerer"),
     "config": ("BertConfig",),
-    "conversion": ("convert",),
-    "decoders": ("SquadSettings",),
+    "checkpoints.conversion": ("convert",),
+    "squad.decoders": ("SquadSettings",),
     "errors": tuple(name for name in __all__ if name.endswith("Error")),
-    "evaluation": ("Evaluation", "evaluate"),
-    "metrics": ("squad_evaluate",),
+    "squad.evaluation": ("Evaluation", "evaluate"),
+    "squad.metrics": ("squad_evaluate",),
     "model": ("Model", "load_model"),
     "pipelines": ("QuestionAnsweringPipeline", "pipeline"),
     "spans": ("Answer",),
-    "squad": ("Gold", "SquadData", "SquadQuestion", "read_squad"),
+    "squad.files": ("Gold", "SquadData", "SquadQuestion", "read_squad"),
     "trace": ("Trace",),
 }
 

@@ -8,28 +8,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from numbers import Integral, Real
+from numbers import Real
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from minibert.errors import InputError
 from minibert.model import Model, load_model
+from minibert.options import check_count
 from minibert.spans import Answer, decode_answers
 from minibert.tokenizer import Tokenizer
 from minibert.windows import Window
 
 # One text, or several that are searched together.
 Context: TypeAlias = "str | Sequence[str]"
-
-
-def check_count(name: str, value: object, least: int) -> None:
-    """Refuse what is not a whole number of at least `least`.
-
-    Raises:
-        InputError: naming the option and the value.
-    """
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-        raise InputError(f"{name} must be a whole number of at least {least}, got {value!r}")
 
 
 @dataclass(frozen=True, kw_only=True)

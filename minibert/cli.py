@@ -19,11 +19,11 @@ from collections.abc import Sequence
 
 from minibert import __version__
 from minibert import progress as progress_module
-from minibert.commands import answer, checkup, compare, convert, evaluate
+from minibert.commands import answer, compare, convert, doctor, evaluate, warmup
 from minibert.errors import MinibertError
 from minibert.progress import say
 
-COMMANDS = (answer, evaluate, compare, convert, checkup)
+COMMANDS = (answer, evaluate, compare, convert, doctor, warmup)
 
 
 def build_parser() -> argparse.ArgumentParser:

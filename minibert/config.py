@@ -14,8 +14,15 @@ from minibert.errors import ConfigError, ModelNotFoundError
 LARGEST = {"num_hidden_layers": 1000}  # sizes beyond these are a damaged file, not a model
 LARGEST_SIZE = 10**8
 
-# hidden_act values that kernels/reference.py defines, ACTIVATIONS.
-HIDDEN_ACTS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu", "swish")
+# hidden_act in config.json -> the function's name in kernels/reference.py.
+ACTIVATIONS = {
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "relu": "relu",
+    "silu": "silu",
+    "swish": "silu",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,9 +71,9 @@ class BertConfig:
         eps = self.layer_norm_eps
         if type(eps) not in (int, float) or not (math.isfinite(eps) and eps >= 0):
             problems.append(f"layer_norm_eps must be a number of at least 0, got {eps!r}")
-        if self.hidden_act not in HIDDEN_ACTS:
+        if self.hidden_act not in tuple(ACTIVATIONS):  # it may be unhashable
             problems.append(
-                f"hidden_act must be one of {', '.join(HIDDEN_ACTS)}, got {self.hidden_act!r}"
+                f"hidden_act must be one of {', '.join(ACTIVATIONS)}, got {self.hidden_act!r}"
             )
         if not problems and self.hidden_size % self.num_attention_heads:
             problems.append(
@@ -75,6 +82,11 @@ class BertConfig:
             )
         if problems:
             raise ConfigError("; ".join(problems))
+
+    @property
+    def activation(self) -> str:
+        """The function that `hidden_act` names: 'gelu', 'gelu_tanh', 'relu' or 'silu'."""
+        return ACTIVATIONS[self.hidden_act]
 
     @property
     def head_size(self) -> int:

@@ -15,8 +15,8 @@ from minibert.batches import Batch
 from minibert.config import BertConfig
 from minibert.kernels import reference
 from minibert.kernels.backend import Backend
+from minibert.parameters import LayerWeights, Weights
 from minibert.trace import Trace, note
-from minibert.weights import LayerWeights, Weights
 
 
 def encoder_layer(
@@ -44,7 +44,7 @@ def encoder_layer(
     x = kernels.linear_add_norm(context, layer.attention_output, x, layer.attention_norm, eps)
     note(trace, f"{name}.attention.output", x)
 
-    inner = kernels.linear_activation(x, layer.intermediate, config.hidden_act)  # [T, F]
+    inner = kernels.linear_activation(x, layer.intermediate, config.activation)  # [T, F]
     note(trace, f"{name}.intermediate", inner)
     return kernels.linear_add_norm(inner, layer.output, x, layer.output_norm, eps)  # [T, D]
 

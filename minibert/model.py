@@ -1,4 +1,4 @@
-"""A loaded model: config, tokenizer, weights and kernels, and the reading of many windows.
+"""A loaded model: config, tokenizer, weights and kernels.
 
 Both faces of the library (answering.py and pipelines.py) hold one of these.
 """
@@ -10,27 +10,21 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import TypeVar
 
 from minibert.batches import pack
-from minibert.checkpoint import open_checkpoint
+from minibert.checkpoints.hub import ModelFiles, find_model
+from minibert.checkpoints.safetensors import open_checkpoint
 from minibert.config import BertConfig
 from minibert.encoder import qa_logits
 from minibert.errors import InputError, TokenizerError
-from minibert.hub import ModelFiles, find_model
 from minibert.kernels.backend import Backend, get_backend
+from minibert.parameters import Weights
+from minibert.reading import BATCH_TOKENS, GPU_BATCH_TOKENS, Example, Key, read_examples
 from minibert.spans import Logits
 from minibert.tokenizer import Tokenizer, load_tokenizer
 from minibert.trace import Trace
-from minibert.weights import Weights, load_weights
+from minibert.weights import load_weights
 from minibert.windows import Window, make_windows, text_room
-
-Key = TypeVar("Key")
-
-# Tokens in a packed batch: enough rows to keep the processor busy, few enough that the
-# activations stay in its cache.  A GPU needs more to be busy, and has no such cache.
-BATCH_TOKENS = 4096
-GPU_BATCH_TOKENS = 8192
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,77 +136,20 @@ class Model:
 
     def read(
         self,
-        examples: Iterable[tuple[Key, list[Window]]],
+        examples: Iterable[Example[Key]],
         *,
         batch_size: int | None = None,
         batch_tokens: int | None = None,
     ) -> Iterator[tuple[Key, list[Window], list[Logits]]]:
-        """Run the windows of many examples through the encoder, in packed batches.
-
-        Examples are taken as needed and given back in the same order; at any time only about
-        `batch_tokens` tokens are waiting.  On a GPU it is twice as many: while it works on one
-        batch, the next is prepared and the results of the one before are used.
-
-        Args:
-            examples: each a key of the caller's and the windows of one question.
-            batch_size: at most so many examples wait for each other; None: as many as fill a batch.
-            batch_tokens: tokens of a batch; a longer example is spread over several.  None: what
-                suits the device.
-
-        Yields:
-            The key, the windows, and their logits.
-        """
+        """Run the windows of many examples in packed batches; see `read_examples`."""
         on_gpu = self.kernels.launch is not None
-        batch_tokens = batch_tokens or (GPU_BATCH_TOKENS if on_gpu else BATCH_TOKENS)
-        beside = on_gpu and batch_size is None
-        earlier: Iterator[tuple[Key, list[Window], list[Logits]]] = iter(())
-        waiting: list[tuple[Key, list[Window]]] = []
-        tokens = 0
-
-        def run() -> Iterator[tuple[Key, list[Window], list[Logits]]]:
-            """Begin what waits, and give what was begun before; or both, one after the other."""
-            nonlocal earlier, waiting, tokens
-            later = self._run(waiting, batch_tokens)
-            yield from earlier
-            earlier, waiting, tokens = later, [], 0
-            if not beside:
-                yield from earlier
-
-        for key, windows in examples:
-            more = sum(map(len, windows))
-            if waiting and tokens + more > batch_tokens:  # it would not fit
-                yield from run()
-            waiting.append((key, windows))
-            tokens += more
-            if tokens >= batch_tokens or len(waiting) == batch_size:
-                yield from run()
-        yield from run()
-        yield from earlier
-
-    def _run(
-        self, examples: list[tuple[Key, list[Window]]], batch_tokens: int
-    ) -> Iterator[tuple[Key, list[Window], list[Logits]]]:
-        """Begin all windows of a few examples; the iterator that comes back waits for them.
-
-        The windows of one example may fall in several batches.
-        """
-        batches: list[list[Window]] = []
-        room = 0
-        for _, windows in examples:
-            for window in windows:
-                if len(window) > room:
-                    batches.append([])
-                    room = max(batch_tokens, len(window))
-                batches[-1].append(window)
-                room -= len(window)
-        begun = [self.begin(batch) for batch in batches]
-
-        def finish() -> Iterator[tuple[Key, list[Window], list[Logits]]]:
-            logits = (pair for wait in begun for pair in wait())
-            for key, windows in examples:
-                yield key, windows, [next(logits) for _ in windows]
-
-        return finish()
+        return read_examples(
+            self.begin,
+            examples,
+            batch_size=batch_size,
+            batch_tokens=batch_tokens or (GPU_BATCH_TOKENS if on_gpu else BATCH_TOKENS),
+            beside=on_gpu,
+        )
 
 
 def check_text(name: str, text: object) -> None:

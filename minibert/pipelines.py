@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from minibert.answering import check_count
 from minibert.errors import InputError
 from minibert.model import Model, load_model
+from minibert.options import check_count
 from minibert.spans import decode_probabilities
 from minibert.tokenizer import Tokenizer
 from minibert.windows import Window

@@ -34,11 +34,11 @@ from benchmark import squad_side as side
 from benchmark.processes import BenchError, Worker, run_process
 
 from minibert.config import BertConfig
-from minibert.decoders import SquadSettings
 from minibert.encoder import qa_logits
-from minibert.evaluation import predict
 from minibert.model import load_model
-from minibert.squad import Gold, SquadData, SquadQuestion
+from minibert.squad.decoders import SquadSettings
+from minibert.squad.evaluation import predict
+from minibert.squad.files import Gold, SquadData, SquadQuestion
 from minibert.tokenizer import Tokens
 from minibert.windows import Window
 

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minibert import charts
-from minibert.charts import Axis, Bar, Group, Line, Mark, bar_chart, line_chart
+from minibert.pages import charts
+from minibert.pages import page as pages
+from minibert.pages.charts import Axis, Bar, Group, Line, Mark, bar_chart, line_chart
 
 HOSTILE = "<script>alert('1')</script> & \"quotes\" שלום 🦊"
 numbers = st.floats(-1e6, 1e6)
@@ -160,7 +161,7 @@ def test_a_picture_has_a_role_a_name_and_a_description():
 
 
 def test_a_page_keeps_its_title_and_body_and_can_be_written():
-    page = charts.page(HOSTILE, ["<p>a half \ud83e pair</p>"], "b { color: red }")
+    page = pages.page(HOSTILE, ["<p>a half \ud83e pair</p>"], "b { color: red }")
     assert page.startswith("<!DOCTYPE html>\n")
     assert "<script" not in page
     assert "<p>a half ? pair</p>" in page
@@ -169,9 +170,9 @@ def test_a_page_keeps_its_title_and_body_and_can_be_written():
 
 
 def test_a_table_names_its_rows_and_columns_and_is_nothing_without_rows():
-    assert list(charts.table("Caption", [])) == []
+    assert list(pages.table("Caption", [])) == []
     table = ElementTree.fromstring(
-        "".join(charts.table("Caption", [(HOSTILE, ["1", HOSTILE])], ["kind", "n", "more"]))
+        "".join(pages.table("Caption", [(HOSTILE, ["1", HOSTILE])], ["kind", "n", "more"]))
     )
     assert [head.get("scope") for head in table.iter("th")] == ["col"] * 3 + ["row"]
     assert [cell.text for cell in table.iter("td")] == ["1", HOSTILE]

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from minibert.checkpoint import DTYPES, open_checkpoint
+from minibert.checkpoints.safetensors import DTYPES, open_checkpoint
 from minibert.errors import CheckpointError, MinibertError, ModelNotFoundError
 
 

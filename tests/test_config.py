@@ -5,7 +5,7 @@ import json
 import pytest
 from random_models import tiny_config
 
-from minibert.config import HIDDEN_ACTS, BertConfig
+from minibert.config import ACTIVATIONS, BertConfig
 from minibert.errors import ConfigError, MinibertError, ModelNotFoundError
 
 SIZES = (
@@ -67,7 +67,7 @@ def test_what_makes_a_bert_an_encoder_may_be_said_out_loud():
     assert BertConfig.from_dict(raw).hidden_size == 24
 
 
-@pytest.mark.parametrize("name", HIDDEN_ACTS)
+@pytest.mark.parametrize("name", ACTIVATIONS)
 def test_every_known_activation_is_accepted(name):
     assert BertConfig(hidden_act=name).hidden_act == name
 
@@ -151,7 +151,7 @@ def test_an_eps_that_is_no_finite_number_of_at_least_0_is_named(eps):
 def test_an_unknown_activation_is_named_and_the_known_ones_are_listed(name):
     message = problem({"hidden_act": name})
     assert f"got {name!r}" in message
-    for known in HIDDEN_ACTS:
+    for known in ACTIVATIONS:
         assert known in message
 
 

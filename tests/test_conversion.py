@@ -14,8 +14,8 @@ from random_models import random_tensors, tiny_config, write_model
 from safetensors.numpy import load_file, save_file
 from torch_files import write_torch_file
 
-from minibert.checkpoint import open_checkpoint
-from minibert.conversion import convert, quantise
+from minibert.checkpoints.conversion import convert
+from minibert.checkpoints.safetensors import open_checkpoint
 from minibert.errors import (
     CheckpointError,
     ConfigError,
@@ -24,8 +24,9 @@ from minibert.errors import (
     ModelNotFoundError,
     TokenizerError,
 )
+from minibert.kernels.numbers import quantise_rows
 from minibert.model import load_model
-from minibert.weights import full
+from minibert.parameters import full
 
 QUERY = "bert.encoder.layer.0.attention.self.query.weight"
 
@@ -149,7 +150,7 @@ FLOATS = st.floats(-(2.0**100), 2.0**100, width=32)
 @given(matrix=arrays(np.float32, array_shapes(min_dims=2, max_dims=2, max_side=6), elements=FLOATS))
 @example(matrix=np.array([[0, 0], [1e-44, 3e-45], [2e-38, -1e-38]], np.float32))
 def test_a_quantised_row_has_errors_of_at_most_half_its_scale(matrix):
-    int8 = quantise(matrix)
+    int8 = quantise_rows(matrix)
     assert int8.values.dtype == np.int8
     assert int8.scales.dtype == np.float32
     assert np.isfinite(int8.scales).all()

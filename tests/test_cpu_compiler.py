@@ -36,7 +36,7 @@ import sys
 import numpy as np
 from minibert.errors import BackendError
 from minibert.kernels.backend import get_backend
-from minibert.weights import Dense
+from minibert.parameters import Dense
 
 x = np.arange(12, dtype=np.float32).reshape(3, 4)
 layer = Dense(np.eye(4, dtype=np.float32), np.ones(4, np.float32))

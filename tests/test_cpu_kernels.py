@@ -14,17 +14,18 @@ from random_models import random_batch, random_tensors, tiny_config
 from safetensors.numpy import save_file
 
 from minibert.batches import Batch, pack
-from minibert.checkpoint import open_checkpoint
+from minibert.checkpoints.safetensors import open_checkpoint
 from minibert.encoder import qa_logits
 from minibert.kernels import reference
 from minibert.kernels.backend import REFERENCE
 from minibert.kernels.cpu.functions import Kernels
-from minibert.kernels.cpu.packing import from_bfloat16, quantise_rows, to_bfloat16
 from minibert.kernels.cpu.pool import POOL
 from minibert.kernels.cpu.targets import host_targets
+from minibert.kernels.numbers import from_bfloat16, quantise_rows, to_bfloat16
 from minibert.model import load_model
+from minibert.parameters import Dense, Int8, Norm, Table, Tables, full
 from minibert.trace import Trace
-from minibert.weights import Dense, Int8, Norm, Table, Tables, full, load_weights
+from minibert.weights import load_weights
 
 EPS = 1e-12
 STEP = 2.0**-24  # half the distance of neighbouring float32 numbers at 1
@@ -112,11 +113,8 @@ def product(x, layer, dtype, largest=255):
             x, weight = bfloat16(x), bfloat16(weight)
         x, weight = x.astype("f8"), weight.astype("f8")
         return x @ weight.T + bias, SUM * STEP * (np.abs(x) @ np.abs(weight).T + np.abs(bias))
-    if isinstance(layer.weight, Int8):
-        w, w_scale = layer.weight.values, layer.weight.scales
-    else:
-        w, w_scale = quantise_rows(weight)
-    w, w_scale = w.astype("f8"), w_scale.astype("f8")
+    int8 = layer.weight if isinstance(layer.weight, Int8) else quantise_rows(weight)
+    w, w_scale = int8.values.astype("f8"), int8.scales.astype("f8")
     u, scale, zero, doubtful = quantised(x, largest)
     sums, shift = u @ w.T, zero * w.sum(axis=1)
     size = scale * w_scale * (np.abs(sums) + np.abs(shift)) + np.abs(bias)

@@ -25,7 +25,7 @@ from minibert.kernels.cpu.packing import (
 )
 from minibert.kernels.cpu.targets import TARGETS
 from minibert.model import load_model
-from minibert.weights import Dense, Int8, Norm
+from minibert.parameters import Dense, Int8, Norm
 
 WIDE = next(target for target in TARGETS if target.panel == 32)
 NARROW = TARGETS[-1]
@@ -127,7 +127,8 @@ matrices = arrays.arrays(
 
 @given(matrices)
 def test_a_quantised_number_is_at_most_half_a_scale_off(matrix):
-    values, scales = quantise_rows(matrix)
+    int8 = quantise_rows(matrix)
+    values, scales = int8.values, int8.scales
     assert values.dtype == np.int8
     assert scales.dtype == np.float32
     assert scales.shape == matrix.shape[:1]
@@ -138,7 +139,8 @@ def test_a_quantised_number_is_at_most_half_a_scale_off(matrix):
 
 @given(matrices)
 def test_the_largest_number_of_a_row_becomes_127(matrix):
-    values, scales = quantise_rows(matrix)
+    int8 = quantise_rows(matrix)
+    values, scales = int8.values, int8.scales
     for row, original, scale in zip(values, matrix, scales, strict=True):
         if original.any():
             largest = np.abs(original).argmax()
@@ -150,7 +152,8 @@ def test_the_largest_number_of_a_row_becomes_127(matrix):
 
 
 def test_every_row_has_a_scale_of_its_own():
-    values, scales = quantise_rows(np.array([[1, -2], [100, 50], [0, 0]], np.float32))
+    int8 = quantise_rows(np.array([[1, -2], [100, 50], [0, 0]], np.float32))
+    values, scales = int8.values, int8.scales
     assert values.tolist() == [[64, -127], [127, 64], [0, 0]]
     np.testing.assert_allclose(scales, [2 / 127, 100 / 127, 1])
 
@@ -180,7 +183,8 @@ def test_a_packed_layer_has_all_that_the_kernels_read(target, dtype):
         wanted = rounded if target.bfloat16 == "dot" else from_bfloat16(rounded)
         np.testing.assert_array_equal(whole, wanted)
     else:
-        values, scales = quantise_rows(layer.weight)
+        int8 = quantise_rows(layer.weight)
+        values, scales = int8.values, int8.scales
         assert packed.weight.dtype == (np.int8 if target.int8 == "vnni" else np.int16)
         np.testing.assert_array_equal(whole, values)
         scale, sums, bias = packed.columns.transpose(1, 0, 2).reshape(3, -1)
@@ -197,7 +201,8 @@ def test_a_packed_layer_has_all_that_the_kernels_read(target, dtype):
 def test_where_bytes_are_multiplied_signed_the_sums_begin_with_what_that_leaves_out():
     sdot = next(target for target in TARGETS if target.int8 == "sdot")
     layer = dense(35, 21)
-    values, _ = quantise_rows(layer.weight)
+    int8 = quantise_rows(layer.weight)
+    values = int8.values
     start = pack_dense(layer, "int8", sdot).start
     np.testing.assert_array_equal(start[:35], 128 * values.sum(axis=1, dtype=int))
 

@@ -40,7 +40,7 @@ from minibert.kernels.cuda.recipes import (
     is_built,
     missing_compiler,
 )
-from minibert.weights import Dense, Norm, Table, Tables
+from minibert.parameters import Dense, Norm, Table, Tables
 
 needs_compiler = pytest.mark.skipif(bool(missing_compiler()), reason=missing_compiler())
 
@@ -278,7 +278,7 @@ def test_compiled_kernels_compute_what_the_definition_computes(dtype, capability
 
     tokens = 67
     check("linear", normal(0, tokens, 160), dense(1, 72, 160))
-    for activation in ("gelu", "gelu_new", "relu", "silu"):
+    for activation in ("gelu", "gelu_tanh", "relu", "silu"):
         check("linear_activation", normal(0, 9, 32), dense(1, 40, 32), activation)
     for out, into in ((96, 64), (96, 512)):  # in one piece; in two parts
         args = normal(0, 21, into), dense(1, out, into), normal(3, 21, out), norm(4, out)

@@ -9,7 +9,7 @@ import pytest
 from emulated_gpu import EmulatedGpu
 
 from minibert.cli import main
-from minibert.doctor import examine_cuda
+from minibert.commands.doctor import examine_cuda
 from minibert.errors import BackendError
 from minibert.kernels.cuda import detect, driver
 from minibert.kernels.cuda.recipes import COMPILERS

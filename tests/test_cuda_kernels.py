@@ -17,7 +17,7 @@ from minibert.kernels.cuda import attention, gemm, gemm_float32, rows, vectors
 from minibert.kernels.cuda.functions import Kernels, Steps, attention_tiles
 from minibert.kernels.cuda.language import DTYPES
 from minibert.kernels.cuda.upload import narrow, upload_dense, widen
-from minibert.weights import Dense, Norm, Table, Tables
+from minibert.parameters import Dense, Norm, Table, Tables
 
 EPS = 1e-12
 # Distance to the next number, relative: results are rounded once to the dtype.

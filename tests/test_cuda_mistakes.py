@@ -17,7 +17,7 @@ from minibert.kernels import cuda as package
 from minibert.kernels import reference
 from minibert.kernels.cuda.functions import attention_tiles
 from minibert.kernels.cuda.upload import narrow, widen
-from minibert.weights import Dense, Norm
+from minibert.parameters import Dense, Norm
 
 FOLDER = Path(package.__file__).parent
 

@@ -18,13 +18,13 @@ from squad_files import SQUAD
 from test_parity import GOLDENS, pack
 
 from minibert import QuestionAnswerer, load_model
-from minibert.checkpoint import open_checkpoint
+from minibert.checkpoints.safetensors import open_checkpoint
 from minibert.config import BertConfig
-from minibert.evaluation import spread
 from minibert.kernels.backend import get_backend, table
 from minibert.kernels.cuda.functions import Kernels
 from minibert.kernels.cuda.language import DTYPES
-from minibert.squad import read_squad
+from minibert.squad.evaluation import spread
+from minibert.squad.files import read_squad
 from minibert.weights import load_weights
 
 # Largest difference from the goldens' logits, which reach 2 to 9.  Measured on all goldens, with

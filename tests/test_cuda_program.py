@@ -17,7 +17,7 @@ from random_models import random_batch, random_tensors, tiny_config, write_model
 from safetensors.numpy import save_file
 
 from minibert.batches import Batch
-from minibert.checkpoint import open_checkpoint
+from minibert.checkpoints.safetensors import open_checkpoint
 from minibert.encoder import qa_logits
 from minibert.errors import BackendError
 from minibert.kernels.backend import REFERENCE, table
@@ -25,7 +25,8 @@ from minibert.kernels.cuda.driver import CudaError, Driver, OutOfMemoryError
 from minibert.kernels.cuda.functions import Kernels, attention_tiles, recipes_of
 from minibert.kernels.cuda.program import TOKENS_PER_TILE, Program, bucket_size, halves
 from minibert.kernels.cuda.upload import upload_weights
-from minibert.model import GPU_BATCH_TOKENS, load_model
+from minibert.model import load_model
+from minibert.reading import GPU_BATCH_TOKENS
 from minibert.weights import load_weights
 
 CONFIG = tiny_config(

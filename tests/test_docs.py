@@ -3,7 +3,6 @@
 import ast
 import doctest
 import importlib
-import pkgutil
 import re
 import subprocess
 import sys
@@ -12,15 +11,18 @@ from pathlib import Path
 import pytest
 
 import minibert
-import minibert.kernels
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+SOURCES = [
+    path
+    for folder in ("minibert", "kernels")
+    for path in sorted((ROOT / folder).rglob("*.py"))
+    if path.name not in ("__init__.py", "__main__.py")
+]
 MODULES = [
-    module.name
-    for package in (minibert, minibert.kernels)
-    for module in pkgutil.iter_modules(package.__path__, package.__name__ + ".")
-    if not module.name.endswith("__main__")
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).replace("kernels.", "minibert.kernels.")
+    for path in SOURCES
 ]
 
 
@@ -57,19 +59,19 @@ def test_the_readme_shows_the_answer_that_the_command_gives(folder):
 
 
 def test_the_file_tree_of_the_readme_is_the_tree():
-    shown = set(re.findall(r"^    ([\w./-]+?)/? +\S", blocks("tree")[0], re.MULTILINE))
-    shown |= set(re.findall(r"^([\w./-]+?)/? +\S", blocks("tree")[0], re.MULTILINE))
-    skipped = {"__init__.py", "__main__.py", "py.typed", "goldens"}
-    for folder in ("minibert", "kernels", "tests", "tools"):
+    shown = set()
+    folder = ""
+    for line in blocks("tree")[0].splitlines():
+        name = line.split()[0]
+        folder = folder if line.startswith(" ") else name
+        shown.add(folder + name if line.startswith(" ") else name)
+    skipped = ("__init__.py", "__main__.py", "__pycache__", "py.typed")
+    there = {f"{folder}/" for folder in ("minibert", "kernels", "tests", "tools")}
+    for folder in ("minibert", "kernels"):
         for path in (ROOT / folder).iterdir():
-            if path.name in skipped or path.name.startswith((".", "__")):
-                continue
-            assert path.name in shown, f"{folder}/{path.name} is not in the README's file tree"
-    everywhere = {p.name for p in ROOT.rglob("*") if ".git" not in p.parts} | {
-        "minibert",
-        "kernels",
-    }
-    assert {Path(name).name for name in shown} <= everywhere
+            if path.name not in skipped and not path.name.startswith("."):
+                there.add(f"{folder}/{path.name}" + "/" * path.is_dir())
+    assert shown == there
 
 
 def test_every_option_of_the_pipeline_and_the_answerer_is_in_the_readme():

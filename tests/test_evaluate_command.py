@@ -10,12 +10,12 @@ from squad_files import EXAMPLE, NUMBERS, squad_file
 
 from minibert import InputError
 from minibert.cli import main
-from minibert.evaluation import (
+from minibert.files import check_output
+from minibert.squad.evaluation import (
     evaluate,
 )
-from minibert.files import check_output
-from minibert.journal import OUTPUTS, UNFINISHED
-from minibert.squad import read_squad
+from minibert.squad.files import read_squad
+from minibert.squad.journal import OUTPUTS, UNFINISHED
 
 
 @pytest.fixture(scope="module")

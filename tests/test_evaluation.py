@@ -9,8 +9,8 @@ from squad_files import EXAMPLE, NUMBERS, squad_file
 
 from minibert import InputError, pipeline
 from minibert.answering import QuestionAnswerer
-from minibert.decoders import SquadSettings
-from minibert.evaluation import (
+from minibert.squad.decoders import SquadSettings
+from minibert.squad.evaluation import (
     Evaluation,
     compare,
     evaluate,
@@ -18,9 +18,9 @@ from minibert.evaluation import (
     spread,
     tune_null,
 )
-from minibert.journal import OUTPUTS
-from minibert.metrics import squad_evaluate
-from minibert.squad import read_null_odds, read_predictions, read_squad
+from minibert.squad.files import read_null_odds, read_predictions, read_squad
+from minibert.squad.journal import OUTPUTS
+from minibert.squad.metrics import squad_evaluate
 
 
 @pytest.fixture(scope="module")

@@ -13,10 +13,10 @@ from random_models import random_tensors, tiny_config, write_model
 from safetensors.numpy import save_file
 from torch_files import write_torch_file
 
-from minibert.checkpoint import open_checkpoint
-from minibert.conversion import convert
+from minibert.checkpoints.conversion import convert
+from minibert.checkpoints.hub import EMBEDDED, find_model
+from minibert.checkpoints.safetensors import open_checkpoint
 from minibert.errors import CheckpointError, MinibertError, ModelNotFoundError
-from minibert.hub import EMBEDDED, find_model
 from minibert.model import load_model
 
 COMMIT, OTHER = "a" * 40, "b" * 40

@@ -8,13 +8,13 @@ import pytest
 from squad_files import EXAMPLE
 
 from minibert import InputError
-from minibert.decoders import SquadSettings
-from minibert.evaluation import (
+from minibert.squad.decoders import SquadSettings
+from minibert.squad.evaluation import (
     evaluate,
     predict,
 )
-from minibert.journal import OUTPUTS, UNFINISHED, journal
-from minibert.squad import read_predictions, read_squad
+from minibert.squad.files import read_predictions, read_squad
+from minibert.squad.journal import OUTPUTS, UNFINISHED, journal
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from minibert.errors import BackendError
 from minibert.kernels import reference
 from minibert.kernels.backend import REFERENCE, get_backend
-from minibert.weights import Dense, Int8, Norm, Table, Tables, full
+from minibert.parameters import Dense, Int8, Norm, Table, Tables, full
 
 TOKENS = [0, 1, 2, 17, 511, 513]
 WIDTHS = [(32, 2), (48, 3), (100, 4)]  # hidden size, heads; 100 is no multiple of any tile
@@ -145,7 +145,7 @@ def test_activations_by_hand():
     x = np.array([-1.0, 2.0])
     want = {
         "gelu": [-0.15865525, 1.95449974],
-        "gelu_new": [-0.15880801, 1.95459769],
+        "gelu_tanh": [-0.15880801, 1.95459769],
         "relu": [0, 2],
         "silu": [-0.26894142, 1.76159416],
     }

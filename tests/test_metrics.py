@@ -9,14 +9,14 @@ from hypothesis import strategies as st
 from squad_files import SQUAD
 
 from minibert.errors import InputError
-from minibert.metrics import (
+from minibert.squad.files import Gold, SquadData, SquadQuestion, read_predictions, read_squad
+from minibert.squad.metrics import (
     normalise,
     score_answer,
     score_answers,
     squad_evaluate,
     tune_threshold,
 )
-from minibert.squad import Gold, SquadData, SquadQuestion, read_predictions, read_squad
 
 # ---------------------------------------------------------------- one answer
 

@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 
 from minibert.arrays import Ints
 from minibert.batches import Batch
-from minibert.checkpoint import open_checkpoint
+from minibert.checkpoints.safetensors import open_checkpoint
 from minibert.config import BertConfig
 from minibert.encoder import qa_logits
 from minibert.trace import Trace

@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 
 from minibert import InputError, MinibertError, Model
-from minibert.hub import EMBEDDED
+from minibert.checkpoints.hub import EMBEDDED
 from minibert.model import load_model
+from minibert.parameters import Int8, full
 from minibert.pipelines import QuestionAnsweringPipeline
-from minibert.weights import Int8, full
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers", minversion="5.2.0")
@@ -337,7 +337,7 @@ def their_answers(tokenizer, example, features, logits, folder, n, longest, with
 
 
 def test_run_squad_windows_and_answers_on_equal_logits(embedded, slow_tokenizer, tmp_path):
-    from minibert.decoders import RunSquad, SquadSettings
+    from minibert.squad.decoders import RunSquad, SquadSettings
 
     kinds = {"several windows": 0, "no answer": 0, "ties": 0, "cut at a word's end": 0}
     for case in range(600):
@@ -377,7 +377,7 @@ def test_run_squad_windows_and_answers_on_equal_logits(embedded, slow_tokenizer,
 
 
 def test_predictions_for_real_questions_are_those_of_run_squad(embedded, slow_tokenizer, tmp_path):
-    from minibert.decoders import RunSquad, SquadSettings
+    from minibert.squad.decoders import RunSquad, SquadSettings
 
     theirs, decoder = torch_model(), RunSquad(embedded, SquadSettings())
     for question, context in paragraphs()[:30]:

@@ -15,12 +15,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minibert import marking, report
 from minibert.errors import InputError
-from minibert.evaluation import Evaluation
-from minibert.metrics import score_answers, squad_evaluate, tune_threshold
-from minibert.report import render_report
-from minibert.squad import Gold, SquadQuestion
+from minibert.pages import marking, report
+from minibert.pages.report import render_report
+from minibert.squad.evaluation import Evaluation
+from minibert.squad.files import Gold, SquadQuestion
+from minibert.squad.metrics import score_answers, squad_evaluate, tune_threshold
 
 HOSTILE = [
     "<script>alert('1')</script>",

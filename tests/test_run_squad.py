@@ -11,14 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minibert.errors import InputError
-from minibert.run_squad import (
+from minibert.spans import max_context_tokens
+from minibert.squad.run_squad import (
     NOTHING,
     WordSplitter,
     answer_text,
     n_best,
     run_squad_windows,
 )
-from minibert.spans import max_context_tokens
 
 TEXT = "The U.S. Army's café (est. 1843)\tsold  naïve\u00a0tea. " * 3
 

@@ -8,7 +8,7 @@ import pytest
 from squad_files import EXAMPLE, SQUAD, squad_file
 
 from minibert.errors import InputError
-from minibert.squad import Gold, read_nbest, read_null_odds, read_predictions, read_squad
+from minibert.squad.files import Gold, read_nbest, read_null_odds, read_predictions, read_squad
 
 
 def refused(path, read=read_squad):

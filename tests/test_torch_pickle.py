@@ -16,8 +16,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from minibert.checkpoints.torch_pickle import read_torch_file
 from minibert.errors import CheckpointError, MinibertError, ModelNotFoundError
-from minibert.torch_pickle import read_torch_file
 
 # --- pickles, instruction by instruction -------------------------------------------------------
 

@@ -8,11 +8,12 @@ import pytest
 from random_models import random_tensors, tiny_config, write_model
 from safetensors.numpy import save_file
 
-from minibert.checkpoint import open_checkpoint
-from minibert.conversion import quantise
+from minibert.checkpoints.safetensors import open_checkpoint
 from minibert.errors import CheckpointError
+from minibert.kernels.numbers import quantise_rows
 from minibert.model import load_model
-from minibert.weights import Dense, Int8, Norm, Table, expected_shapes, full, load_weights, stack
+from minibert.parameters import Dense, Int8, Norm, Table, full
+from minibert.weights import expected_shapes, load_weights, stack
 
 CONFIG = tiny_config()
 QUERY = "bert.encoder.layer.0.attention.self.query.weight"
@@ -200,7 +201,7 @@ def test_an_array_that_is_no_float_is_refused(tmp_path, tensors, dtype):
 
 
 def store_int8(tensors, name):
-    int8 = quantise(tensors[name])
+    int8 = quantise_rows(tensors[name])
     tensors[name] = int8.values
     tensors[f"{name}.scale"] = int8.scales
     return int8
@@ -225,7 +226,7 @@ def test_query_key_and_value_may_be_stored_in_different_ways(tmp_path, tensors):
 
 
 def test_three_int8_matrices_stay_int8_when_stacked(tensors):
-    parts = [Dense(quantise(tensors[QUERY]), np.full(32, i, np.float32)) for i in range(3)]
+    parts = [Dense(quantise_rows(tensors[QUERY]), np.full(32, i, np.float32)) for i in range(3)]
     stacked = stack(parts)
     assert isinstance(stacked.weight, Int8)
     assert stacked.weight.values.shape == (96, 32)

@@ -34,7 +34,7 @@ class Mutant(NamedTuple):
 
 REFERENCE, SPANS, WINDOWS = "kernels/reference.py", "minibert/spans.py", "minibert/windows.py"
 METRICS, RUN_SQUAD, EVALUATION = (
-    f"minibert/{name}.py" for name in ("metrics", "run_squad", "evaluation")
+    f"minibert/squad/{name}.py" for name in ("metrics", "run_squad", "evaluation")
 )
 GEMM, ROWS, PROGRAM, ATTENTION, ACTIVATIONS, COMPILER = (
     f"kernels/cpu/{name}.py"
@@ -47,7 +47,7 @@ WAIT = """if op == ATTENTION or (layer >= 0 and task < attention_tasks):
                 wait_for(job + 8 * DONE, before, yield_function)"""
 MUTANTS = [
     Mutant("tanh GELU", REFERENCE, '"gelu": gelu,', '"gelu": gelu_tanh,', "test_parity.py"),
-    Mutant("gelu_new is exact", REFERENCE, '"gelu_new": gelu_tanh', '"gelu_new": gelu', "test_parity.py"),
+    Mutant("gelu_new is exact", "minibert/config.py", '"gelu_new": "gelu_tanh"', '"gelu_new": "gelu"', "test_parity.py"),
     Mutant("eps forgotten", REFERENCE, "np.sqrt(variance + eps)", "np.sqrt(variance)", "test_parity.py"),
     Mutant("variance over D - 1", REFERENCE, "np.mean(centred * centred, axis=-1, keepdims=True)",
            "np.var(x, axis=-1, keepdims=True, ddof=1)", "test_parity.py"),
@@ -89,7 +89,7 @@ MUTANTS = [
            "allowed = np.zeros(len(window), bool)", "test_spans.py"),
     Mutant("offset end excluded", SPANS, "past = int(context.offsets[begin + span.end, 1])",
            "past = int(context.offsets[begin + span.end, 0])", "test_spans.py"),
-    Mutant("int8 scales forgotten", "minibert/weights.py",
+    Mutant("int8 scales forgotten", "minibert/parameters.py",
            "matrix.values.astype(np.float32) * matrix.scales[:, None]",
            "matrix.values.astype(np.float32)", "test_kernels.py test_weights.py test_pipelines.py"),
     Mutant("gamma not renamed", "minibert/weights.py", '((".gamma", ".weight"), (".beta", ".bias"))',
@@ -119,11 +119,11 @@ MUTANTS = [
            "test_run_squad.py"),
     Mutant("SQuAD: scored on what it was tuned on", EVALUATION, "if q.article not in chosen]",
            "if q.article in chosen]", "test_evaluation.py"),
-    Mutant("SQuAD: half a line is an answer", "minibert/journal.py", 'content.rfind(b"\\n") + 1', "len(content)",
+    Mutant("SQuAD: half a line is an answer", "minibert/squad/journal.py", 'content.rfind(b"\\n") + 1', "len(content)",
            "test_journal.py"),
-    Mutant("SQuAD: other settings go on", "minibert/journal.py", "if before.get(name) != value", "if False",
+    Mutant("SQuAD: other settings go on", "minibert/squad/journal.py", "if before.get(name) != value", "if False",
            "test_journal.py"),
-    Mutant("SQuAD: the pipeline chooses among fifty", "minibert/decoders.py", "k=12,", "k=50,",
+    Mutant("SQuAD: the pipeline chooses among fifty", "minibert/squad/decoders.py", "k=12,", "k=50,",
            "test_evaluation.py"),
     Mutant("CPU: later blocks forget the sum", PROGRAM, "start_at, start_stride = sums, panel * 4",
            "start_at, start_stride = start + p * panel * 4, 0", f"{CPU}test_linear"),
@@ -176,11 +176,10 @@ MUTANTS = [
     Mutant("CPU: a child keeps its parent's lock", "kernels/cpu/pool.py",
            "os.register_at_fork(after_in_child=POOL.__init__)", "pass",
            "test_cpu_pool.py::test_a_fork_may_come_while_another_thread_computes"),
-    Mutant("CPU: bfloat16 cut off", "kernels/cpu/packing.py", "(bits + 0x7FFF + ((bits >> 16) & 1)) >> 16",
-           "bits >> 16", "test_cpu_packing.py"),
-    Mutant("CPU: scales of 128 steps", "kernels/cpu/packing.py", "np.float32(127)", "np.float32(128)",
+    Mutant("CPU: bfloat16 cut off", "kernels/numbers.py", "(bits + np.uint32(0x7FFF) + odd) >>", "bits >>", "test_cpu_packing.py"),
+    Mutant("CPU: scales of 128 steps", "kernels/numbers.py", "largest / np.float32(127)", "largest / np.float32(128)",
            "test_cpu_packing.py"),
-    Mutant("CPU: damaged code is run", COMPILER, "return code if hashlib.sha256(code).digest() == digest else None",
+    Mutant("CPU: damaged code is run", "kernels/cache.py", "return code if hashlib.sha256(code).digest() == digest else None",
            "return code", "test_cpu_compiler.py"),
     Mutant("CPU: old code for new sources", COMPILER, "digest.update(source.read_bytes())", "pass",
            "test_cpu_compiler.py"),

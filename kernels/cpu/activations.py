@@ -72,7 +72,7 @@ def silu(code: Code, x: Value) -> Value:
     return x * logistic(code, x)
 
 
-# The order is that of the numbers by which compiled code knows them.
+# In the order of kernels/reference.py: compiled code knows them by their number in it.
 ACTIVATIONS: dict[str, Callable[[Code, Value], Value]] = {
     "gelu": gelu,
     "gelu_tanh": gelu_tanh,

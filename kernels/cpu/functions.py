@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from minibert.arrays import Floats, Ints
 from minibert.batches import Batch
 from minibert.config import BertConfig
-from minibert.weights import Dense, Norm, Tables, Weights
+from minibert.kernels import reference
+from minibert.kernels.numbers import from_bfloat16, round_up, to_bfloat16
+from minibert.parameters import Dense, Norm, Tables, Weights
 
 from . import records
 from .compiler import load_program
@@ -25,18 +27,16 @@ from .packing import (
     address,
     aligned,
     contiguous_tables,
-    from_bfloat16,
     pack_dense,
     pack_head,
     pack_norm,
     pack_weights,
-    round_up,
     table_fields,
-    to_bfloat16,
 )
 from .pool import POOL
 from .targets import Target
 
+ACTIVATIONS = tuple(reference.ACTIVATIONS)  # in the order of their numbers
 NO_PLACES = np.zeros((0, 5), np.int64)
 NOTHING = np.zeros((0, 0), np.float32)
 
@@ -145,7 +145,6 @@ class Kernels:
             np.ascontiguousarray(x, np.int32)
             for x in (batch.input_ids, batch.token_type_ids, batch.position_ids)
         ]
-        activation = records.ACTIVATION_NAMES[config.hidden_act]
         self._run(
             records.FORWARD,
             tokens,
@@ -159,7 +158,7 @@ class Kernels:
             ),
             weights.addresses
             | {
-                "activation": records.ACTIVATIONS.index(activation),
+                "activation": ACTIVATIONS.index(config.activation),
                 "eps": address(eps),
                 "input_ids": address(ids[0]),
                 "token_type_ids": address(ids[1]),
@@ -240,7 +239,7 @@ class Kernels:
 
     def linear_activation(self, x: Floats, dense: Dense, activation: str) -> Floats:
         """See reference.linear_activation."""
-        number = records.ACTIVATIONS.index(records.ACTIVATION_NAMES[activation])
+        number = ACTIVATIONS.index(activation)
         return self._linear(x, dense, records.FIRST_ACTIVATION + number, self.inner)
 
     def linear_add_norm(

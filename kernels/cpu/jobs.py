@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minibert.arrays import Ints
+from minibert.kernels.numbers import round_up
 
-from .packing import aligned, round_up
+from .packing import aligned
 from .pool import YIELD, Job
 from .records import FIELDS, JOB_SIZE
 from .targets import SIZES, Target

@@ -9,12 +9,13 @@ import time
 
 import numpy as np
 
-from minibert.weights import Dense
+from minibert.kernels.numbers import round_up
+from minibert.parameters import Dense
 
 from . import records
 from .functions import Kernels
 from .jobs import Shape
-from .packing import address, pack_dense, round_up
+from .packing import address, pack_dense
 from .targets import SIZES, find_target
 
 SECONDS = 0.05  # that a measurement lasts, at least

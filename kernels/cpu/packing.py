@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minibert.arrays import Floats
-from minibert.weights import Dense, Int8, Norm, Table, Tables, Weights, full
+from minibert.kernels.numbers import from_bfloat16, quantise_rows, round_up, to_bfloat16
+from minibert.parameters import Dense, Int8, Norm, Table, Tables, Weights, full
 
 from .records import LAYER_SIZE
 from .targets import Target
@@ -23,12 +24,7 @@ Record = NDArray[np.int64]
 
 UNROLL = 4  # steps a turn of the tile's loop; packed weights are padded to a multiple of it
 
-# ---------------------------------------------------------------- numbers and panels
-
-
-def round_up(n: int, multiple: int) -> int:
-    """The next multiple of a number."""
-    return -(-n // multiple) * multiple
+# ---------------------------------------------------------------- panels
 
 
 def aligned(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
@@ -37,24 +33,6 @@ def aligned(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
     raw = np.zeros(size + 64, np.uint8)
     begin = -raw.ctypes.data % 64
     return raw[begin : begin + size].view(dtype).reshape(shape)
-
-
-def to_bfloat16(x: Floats) -> NDArray[np.uint16]:
-    """Round float32 to the nearest bfloat16 (to the even one if two are as near), as its bits."""
-    bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
-    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
-
-
-def from_bfloat16(bits: NDArray[np.uint16]) -> Floats:
-    """Widen bfloat16 bits to float32."""
-    return (bits.astype(np.uint32) << 16).view(np.float32)
-
-
-def quantise_rows(weight: Floats) -> tuple[NDArray[np.int8], Floats]:
-    """Turn each row of a matrix into int8 -127..127 times a scale of its own."""
-    scales = np.abs(weight).max(axis=1, initial=0.0).astype(np.float32) / np.float32(127)
-    scales[scales == 0] = 1
-    return np.rint(weight / scales[:, None]).astype(np.int8), scales
 
 
 def pack_panels(weight: NDArray[Any], target: Target, dtype: Any = None) -> NDArray[Any]:
@@ -113,10 +91,8 @@ def pack_dense(dense: Dense, dtype: str, target: Target) -> PackedDense:
     start: NDArray[Any] = bias
     columns = np.zeros((width // target.panel, 3, target.panel), np.float32)
     if dtype == "int8":
-        if isinstance(dense.weight, Int8):
-            values, scales = dense.weight.values, dense.weight.scales
-        else:
-            values, scales = quantise_rows(dense.weight)
+        int8 = dense.weight if isinstance(dense.weight, Int8) else quantise_rows(dense.weight)
+        values, scales = int8.values, int8.scales
         weight = pack_panels(values, target, target.operand(dtype))
         sums = np.zeros(width, np.int32)
         sums[:out] = values.sum(axis=1, dtype=np.int32)

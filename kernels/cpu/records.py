@@ -51,14 +51,3 @@ FORWARD, EMBED, LINEAR, ATTENTION, SPAN, PEAK = range(6)
 
 # What follows a product.
 PLAIN, QKV, RESIDUAL, FIRST_ACTIVATION = range(4)
-
-# Activations in the order of their numbers, and hidden_act of config.json -> a name.
-ACTIVATIONS = ("gelu", "gelu_tanh", "relu", "silu")
-ACTIVATION_NAMES = {
-    "gelu": "gelu",
-    "gelu_new": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "relu": "relu",
-    "silu": "silu",
-    "swish": "silu",
-}

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from minibert.arrays import Floats, Ints
 from minibert.errors import BackendError
-from minibert.weights import Dense, Norm, Tables, Weights
+from minibert.parameters import Dense, Norm, Tables, Weights
 
 from .driver import Address, Device, Function, Memory
 from .language import HEAD_SIZES, QUERIES, TILE_FIELDS
@@ -97,7 +97,7 @@ def recipes_of(config: BertConfig, dtype: str) -> list[Recipe]:
     """Every kernel that may run for models of this shape, on any GPU and for any batch."""
     hidden, heads = config.hidden_size, config.num_attention_heads
     head_size = check_heads(hidden, heads)
-    ends = ("store", ""), ("store", config.hidden_act), ("residual", "")
+    ends = ("store", ""), ("store", config.activation), ("residual", "")
     return [
         rows_recipe("embed", dtype, hidden),
         attention_recipe(dtype, heads, head_size),

@@ -29,12 +29,13 @@ import numpy as np
 
 from minibert.arrays import Floats
 from minibert.errors import BackendError
-from minibert.weights import Weights
+from minibert.kernels.numbers import round_up
+from minibert.parameters import Weights
 
 from .driver import Event, Graph, HostMemory, Memory, OutOfMemoryError
 from .functions import Steps, attention_tiles, check_heads
 from .language import TILE_FIELDS
-from .upload import DEPTH, round_up
+from .upload import DEPTH
 
 if TYPE_CHECKING:
     from minibert.batches import Batch
@@ -266,7 +267,7 @@ class Program:
                 counts, context, layer.attention_output, x, layer.attention_norm, sums, attended,
                 eps, capacity,
             )  # fmt: skip
-            steps.linear(counts, attended, layer.intermediate, inner, capacity, config.hidden_act)
+            steps.linear(counts, attended, layer.intermediate, inner, capacity, config.activation)
             steps.linear_add_norm(
                 counts, inner, layer.output, attended, layer.output_norm, sums, x, eps, capacity
             )

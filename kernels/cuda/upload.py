@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minibert.arrays import Floats
-from minibert.weights import Dense, LayerWeights, Norm, Table, Tables, Weights, full
+from minibert.kernels.numbers import from_bfloat16, round_up, to_bfloat16
+from minibert.parameters import Dense, LayerWeights, Norm, Table, Tables, Weights, full
 
 from .driver import Device
 
@@ -22,25 +23,14 @@ DEPTH = 32  # inputs of a dense layer are padded to a multiple of so many
 STORED = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16}
 
 
-def round_up(n: int, multiple: int) -> int:
-    """The next multiple of a number, or n itself."""
-    return -(-n // multiple) * multiple
-
-
 def narrow(x: Floats, dtype: str) -> NDArray[Any]:
     """Numbers as they lie in the GPU's memory; bfloat16 as the upper halves of float32."""
-    if dtype != "bfloat16":
-        return x.astype(STORED[dtype])
-    bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
-    rounded = bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
-    return (rounded >> np.uint32(16)).astype(np.uint16)
+    return to_bfloat16(x) if dtype == "bfloat16" else x.astype(STORED[dtype])
 
 
 def widen(x: NDArray[Any], dtype: str) -> Floats:
     """The inverse of `narrow`."""
-    if dtype != "bfloat16":
-        return x.astype(np.float32)
-    return (x.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    return from_bfloat16(x) if dtype == "bfloat16" else x.astype(np.float32)
 
 
 def padded(x: Floats, rows: int, columns: int) -> Floats:

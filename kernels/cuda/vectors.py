@@ -77,15 +77,13 @@ def silu(x):
     return HALF * x * (ONE + tanh(HALF * x))
 
 
-# hidden_act of config.json -> function; '' for none.
+# Those of kernels/reference.py; '' for none.
 ACTIVATIONS: dict[str, Any] = {
     "": linear,
     "gelu": gelu,
-    "gelu_new": gelu_tanh,
-    "gelu_pytorch_tanh": gelu_tanh,
+    "gelu_tanh": gelu_tanh,
     "relu": relu,
     "silu": silu,
-    "swish": silu,
 }
 
 # ---------------------------------------------------------------- eight numbers

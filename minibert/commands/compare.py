@@ -7,7 +7,6 @@ import json
 from typing import Any
 
 from minibert.commands.options import (
-    DTYPES,
     add_decoding_options,
     add_file_options,
     add_running_options,
@@ -15,6 +14,7 @@ from minibert.commands.options import (
     read_data,
 )
 from minibert.files import check_output, writing
+from minibert.options import DTYPES
 from minibert.progress import notice
 
 
@@ -57,8 +57,8 @@ def check_usage(parser: argparse.ArgumentParser, args: argparse.Namespace) -> No
 
 def command_compare(args: argparse.Namespace) -> None:
     """Run `minibert compare`."""
-    from minibert.evaluation import compare
     from minibert.model import load_model
+    from minibert.squad.evaluation import compare
 
     check_output(args.output)
     data = read_data(args)

@@ -37,7 +37,7 @@ def add_command(commands: Any) -> None:
 
 def command_convert(args: argparse.Namespace) -> None:
     """Run `minibert convert`."""
-    from minibert.conversion import convert
+    from minibert.checkpoints.conversion import convert
 
     folder = convert(
         args.model,

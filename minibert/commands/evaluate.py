@@ -20,8 +20,8 @@ from minibert.files import check_output, writing
 from minibert.progress import notice
 
 if TYPE_CHECKING:
-    from minibert.evaluation import Evaluation
-    from minibert.squad import SquadData
+    from minibert.squad.evaluation import Evaluation
+    from minibert.squad.files import SquadData
 
 
 def add_command(commands: Any) -> None:
@@ -123,7 +123,7 @@ def check_usage(parser: argparse.ArgumentParser, args: argparse.Namespace) -> No
 
 def command_evaluate(args: argparse.Namespace) -> None:
     """Run `minibert evaluate`."""
-    from minibert.evaluation import articles_for_tuning, tune_null
+    from minibert.squad.evaluation import articles_for_tuning, tune_null
 
     check_output(args.output)
     if args.report is not None:
@@ -138,7 +138,7 @@ def command_evaluate(args: argparse.Namespace) -> None:
     with writing(args.output) as out:
         out.write(json.dumps(without_infinity(shown), indent=2) + "\n")
     if args.report is not None:
-        from minibert.report import render_report
+        from minibert.pages.report import render_report
 
         page = render_report(evaluation)
         with writing(args.report) as out:
@@ -159,8 +159,8 @@ def without_infinity(value: Any) -> Any:
 
 def run_model(args: argparse.Namespace, data: SquadData) -> Evaluation:
     """Load the model and answer all questions."""
-    from minibert.evaluation import NO_ODDS, evaluate
     from minibert.model import load_model
+    from minibert.squad.evaluation import NO_ODDS, evaluate
 
     threshold = 0.0 if args.null_threshold is None else args.null_threshold
     settings = decoding_settings(args, data, threshold)
@@ -183,7 +183,7 @@ def run_model(args: argparse.Namespace, data: SquadData) -> Evaluation:
 
 def score_files(args: argparse.Namespace, data: SquadData) -> Evaluation:
     """Score predictions made elsewhere."""
-    from minibert.evaluation import score_predictions
+    from minibert.squad.evaluation import score_predictions
 
     return score_predictions(
         data,

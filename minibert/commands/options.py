@@ -6,8 +6,7 @@ import argparse
 import json
 from typing import Any
 
-DEVICES = ("auto", "cpu", "cuda", "reference")
-DTYPES = ("float32", "bfloat16", "float16", "int8")
+from minibert.options import DEVICES, DTYPES, gpu_index
 
 DECODING = {
     "--max-seq-length": "longest window (default: 384, or the model's limit)",
@@ -44,9 +43,8 @@ def file_name(text: str) -> str:
 
 
 def device(text: str) -> str:
-    """An argparse type: one of DEVICES, or 'cuda:1' for the second GPU."""
-    name, colon, number = text.partition(":")
-    if name not in DEVICES or (colon and (name != "cuda" or not number.isdigit())):
+    """An argparse type: one of `DEVICES`, or 'cuda:1' for the second GPU."""
+    if text not in DEVICES and gpu_index(text) is None:
         raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(DEVICES)}, cuda:1 ...")
     return text
 
@@ -139,8 +137,8 @@ def read_data(args: argparse.Namespace) -> Any:
     """The questions that --data and --limit name: a SquadData."""
     from dataclasses import replace
 
-    from minibert.evaluation import spread
-    from minibert.squad import read_squad
+    from minibert.squad.evaluation import spread
+    from minibert.squad.files import read_squad
 
     data = read_squad(args.data)
     return replace(data, questions=spread(data.questions, args.limit)) if args.limit else data
@@ -148,7 +146,7 @@ def read_data(args: argparse.Namespace) -> Any:
 
 def decoding_settings(args: argparse.Namespace, data: Any, null_threshold: float) -> Any:
     """The SquadSettings that the options describe."""
-    from minibert.decoders import SquadSettings
+    from minibert.squad.decoders import SquadSettings
 
     with_null = {"1.1": False, "2.0": True}.get(args.squad_version, data.with_null)
     return SquadSettings(

@@ -264,7 +264,7 @@ def visit(series: Series, worker: Worker) -> None:
 
 def measure_starts(peers: Sequence[Peer], folder: Path, rounds: int, results: Results) -> None:
     """Time fresh processes that load the embedded model and answer, in turn."""
-    from minibert.hub import find_model
+    from minibert.checkpoints.hub import find_model
 
     path = prepare_embedded(folder, peers, results)
     threads = count_cores()

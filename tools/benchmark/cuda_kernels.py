@@ -212,8 +212,9 @@ class Singles:
         """A product of one layer with one tile."""
         from minibert.kernels import reference
         from minibert.kernels.cuda.functions import Steps, gemm_recipe
-        from minibert.kernels.cuda.upload import DeviceDense, round_up, widen
-        from minibert.weights import Dense
+        from minibert.kernels.cuda.upload import DeviceDense, widen
+        from minibert.kernels.numbers import round_up
+        from minibert.parameters import Dense
 
         steps = Steps(self.device, dtype, self.build)
         width, depth = round_up(out, 8), round_up(into, 32)

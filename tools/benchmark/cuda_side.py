@@ -135,7 +135,7 @@ class Ours(Models):
     def make(self, kind: str, dtype: str, work: str, batches: str) -> Run:
         """See `Models`."""
         from minibert.encoder import qa_logits
-        from minibert.model import GPU_BATCH_TOKENS
+        from minibert.reading import GPU_BATCH_TOKENS
 
         assert_loaded(self.folder)
         if dtype not in self.models:

@@ -27,7 +27,7 @@ from benchmark.tables import NOTHING, markdown, quartiles, ratio_of_rounds, thre
 
 if TYPE_CHECKING:
     from minibert.config import BertConfig
-    from minibert.squad import SquadData, SquadQuestion
+    from minibert.squad.files import SquadData, SquadQuestion
 
 PEER = "onnxruntime"
 DTYPES = tuple(LIBRARIES[PEER][3])  # those in which there is a peer
@@ -136,7 +136,7 @@ def count_different(ours: Sequence[str], theirs: Sequence[str]) -> int:
 
 def score(questions: Sequence[SquadQuestion], texts: Sequence[str]) -> dict[str, float]:
     """Exact match and F1 in percent."""
-    from minibert.metrics import squad_evaluate
+    from minibert.squad.metrics import squad_evaluate
 
     numbers = squad_evaluate(questions, {q.id: t for q, t in zip(questions, texts, strict=True)})
     return {name: numbers[name] for name in ("exact", "f1")}
@@ -395,13 +395,13 @@ def read_questions(args: argparse.Namespace) -> Found:
     Raises:
         BenchError: it cannot be read, or the JSON could not be written.
     """
+    from minibert.checkpoints.hub import find_model
     from minibert.config import BertConfig
     from minibert.errors import MinibertError
-    from minibert.evaluation import spread
     from minibert.files import check_output
-    from minibert.hub import find_model
     from minibert.kernels.cpu.targets import find_target
-    from minibert.squad import read_squad
+    from minibert.squad.evaluation import spread
+    from minibert.squad.files import read_squad
 
     try:
         if args.json:

@@ -24,14 +24,14 @@ from benchmark.workload import Floats, Padded, pad_sorted
 from benchmark.workload import Window as Inputs
 from minibert.batches import Batch
 from minibert.config import BertConfig
-from minibert.decoders import SquadSettings, make_decoder
 from minibert.encoder import qa_logits
-from minibert.evaluation import predict, spread
 from minibert.kernels.cpu.measure import rate
 from minibert.model import Model, load_model
+from minibert.parameters import Weights
 from minibert.spans import Logits
-from minibert.squad import SquadQuestion, read_squad
-from minibert.weights import Weights
+from minibert.squad.decoders import SquadSettings, make_decoder
+from minibert.squad.evaluation import predict, spread
+from minibert.squad.files import SquadQuestion, read_squad
 from minibert.windows import Window
 
 T = TypeVar("T")
@@ -105,7 +105,7 @@ def padded_logits(run: Run, windows: Sequence[Window], size: int) -> list[Logits
 def predict_padded(
     model: Model, run: Run, questions: Sequence[SquadQuestion], settings: SquadSettings, size: int
 ) -> list[str]:
-    """What `minibert.evaluation.predict` does, with a peer as encoder.
+    """What `minibert.squad.evaluation.predict` does, with a peer as encoder.
 
     Args:
         model: for its tokenizer.

@@ -118,9 +118,9 @@ def float32_model(model: str | None, folder: Path) -> str:
     """
     from safetensors.numpy import save_file
 
-    from minibert.checkpoint import open_checkpoint
+    from minibert.checkpoints.hub import find_model
+    from minibert.checkpoints.safetensors import open_checkpoint
     from minibert.errors import MinibertError
-    from minibert.hub import find_model
 
     try:
         files = find_model(model)
@@ -229,7 +229,7 @@ def pack_in_order(windows: Sequence[Window]) -> Iterator[tuple[list[int], Batch]
         Which windows are in the batch, and the batch.
     """
     from minibert.batches import Batch
-    from minibert.model import BATCH_TOKENS
+    from minibert.reading import BATCH_TOKENS
 
     batches: list[list[int]] = []
     room = 0

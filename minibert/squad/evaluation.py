@@ -13,24 +13,24 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from minibert.decoders import Prediction, SquadSettings, make_decoder
 from minibert.errors import InputError
-from minibert.journal import journal, write_outputs
-from minibert.metrics import (
-    DEFAULT_THRESHOLD,
-    require,
-    score_answers,
-    squad_evaluate,
-    tune_threshold,
-)
 from minibert.model import Model
 from minibert.progress import notice, progress
-from minibert.squad import (
+from minibert.squad.decoders import Prediction, SquadSettings, make_decoder
+from minibert.squad.files import (
     SquadData,
     SquadQuestion,
     read_nbest,
     read_null_odds,
     read_predictions,
+)
+from minibert.squad.journal import journal, write_outputs
+from minibert.squad.metrics import (
+    DEFAULT_THRESHOLD,
+    require,
+    score_answers,
+    squad_evaluate,
+    tune_threshold,
 )
 
 ANY_ODDS = float("inf")  # threshold for predictions that are "" already where they should be

@@ -17,22 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from minibert.checkpoint import open_checkpoint
+from minibert.checkpoints.hub import ModelFiles, find_model
+from minibert.checkpoints.safetensors import open_checkpoint
+from minibert.checkpoints.torch_pickle import read_torch_file
 from minibert.config import BertConfig
 from minibert.errors import CheckpointError, InputError, ModelNotFoundError
-from minibert.hub import ModelFiles, find_model
+from minibert.kernels.numbers import quantise_rows
+from minibert.parameters import full
 from minibert.tokenizer import load_tokenizer
-from minibert.torch_pickle import read_torch_file
-from minibert.weights import (
-    HEAD,
-    LAYOUT,
-    Int8,
-    check_weights,
-    expected_shapes,
-    full,
-    plain_name,
-    read_matrix,
-)
+from minibert.weights import HEAD, LAYOUT, check_weights, expected_shapes, plain_name, read_matrix
 
 DTYPES = ("float32", "float16", "int8")
 # How names of files end that a model's folder holds; only such a folder is overwritten.
@@ -41,21 +34,6 @@ MODEL_FILES = (
     *("tokenizer.json", "special_tokens_map.json", "added_tokens.json"),
 )
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "tokenizer_config.json")
-
-
-def quantise(matrix: NDArray[np.floating]) -> Int8:
-    """Store each row in int8, with the scale that maps its largest number to 127.
-
-    Example:
-        >>> int8 = quantise(np.array([[1.0, -2.0], [0.0, 0.0]], np.float32))
-        >>> int8.values.tolist(), [round(scale, 4) for scale in int8.scales.tolist()]
-        ([[64, -127], [0, 0]], [0.0157, 1.0])
-    """
-    largest = np.abs(matrix).max(axis=1).astype(np.float32)
-    # A row of zeros stays so; one of numbers so small that a scale would lose digits becomes so.
-    small = largest < 127 * np.finfo(np.float32).tiny
-    scales = np.where(small, np.float32(1), largest / np.float32(127))
-    return Int8(np.rint(matrix / scales[:, None]).astype(np.int8), scales.astype(np.float32))
 
 
 def convert(
@@ -234,7 +212,7 @@ def _stored(
                 raise CheckpointError(f"{name} holds numbers beyond float16; use float32")
             yield name, np.ascontiguousarray(array, np.float16)
         elif dtype == "int8" and array.ndim == 2 and name not in HEAD:
-            int8 = quantise(array.astype(np.float32))
+            int8 = quantise_rows(array.astype(np.float32))
             yield name, int8.values
             yield f"{name}.scale", int8.scales
         else:

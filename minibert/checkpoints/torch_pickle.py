@@ -32,7 +32,7 @@ from typing import IO, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from minibert.checkpoint import DTYPES, MAX_DIMENSIONS, map_file, quote, widen_bfloat16
+from minibert.checkpoints.safetensors import DTYPES, MAX_DIMENSIONS, map_file, quote, widen_bfloat16
 from minibert.errors import CheckpointError
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C

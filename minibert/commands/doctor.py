@@ -1,19 +1,16 @@
-"""What runs on this machine, and whether it computes the right numbers.
-
-`minibert doctor` prints what `examine` finds; `minibert warmup` compiles kernels ahead of use.
-"""
+"""minibert doctor: what runs on this machine, and whether it computes the right numbers."""
 
 from __future__ import annotations
 
+import argparse
 import importlib.metadata
 import platform
 import time
-from collections.abc import Iterator, Sequence
-
-import numpy as np
+from typing import Any
 
 from minibert import __version__
-from minibert.errors import MinibertError
+from minibert.commands.options import dump
+from minibert.errors import BackendError, MinibertError
 
 Findings = dict[str, dict[str, str]]
 
@@ -26,6 +23,35 @@ CUDA_LIMITS = {"float32": 1e-4, "float16": 0.1, "bfloat16": 0.5}
 
 QUESTION = "Who wrote the first program?"
 TEXT = "Ada Lovelace wrote the first program in 1843. It was never run."
+
+
+def add_command(commands: Any) -> None:
+    """Describe the command and its options."""
+    doctor = commands.add_parser(
+        "doctor",
+        help="say what runs here, and check that it computes the right numbers",
+        description="Print versions, the processor and the kernels that it gets, and run the "
+        "embedded model in each dtype beside the definition in NumPy. The status is 1 if they "
+        "differ.",
+    )
+    doctor.set_defaults(run=command_doctor)
+    doctor.add_argument("--json", action="store_true", help="print JSON instead of prose")
+
+
+def command_doctor(args: argparse.Namespace) -> None:
+    """Run `minibert doctor`."""
+    findings = examine()
+    if args.json:
+        print(dump(findings))
+    else:
+        for title, facts in findings.items():
+            print(title)
+            width = max(map(len, facts))
+            for name, fact in facts.items():
+                print(f"  {name:{width}}  {fact}")
+    bad = [name for name, fact in findings["check"].items() if not fact.startswith("ok")]
+    if bad:
+        raise BackendError(f"the check of {', '.join(bad)} did not go well, see above")
 
 
 def examine() -> Findings:
@@ -128,6 +154,8 @@ def processor_name() -> str:
 
 def check(device: str, dtype: str) -> str:
     """Run the embedded model and compare its logits with the definition's; 'ok, ...' if close."""
+    import numpy as np
+
     from minibert.model import load_model
 
     truth = load_model(device="reference")
@@ -145,74 +173,3 @@ def check(device: str, dtype: str) -> str:
     if not off <= limits[dtype]:  # not: NaN is not close either
         return f"wrong: logits differ by {off:.2g} from the definition"
     return f"ok, logits within {off:.1g} of the definition; first run {seconds:.2f} s"
-
-
-def warm_up(dtypes: Sequence[str]) -> Iterator[str]:
-    """Compile the kernels for each dtype, unless that is done, and say where they are.
-
-    Raises:
-        BackendError: the cache cannot be written, so that compiling was in vain.
-    """
-    from minibert.errors import BackendError
-    from minibert.kernels.cache import cache_folder, read_cache
-    from minibert.kernels.cpu.compiler import cache_name, load_program
-    from minibert.kernels.cpu.targets import find_target
-
-    target = find_target()
-    for dtype in dict.fromkeys(dtypes):
-        path = cache_folder() / cache_name(dtype, target)
-        load_program(dtype, target)
-        if read_cache(path) is None:
-            raise BackendError(
-                f"the kernels were compiled, but {path.parent} cannot be written. Make it "
-                "writable, or set MINIBERT_CACHE_DIR to another folder."
-            )
-        yield f"{dtype} for {target.name}: {path}"
-
-
-def warm_up_cuda(
-    dtypes: Sequence[str], model: str | None, capability: tuple[int, int] | None
-) -> Iterator[str]:
-    """Compile the kernels of a model's shape for GPUs, unless that is done; say where they are.
-
-    Args:
-        dtypes: to compile for.
-        model: as for load_model.
-        capability: compute capability; None: that of the first GPU here.
-
-    Raises:
-        BackendError: no GPU and no capability, a dtype is beyond it, kernels cannot be compiled, or
-            not be kept.
-    """
-    from minibert.config import BertConfig
-    from minibert.errors import BackendError
-    from minibert.hub import find_model
-    from minibert.kernels.cuda.detect import find_gpus
-    from minibert.kernels.cuda.functions import recipes_of
-    from minibert.kernels.cuda.recipes import LEAST_CAPABILITY, built_kernel, cache_path, is_built
-
-    if capability is None:
-        found = find_gpus()
-        if not found.gpus:
-            raise BackendError(
-                f"no GPU says what to compile for: {found.problem} Or name its compute capability "
-                "with --arch."
-            )
-        capability = found.gpus[0].capability
-    config = BertConfig.from_json(find_model(model).folder / "config.json")
-    for dtype in dict.fromkeys(dtypes):
-        if capability < (least := LEAST_CAPABILITY[dtype]):
-            raise BackendError(
-                f"{dtype} needs compute capability {least[0]}.{least[1]} or more, and this is for "
-                f"{capability[0]}.{capability[1]}. Name other dtypes with --dtype."
-            )
-        recipes = recipes_of(config, dtype)
-        for number, recipe in enumerate(recipes, 1):
-            built_kernel(recipe, capability)
-            path = cache_path(recipe, capability)
-            if not is_built(recipe, capability):
-                raise BackendError(
-                    f"the kernels were compiled, but {path.parent} cannot be written. Make it "
-                    "writable, or set MINIBERT_CACHE_DIR to another folder."
-                )
-            yield f"{dtype}, {number} of {len(recipes)}: {path}"

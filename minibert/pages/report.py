@@ -16,20 +16,17 @@ from statistics import median_low
 
 import numpy as np
 
-from minibert.charts import (
+from minibert.pages.charts import (
     Bar,
     Group,
     Line,
     Mark,
     bar_chart,
-    figure,
     line_chart,
     number,
-    page,
     steps,
-    table,
 )
-from minibert.curves import (
+from minibert.pages.curves import (
     Bools,
     Floats,
     average_precision,
@@ -41,10 +38,11 @@ from minibert.curves import (
     threshold_curve,
     wilson,
 )
-from minibert.evaluation import Evaluation
-from minibert.marking import CUT, LISTED, find, gold_spans, marked
-from minibert.metrics import Score, require, score_answers
-from minibert.squad import SquadQuestion
+from minibert.pages.marking import CUT, LISTED, find, gold_spans, marked
+from minibert.pages.page import figure, page, table
+from minibert.squad.evaluation import Evaluation
+from minibert.squad.files import SquadQuestion
+from minibert.squad.metrics import Score, require, score_answers
 
 TITLE = "Question answering: evaluation report"
 SERIES = ("exact match", "F1")  # in the order of a Score

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from minibert.errors import InputError, ModelNotFoundError
 
-EMBEDDED = Path(__file__).parent / "models" / "minilm-l6-squad2"
+EMBEDDED = Path(__file__).parents[1] / "models" / "minilm-l6-squad2"
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 PICKLE = "pytorch_model.bin"  # what checkpoints were before safetensors

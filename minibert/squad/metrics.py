@@ -19,7 +19,7 @@ from numbers import Real
 from typing import NamedTuple
 
 from minibert.errors import InputError
-from minibert.squad import SquadQuestion
+from minibert.squad.files import SquadQuestion
 
 PUNCTUATION = dict.fromkeys(map(ord, string.punctuation))  # that of ASCII only
 ARTICLES = re.compile(r"\b(a|an|the)\b")

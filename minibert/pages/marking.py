@@ -8,7 +8,7 @@ from html import escape
 from itertools import pairwise
 from typing import TypeAlias
 
-from minibert.squad import SquadQuestion
+from minibert.squad.files import SquadQuestion
 
 Span: TypeAlias = tuple[int, int]  # context[start:end], in characters
 LISTED = 10  # right answers of a mistake that are shown

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Any, Protocol
 
-from minibert.answering import check_count
 from minibert.errors import InputError
 from minibert.model import Model
-from minibert.run_squad import NBest, WordSplitter, n_best, run_squad_windows
+from minibert.options import check_count
 from minibert.spans import Logits, decode_answers, decode_probabilities, rank_probabilities
+from minibert.squad.run_squad import NBest, WordSplitter, n_best, run_squad_windows
 from minibert.windows import Window
 
 DECODERS = ("run_squad", "pipeline", "answerer")

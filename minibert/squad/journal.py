@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import IO, Any
 
 from minibert import __version__
-from minibert.decoders import Prediction, SquadSettings
 from minibert.errors import InputError
 from minibert.files import writing
 from minibert.model import Model
 from minibert.progress import notice
-from minibert.squad import SquadData, SquadQuestion, is_answer, is_number
+from minibert.squad.decoders import Prediction, SquadSettings
+from minibert.squad.files import SquadData, SquadQuestion, is_answer, is_number
 
 UNFINISHED = "unfinished.jsonl"
 OUTPUTS = ("predictions.json", "nbest_predictions.json", "null_odds.json")

@@ -1,0 +1,7 @@
+"""Models on disk and on the Hub: where they lie, how their files are read, and conversion.
+
+hub.py           where a model lies: embedded, folder, file, Hugging Face Hub
+safetensors.py   safetensors files, memory-mapped and checked
+torch_pickle.py  reads pytorch_model.bin without torch and without executing it
+conversion.py    minibert convert
+"""

@@ -1,0 +1,41 @@
+"""What options have in common: checks of their values, and the names of devices and dtypes."""
+
+from __future__ import annotations
+
+from numbers import Integral
+
+from minibert.errors import InputError
+
+DEVICES = ("auto", "cpu", "cuda", "reference")
+DTYPES = ("float32", "bfloat16", "float16", "int8")  # in which matrices are multiplied
+# Those in which each device can compute, the default first.
+DEVICE_DTYPES = {
+    "cpu": ("float32", "bfloat16", "int8"),
+    "cuda": ("float32", "float16", "bfloat16"),
+    "reference": ("float32",),
+}
+
+
+def check_count(name: str, value: object, least: int) -> None:
+    """Refuse what is not a whole number of at least `least`.
+
+    Raises:
+        InputError: naming the option and the value.
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise InputError(f"{name} must be a whole number of at least {least}, got {value!r}")
+
+
+def gpu_index(device: str) -> int | None:
+    """The number in 'cuda' or 'cuda:1'; None for another device.
+
+    Example:
+        >>> [gpu_index(device) for device in ("cuda", "cuda:1", "cpu", "cuda:x")]
+        [0, 1, None, None]
+    """
+    kind, colon, number = device.partition(":")
+    if kind != "cuda" or (
+        colon and not (number.isascii() and number.isdigit() and len(number) < 4)
+    ):
+        return None
+    return int(number or 0)
