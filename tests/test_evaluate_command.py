@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 
@@ -186,8 +187,10 @@ def test_infinite_thresholds_are_texts_in_json(capsys, data, tmp_path):
 
 def shell(command, tmp_path, tiny_folder):
     """Run a command line of `minibert`, with {m} for the program and its model."""
-    program = f"{sys.executable} -m minibert"
-    command = command.format(m=program, options=f"--data {EXAMPLE} --model {tiny_folder}")
+    options = ["--data", str(EXAMPLE), "--model", str(tiny_folder)]
+    command = command.format(
+        m=shlex.join([sys.executable, "-m", "minibert"]), options=shlex.join(options)
+    )
     return subprocess.run(
         ["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, timeout=120
     )
