@@ -21,7 +21,7 @@ from itertools import pairwise
 import numpy as np
 
 from minibert.arrays import Floats, Ints
-from minibert.parameters import Dense, Norm, Tables, Weights, full
+from minibert.parameters import Dense, Norm, Parameters, Tables, Weights, full, map_layers
 
 # ---------------------------------------------------------------- activations
 
@@ -94,12 +94,28 @@ ACTIVATIONS: dict[str, Callable[[Floats], Floats]] = {
 # ---------------------------------------------------------------- the steps, in order
 
 
-def prepare(weights: Weights) -> Weights:
-    """Bring a checkpoint's weights into the form in which this backend computes.
+def prepare_tables(tables: Tables) -> Tables:
+    """Embedding tables as this backend keeps them: as they are."""
+    return tables
 
-    For the reference that is float32, also where the file has int8.
-    """
-    return weights.map_dense(lambda dense: Dense(full(dense.weight), dense.bias))
+
+def prepare_dense(dense: Dense) -> Dense:
+    """A dense layer as this backend keeps it: float32, also where the file has int8."""
+    return Dense(full(dense.weight), dense.bias)
+
+
+def prepare_norm(norm: Norm) -> Norm:
+    """A norm as this backend keeps it: as it is."""
+    return norm
+
+
+prepare_head = prepare_dense
+
+
+def prepare(weights: Weights) -> Parameters[Tables, Dense, Norm, Dense]:
+    """A model's weights as this backend keeps them: done once, when it is loaded."""
+    layers = map_layers(weights.layers, prepare_dense, prepare_norm)
+    return Parameters(prepare_tables(weights.tables), layers, prepare_head(weights.qa_outputs))
 
 
 def layer_norm(x: Floats, norm: Norm, eps: float) -> Floats:
@@ -208,17 +224,17 @@ def attention(qkv: Floats, cu_seqlens: Ints, num_heads: int) -> Floats:
     return context
 
 
-def span_logits(x: Floats, dense: Dense) -> tuple[Floats, Floats]:
+def span_logits(x: Floats, head: Dense) -> tuple[Floats, Floats]:
     """Score every token as the first and as the last of the answer.
 
     Args:
         x: [T, D], the last layer's output.
-        dense: the question-answering head, weight [2, D] and bias [2].
+        head: the question-answering head, weight [2, D] and bias [2].
 
     Returns:
         start_logits [T] and end_logits [T].
 
     Source: section 4.2 of the BERT paper; `create_model` in google-research/bert run_squad.py.
     """
-    logits = linear(x, dense)  # [T, 2]
+    logits = linear(x, head)  # [T, 2]
     return logits[:, 0], logits[:, 1]

@@ -15,7 +15,7 @@ from emulator_numbers import EmulatorError
 
 from minibert.kernels import cuda as package
 from minibert.kernels import reference
-from minibert.kernels.cuda.functions import attention_tiles
+from minibert.kernels.cuda.program import attention_tiles
 from minibert.kernels.cuda.upload import narrow, widen
 from minibert.parameters import Dense, Norm
 
