@@ -29,7 +29,7 @@ def say(text: str) -> None:
 
 
 def _forget(stream: TextIO) -> None:
-    """Drop what a stream did not get rid of, or Python tries again at its end and exits with 120."""
+    """Drop what a stream did not take: Python would try again at its end, and exit with 120."""
     with suppress(OSError, ValueError), open(os.devnull, "wb") as nowhere:
         os.dup2(nowhere.fileno(), stream.fileno())
 

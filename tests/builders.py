@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
-from random_models import random_batch
+from random_models import random_tensors
+from safetensors.numpy import save_file
 
 from minibert.arrays import Floats
 from minibert.batches import Batch
+from minibert.checkpoints.safetensors import open_checkpoint
 from minibert.config import BertConfig
-from minibert.parameters import Dense, Norm
+from minibert.parameters import Dense, Norm, Weights
+from minibert.weights import load_weights
 
 
 def normal(seed: int, *shape: int, std: float = 1.0) -> Floats:
@@ -38,6 +43,8 @@ def batch_of(windows: list[tuple]) -> Batch:
     )
 
 
-def packed(config: BertConfig, lengths: list[int], seed: int) -> Batch:
-    """Random tokens in windows of these lengths."""
-    return batch_of(random_batch(config, lengths, seed))
+def random_weights(config: BertConfig, seed: int, folder: Path) -> Weights:
+    """The weights of a random model, from a file that is written to `folder`."""
+    path = folder / "model.safetensors"
+    save_file(random_tensors(config, seed), path)
+    return load_weights(open_checkpoint(path), config)

@@ -42,7 +42,8 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(scope="session", autouse=True)
 def compiled_before():
     """Keep the default kernels compiled: a program that has to do it first says so."""
-    get_backend("cpu").linear(normal(0, 1, 1), dense(0, 1, 1))
+    cpu = get_backend("cpu")
+    cpu.linear(normal(0, 1, 1), cpu.prepare_dense(dense(0, 1, 1)))
 
 
 @pytest.fixture

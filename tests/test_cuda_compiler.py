@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from builders import dense, norm, normal
 from emulated_gpu import EmulatedGpu, build, compile_for
 from numba import cuda, float32, int32
 from random_models import tiny_config
@@ -42,7 +43,7 @@ from minibert.kernels.cuda.recipes import (
     is_built,
     missing_compiler,
 )
-from minibert.parameters import Dense, Norm, Table, Tables
+from minibert.parameters import Table, Tables
 
 needs_compiler = pytest.mark.skipif(bool(missing_compiler()), reason=missing_compiler())
 
@@ -245,18 +246,6 @@ def build_ptx(recipe, capability):
     if (built.entry, capability) not in TEXTS:
         TEXTS[built.entry, capability] = to_ptx(recipe.make(), capability)
     return built
-
-
-def normal(seed, *shape, std=1.0):
-    return np.random.default_rng(seed).normal(0, std, shape).astype(np.float32)
-
-
-def dense(seed, out, into):
-    return Dense(normal(seed, out, into, std=into**-0.5), normal(seed + 1, out, std=0.2))
-
-
-def norm(seed, width):
-    return Norm(1 + normal(seed, width, std=0.2), normal(seed + 1, width, std=0.2))
 
 
 # Beside float32 inputs that are not rounded first.

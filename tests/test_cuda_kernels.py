@@ -8,6 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from builders import dense, norm, normal
 from cuda_emulator import launch
 from emulated_gpu import EmulatedGpu, build
 from unprepared import Unprepared
@@ -49,18 +50,6 @@ def kernels(order, dtype, multiprocessors=4):
         return Unprepared(Kernels(open_device(0), dtype))
     gpu = EmulatedGpu(reverse=order == "reverse", multiprocessors=multiprocessors)
     return Unprepared(Kernels(gpu.device(), dtype, build))
-
-
-def normal(seed, *shape, std=1.0):
-    return np.random.default_rng(seed).normal(0, std, shape).astype(np.float32)
-
-
-def dense(seed, out, into):
-    return Dense(normal(seed, out, into, std=into**-0.5), normal(seed + 1, out, std=0.2))
-
-
-def norm(seed, width):
-    return Norm(1 + normal(seed, width, std=0.2), normal(seed + 1, width, std=0.2))
 
 
 def stored(x, dtype):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from builders import normal
 from cuda_emulator import launch
 from emulator_numbers import EmulatorError
 
@@ -37,10 +38,6 @@ def planted(module, edit, tmp_path):
     sys.modules[name] = made
     spec.loader.exec_module(made)
     return made
-
-
-def normal(seed, *shape, std=1.0):
-    return np.random.default_rng(seed).normal(0, std, shape).astype(np.float32)
 
 
 def right(ours, truth, limit=0.03):

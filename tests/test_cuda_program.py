@@ -12,11 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from builders import batch_of, random_weights
 from emulated_gpu import EmulatedGpu, build
-from random_models import random_batch, random_tensors, tiny_config, write_model
-from safetensors.numpy import save_file
+from random_models import random_batch, tiny_config, write_model
 
-from minibert.batches import Batch
 from minibert.checkpoints.safetensors import open_checkpoint
 from minibert.encoder import bert, qa_logits
 from minibert.errors import BackendError
@@ -46,21 +45,12 @@ def gpu_of(**options):
 
 
 def packed(lengths, seed=0, config=CONFIG):
-    windows = random_batch(config, lengths, seed)
-    none = [np.zeros(0, np.int32)]
-    return Batch(
-        np.concatenate(none + [ids for ids, _ in windows]),
-        np.concatenate(none + [kinds for _, kinds in windows]),
-        np.concatenate(none + [np.arange(n, dtype=np.int32) for n in lengths]),
-        np.cumsum([0, *lengths], dtype=np.int32),
-    )
+    return batch_of(random_batch(config, lengths, seed))
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    path = tmp_path_factory.mktemp("weights") / "model.safetensors"
-    save_file(random_tensors(CONFIG, 0), path)
-    return load_weights(open_checkpoint(path), CONFIG)
+    return random_weights(CONFIG, 0, tmp_path_factory.mktemp("weights"))
 
 
 def program(weights, gpu, dtype="float32"):
