@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +45,10 @@ def batch_of(windows: list[tuple]) -> Batch:
 
 
 def random_weights(config: BertConfig, seed: int, folder: Path) -> Weights:
-    """The weights of a random model, from a file that is written to `folder`."""
-    path = folder / "model.safetensors"
+    """The weights of a random model, from a new folder in `folder`.
+
+    They are mapped from their file, so no other model may be written to it.
+    """
+    path = Path(tempfile.mkdtemp(dir=folder)) / "model.safetensors"
     save_file(random_tensors(config, seed), path)
     return load_weights(open_checkpoint(path), config)
