@@ -273,6 +273,7 @@ def check_attention(kernels, qkv, lengths, heads):
 
 @pytest.mark.parametrize("lengths", [[], [1], [2], [17], [64], [511], [513]])
 @over()
+@pytest.mark.slow
 def test_attention_over_one_window(kernels, lengths):
     check_attention(kernels, normal(0, sum(lengths), 3 * 3 * 12), lengths, 3)
 
@@ -469,6 +470,7 @@ def best_spans(batch, logits):
 
 
 @over()
+@pytest.mark.slow
 def test_the_embedded_model_stays_within_the_limits_of_the_dtype(kernels, trained):
     model, batch, truth = trained
     ours = np.array(kernels.forward(batch, kernels.prepare(model.weights), model.config))

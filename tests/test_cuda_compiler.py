@@ -134,6 +134,7 @@ def disassembler():
 
 @needs_compiler
 @pytest.mark.parametrize(("recipe", "capability"), list(targets()), ids=named)
+@pytest.mark.slow
 def test_a_compiled_kernel_is_what_was_meant(compiled, recipe, capability, tmp_path):
     kernel, code = recipe.make(), compiled[recipe, capability].result()
     sass = ""
@@ -147,6 +148,7 @@ def test_a_compiled_kernel_is_what_was_meant(compiled, recipe, capability, tmp_p
 
 @needs_compiler
 @pytest.mark.parametrize("recipe", recipes_of(MINILM, "float32")[1:3], ids=str)
+@pytest.mark.slow
 def test_float32_compiles_for_turing(recipe):
     from minibert.kernels.cuda.compiler import to_ptx
 
@@ -258,6 +260,7 @@ LIMITS = {"float32": 5e-6, "float16": 8e-3, "bfloat16": 6e-2}
     [("float32", (8, 0)), ("float16", (9, 0)), ("bfloat16", (8, 0))],
     ids=str,
 )
+@pytest.mark.slow
 def test_compiled_kernels_compute_what_the_definition_computes(dtype, capability):
     gpu = PtxGpu(capability=capability)
     kernels = Unprepared(Kernels(gpu.device(), dtype, build_ptx))

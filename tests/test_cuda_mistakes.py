@@ -182,6 +182,7 @@ def test_without_a_mistake_all_is_right(module, reverse, tmp_path):
     ("module", "edit"),
     [pytest.param(m, edit, id=f"{m}: {name}") for m, name, edit in MISTAKES],
 )
+@pytest.mark.slow
 def test_a_mistake_is_caught(module, edit, tmp_path):
     check, dtype = CHECKS[module]
     made = planted(module, edit, tmp_path)

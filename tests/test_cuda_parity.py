@@ -59,6 +59,7 @@ def differences(path, kernels, folder):
         ("silu", "bfloat16"),
     ],
 )
+@pytest.mark.slow
 def test_small_goldens_in_the_emulator(name, dtype, tmp_path):
     path = next(path for path in GOLDENS if path.stem == name)
     kernels = table("cuda", dtype, Kernels(EmulatedGpu(races=False).device(), dtype, build))

@@ -224,6 +224,7 @@ def test_standard_output_that_takes_nothing_is_one_line(tmp_path, tiny_folder):
     assert (done.returncode, done.stdout) == (1, "")
 
 
+@pytest.mark.slow
 def test_ctrl_c_says_that_the_run_can_go_on(tmp_path):
     path = squad_file(
         tmp_path / "long.json", [(f"Who wrote {n}?", "Ann wrote it. " * 90, []) for n in range(40)]

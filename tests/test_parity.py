@@ -20,12 +20,19 @@ from minibert.encoder import qa_logits
 from minibert.trace import Trace
 
 GOLDENS = sorted((Path(__file__).parent / "goldens").glob("*.safetensors"))
+LARGE = ("base", "medium", "minilm", "small", "mini-5")
 
 # Largest absolute difference allowed, float32 against float32.
 LIMITS = {"embeddings": 5e-6, "layer": 1e-5, "logits": 2e-5}
 
 
-@pytest.fixture(scope="module", params=GOLDENS, ids=lambda path: path.stem)
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(path, marks=[pytest.mark.slow] if path.stem in LARGE else [], id=path.stem)
+        for path in GOLDENS
+    ],
+)
 def compared(request, backend, tmp_path_factory):
     """(their stages, ours) of one golden file on one backend, by window and stage."""
     with safe_open(request.param, framework="numpy") as file:
