@@ -39,9 +39,9 @@ def pytest_collection_modifyitems(items):
                 item.add_marker(pytest.mark.skip(reason=f"no GPU: {reason}"))
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="session")
 def compiled_before():
-    """Keep the default kernels compiled: a program that has to do it first says so."""
+    """Compile what programs run by default: one that has to do it itself says so."""
     cpu = get_backend("cpu")
     cpu.linear(normal(0, 1, 1), cpu.prepare_dense(dense(0, 1, 1)))
 

@@ -195,6 +195,7 @@ def test_the_check_finds_spills():
 
 
 @needs_compiler
+@pytest.mark.slow
 def test_the_check_misses_tensor_cores(compiled):
     kernel = attention.attention("float16", 12, 64)
     code = compiled[Recipe("attention", "attention", ("float16", 12, 64)), (8, 0)].result()

@@ -19,7 +19,7 @@ DOCUMENTS = [
     path
     for path in sorted(ROOT.glob("**/*.md"))
     if not any(p.startswith(".") or p == "site-packages" for p in path.relative_to(ROOT).parts)
-]
+] + [ROOT / ".github" / "CONTRIBUTING.md"]
 SOURCES = [
     path
     for folder in ("minibert", "kernels")
@@ -112,6 +112,13 @@ def test_links_between_documents_lead_somewhere(document):
     for link in links(document.read_text(encoding="utf-8")):
         if not re.match(r"https?://|#", link):
             assert (document.parent / link.partition("#")[0]).exists(), link
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_that_documents_name_are_there(document):
+    text = document.read_text(encoding="utf-8")
+    for name in re.findall(r"\b((?:minibert|kernels|tests|tools)/[\w./-]*[\w/])", text):
+        assert (ROOT / name).exists(), name
 
 
 def test_every_option_of_the_pipeline_and_the_answerer_is_in_the_readme():

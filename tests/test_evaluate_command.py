@@ -18,6 +18,8 @@ from minibert.squad.evaluation import (
 from minibert.squad.files import read_squad
 from minibert.squad.journal import OUTPUTS, UNFINISHED
 
+pytestmark = pytest.mark.usefixtures("compiled_before")
+
 
 @pytest.fixture(scope="module")
 def data():
