@@ -38,7 +38,7 @@ def order(request):
     return request.param
 
 
-@pytest.fixture(params=DTYPES)
+@pytest.fixture(params=["float32", "float16", pytest.param("bfloat16", marks=pytest.mark.slow)])
 def dtype(request):
     return request.param
 

@@ -84,6 +84,7 @@ def test_a_pass_gives_the_logits_of_the_reference(weights, lengths, dtype, limit
     assert_close(ours, truth(batch, weights), limit)
 
 
+@pytest.mark.slow
 def test_a_pass_is_recorded_once_and_replayed(weights):
     gpu = gpu_of()
     pass_ = program(weights, gpu)
@@ -134,6 +135,7 @@ def test_bucket_sizes():
 # ---------------------------------------------------------------- several batches at once
 
 
+@pytest.mark.slow
 def test_two_batches_are_in_flight(weights):
     gpu = gpu_of()
     pass_ = program(weights, gpu)
@@ -166,6 +168,7 @@ def test_the_caller_may_change_its_arrays_after_the_launch(weights):
     assert_close(wait(), expected)
 
 
+@pytest.mark.slow
 def test_results_are_the_callers_own(weights):
     pass_ = program(weights, gpu_of())
     batch = packed([9, 3])
