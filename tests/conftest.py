@@ -5,25 +5,30 @@ there) it hides Hugging Face's package `kernels`, which transformers looks for, 
 hides the installed package.
 """
 
-import os
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
-os.environ["HF_HUB_OFFLINE"] = "1"  # no test may reach the network
+
+import launcher  # noqa: E402
+
+launcher.settle()
 
 import pytest  # noqa: E402
+from builders import dense, normal  # noqa: E402
 from hypothesis import settings  # noqa: E402
 from random_models import write_model  # noqa: E402
 
 from minibert.kernels.backend import get_backend  # noqa: E402
+from minibert.kernels.cache import cache_folder  # noqa: E402
 from minibert.kernels.cuda import detect, driver  # noqa: E402
 from minibert.model import load_model  # noqa: E402
 
 # Some examples compile or load a model, so hypothesis must not time them.
 settings.register_profile("minibert", deadline=None, derandomize=True, max_examples=60)
 settings.load_profile("minibert")
+launcher.keep_compiled(cache_folder())
 
 
 def pytest_collection_modifyitems(items):
@@ -32,6 +37,13 @@ def pytest_collection_modifyitems(items):
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason=f"no GPU: {reason}"))
+
+
+@pytest.fixture(scope="session")
+def compiled_before():
+    """Compile what programs run by default: one that has to do it itself says so."""
+    cpu = get_backend("cpu")
+    cpu.linear(normal(0, 1, 1), cpu.prepare_dense(dense(0, 1, 1)))
 
 
 @pytest.fixture

@@ -155,6 +155,7 @@ def test_threads_may_share_a_model(qa):
 
 
 @pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
+@pytest.mark.slow
 def test_worker_processes_may_load_and_run_the_model(qa, method):
     context = multiprocessing.get_context(method)
     with ProcessPoolExecutor(1, mp_context=context) as pool:

@@ -508,6 +508,7 @@ def test_padded_batches_give_each_window_its_own_logits(size):
     assert meter.computed == sum(len(group) * max(group) for group in groups)
 
 
+@pytest.mark.slow
 def test_a_metered_model_predicts_the_same_and_pads_nothing():
     model = load_model(device="reference")
     golds = (Gold("x"),)
@@ -570,6 +571,7 @@ def test_a_folder_that_is_not_there_is_said_before_anything_is_measured(squad_fi
     assert "there is no folder 'no/such/folder'" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_without_onnx_runtime_minibert_is_measured_alone(squad_file, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)  # as if it were not installed
     arguments = ["--rounds", "1", "--dtypes", "float32", "--questions", "all", "--threads", "1"]

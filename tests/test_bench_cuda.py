@@ -408,6 +408,7 @@ def emulated():
 
 
 @pytest.mark.parametrize(("dtype", "limit"), [("float32", 1e-5), ("float16", 0.02)])
+@pytest.mark.slow
 def test_our_side_runs_a_whole_model_on_a_gpu(emulated, tmp_path, dtype, limit):
     folder = tmp_path / "1-64-1"
     workload.write_model(folder, workload.Shape.parse("1/64/1"))
@@ -448,6 +449,7 @@ def test_our_side_runs_a_whole_model_on_a_gpu(emulated, tmp_path, dtype, limit):
     ],
     ids=str,
 )
+@pytest.mark.slow
 def test_single_kernels_are_right_before_they_are_timed(emulated, kernel):
     singles = cuda_kernels.Singles(emulated, emulated_gpu.build, cache=1)
     answer = singles.answer({"do": "time", "kernel": json.loads(json.dumps(kernel))})

@@ -16,6 +16,8 @@ from minibert.cli import main
 from minibert.commands.answer import LONGEST_SENTENCE, sentence_around
 from minibert.progress import progress
 
+pytestmark = pytest.mark.usefixtures("compiled_before")
+
 QUESTION = "who wrote it?"
 TEXT = "ada lee wrote the old book in 1843. the ship was lost north of berlin. nobody came."
 FIELDS = [

@@ -148,6 +148,7 @@ def test_a_later_process_reads_the_code_and_needs_no_numba(tmp_path, code):
     assert (before.st_mtime_ns, before.st_ino) == (after.st_mtime_ns, after.st_ino)
 
 
+@pytest.mark.slow
 def test_a_damaged_file_is_compiled_again_and_replaced(tmp_path, code):
     path = tmp_path / NAME
     write_cache(path, code)
@@ -156,6 +157,7 @@ def test_a_damaged_file_is_compiled_again_and_replaced(tmp_path, code):
     assert read_cache(path)
 
 
+@pytest.mark.slow
 def test_without_a_place_for_the_cache_the_kernels_work_all_the_same(tmp_path):
     file = tmp_path / "file"
     file.write_bytes(b"")
@@ -163,6 +165,7 @@ def test_without_a_place_for_the_cache_the_kernels_work_all_the_same(tmp_path):
     assert file.read_bytes() == b""
 
 
+@pytest.mark.slow
 def test_the_command_says_that_it_compiles_and_that_it_has_to_again(tmp_path):
     file = tmp_path / "file"
     file.write_bytes(b"")
@@ -179,6 +182,7 @@ def test_the_command_says_that_it_compiles_and_that_it_has_to_again(tmp_path):
     assert again.startswith(f"minibert: {file / 'folder'} cannot be written")
 
 
+@pytest.mark.slow
 def test_two_processes_that_compile_at_once_leave_one_good_file(tmp_path):
     both = [start(tmp_path), start(tmp_path)]
     assert {result(process) for process in both} <= {"compiled", "read"}
@@ -271,6 +275,7 @@ def test_a_program_for_another_processor_is_refused():
         load_program("float32", foreign)
 
 
+@pytest.mark.slow
 def test_kernels_for_another_processor_compile_here():
     neon = next(target for target in TARGETS if target.name == "neon")
     code = compile_program("float32", neon)

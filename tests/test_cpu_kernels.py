@@ -10,12 +10,11 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from random_models import random_batch, random_tensors, tiny_config
-from safetensors.numpy import save_file
+from builders import batch_of, dense, norm, normal, random_weights
+from random_models import random_batch, tiny_config
 from unprepared import Unprepared
 
 from minibert.batches import Batch, pack
-from minibert.checkpoints.safetensors import open_checkpoint
 from minibert.encoder import qa_logits
 from minibert.kernels import reference
 from minibert.kernels.backend import REFERENCE
@@ -26,7 +25,6 @@ from minibert.kernels.numbers import from_bfloat16, quantise_rows, to_bfloat16
 from minibert.model import load_model
 from minibert.parameters import Dense, Int8, Norm, Table, Tables, full
 from minibert.trace import Trace
-from minibert.weights import load_weights
 
 EPS = 1e-12
 STEP = 2.0**-24  # half the distance of neighbouring float32 numbers at 1
@@ -73,18 +71,6 @@ SIZES += [(17, *pair) for pair in ((33, 100), (36, 128), (100, 33), (128, 11), (
 each_size = pytest.mark.parametrize(("tokens", "into", "out"), SIZES)
 
 # ---------------------------------------------------------------- numbers, and what is expected
-
-
-def normal(seed, *shape, std=1.0):
-    return np.random.default_rng(seed).normal(0, std, shape).astype(np.float32)
-
-
-def dense(seed, out, into):
-    return Dense(normal(seed, out, into, std=into**-0.5), normal(seed + 1, out, std=0.2))
-
-
-def norm(seed, width):
-    return Norm(1 + normal(seed, width, std=0.2), normal(seed + 1, width, std=0.2))
 
 
 def bfloat16(x):
@@ -287,6 +273,7 @@ def check_attention(kernels, qkv, lengths, heads):
 
 @pytest.mark.parametrize("lengths", [[], [1], [2], [17], [64], [511], [513]])
 @over()
+@pytest.mark.slow
 def test_attention_over_one_window(kernels, lengths):
     check_attention(kernels, normal(0, sum(lengths), 3 * 3 * 12), lengths, 3)
 
@@ -352,13 +339,6 @@ def test_span_logits(kernels, tokens, width):
 # ---------------------------------------------------------------- the whole pass
 
 
-def packed(windows):
-    lengths = [len(ids) for ids, _ in windows]
-    ids, types = (np.concatenate(parts) for parts in zip(*windows, strict=True))
-    positions = np.concatenate([np.arange(n, dtype=np.int32) for n in lengths])
-    return Batch(ids, types, positions, np.cumsum([0, *lengths], dtype=np.int32))
-
-
 SHAPES = {
     "narrow": {"hidden_size": 36, "num_attention_heads": 3, "intermediate_size": 100},
     "odd": {"hidden_size": 33, "num_attention_heads": 3, "hidden_act": "silu"},
@@ -371,14 +351,12 @@ WINDOWS = [5, 17, 40, 1, 64, 2]
 @pytest.fixture(scope="module")
 def random_model(tmp_path_factory):
     """Function: name of a shape -> config, weights as in the file, batch."""
-    path = tmp_path_factory.mktemp("weights") / "model.safetensors"
+    folder = tmp_path_factory.mktemp("weights")
 
     @cache
     def make(shape):
         config = tiny_config(**SHAPES[shape])
-        save_file(random_tensors(config, 0), path)
-        weights = load_weights(open_checkpoint(path), config)
-        return config, weights, packed(random_batch(config, WINDOWS, 0))
+        return config, random_weights(config, 0, folder), batch_of(random_batch(config, WINDOWS, 0))
 
     return make
 
@@ -446,9 +424,9 @@ def test_the_neighbours_of_a_window_change_no_bit_of_it(kernels, random_model):
     config, weights, _ = random_model("narrow")
     weights = kernels.prepare(weights)
     windows = random_batch(config, WINDOWS, 0)
-    alone = [kernels.forward(packed([window]), weights, config) for window in windows]
+    alone = [kernels.forward(batch_of([window]), weights, config) for window in windows]
     for order in ([0, 1, 2, 3, 4, 5], [5, 3, 1, 4, 2, 0], [4, 4, 0]):
-        together = np.array(kernels.forward(packed([windows[i] for i in order]), weights, config))
+        together = np.array(kernels.forward(batch_of([windows[i] for i in order]), weights, config))
         wanted = np.concatenate([alone[i] for i in order], axis=1)
         np.testing.assert_array_equal(together, wanted)
 
@@ -492,6 +470,7 @@ def best_spans(batch, logits):
 
 
 @over()
+@pytest.mark.slow
 def test_the_embedded_model_stays_within_the_limits_of_the_dtype(kernels, trained):
     model, batch, truth = trained
     ours = np.array(kernels.forward(batch, kernels.prepare(model.weights), model.config))

@@ -6,6 +6,7 @@ import pickle
 
 import numpy as np
 import pytest
+from builders import dense
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -161,18 +162,10 @@ def test_every_row_has_a_scale_of_its_own():
 # ---------------------------------------------------------------- layers
 
 
-def dense(out, into):
-    random = np.random.default_rng(0)
-    return Dense(
-        random.normal(size=(out, into)).astype(np.float32),
-        random.normal(size=out).astype(np.float32),
-    )
-
-
 @each_width
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
 def test_a_packed_layer_has_all_that_the_kernels_read(target, dtype):
-    layer = dense(35, 21)
+    layer = dense(0, 35, 21)
     packed = pack_dense(layer, dtype, target)
     assert (packed.out, packed.into) == (35, 21)
     whole = unpack(packed.panels)[:35, :21]
@@ -200,7 +193,7 @@ def test_a_packed_layer_has_all_that_the_kernels_read(target, dtype):
 
 def test_where_bytes_are_multiplied_signed_the_sums_begin_with_what_that_leaves_out():
     sdot = next(target for target in TARGETS if target.int8 == "sdot")
-    layer = dense(35, 21)
+    layer = dense(0, 35, 21)
     int8 = quantise_rows(layer.weight)
     values = int8.values
     start = pack_dense(layer, "int8", sdot).start
@@ -226,7 +219,7 @@ def test_weights_that_are_int8_in_the_file_are_not_rounded_again(dtype):
 
 @each_width
 def test_norms_and_the_head_are_followed_by_zeros(target):
-    layer = dense(2, 21)
+    layer = dense(0, 2, 21)
     norm = Norm(layer.weight[0], layer.weight[1])
     packed = pack_norm(norm, target)
     assert packed.shape == (2, round_up(21, target.panel))

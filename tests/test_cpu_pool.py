@@ -295,6 +295,7 @@ print(len(wrong), *codes)
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.slow
 def test_pools_of_processes_can_compute(run_script, method):
     if method == "fork" and not hasattr(os, "fork"):
         pytest.skip("this system cannot fork")
@@ -324,6 +325,7 @@ if __name__ == "__main__":
     assert printed == ["True", "True"]
 
 
+@pytest.mark.slow
 def test_numbas_own_threads_may_be_busy_meanwhile(run_script):
     printed = run_script("""
 import numba

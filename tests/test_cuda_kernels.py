@@ -8,6 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from builders import dense, norm, normal
 from cuda_emulator import launch
 from emulated_gpu import EmulatedGpu, build
 from unprepared import Unprepared
@@ -31,7 +32,7 @@ LONG = ("float32", 513), ("float16", 511), ("bfloat16", 513)  # every dtype, and
 real = pytest.param("real", marks=pytest.mark.gpu)
 
 
-@pytest.fixture(params=["forward", "reverse", real])
+@pytest.fixture(params=["forward", pytest.param("reverse", marks=pytest.mark.slow), real])
 def order(request):
     """In which order warps and blocks run; 'real': as the GPU likes."""
     return request.param
@@ -49,18 +50,6 @@ def kernels(order, dtype, multiprocessors=4):
         return Unprepared(Kernels(open_device(0), dtype))
     gpu = EmulatedGpu(reverse=order == "reverse", multiprocessors=multiprocessors)
     return Unprepared(Kernels(gpu.device(), dtype, build))
-
-
-def normal(seed, *shape, std=1.0):
-    return np.random.default_rng(seed).normal(0, std, shape).astype(np.float32)
-
-
-def dense(seed, out, into):
-    return Dense(normal(seed, out, into, std=into**-0.5), normal(seed + 1, out, std=0.2))
-
-
-def norm(seed, width):
-    return Norm(1 + normal(seed, width, std=0.2), normal(seed + 1, width, std=0.2))
 
 
 def stored(x, dtype):
@@ -97,6 +86,7 @@ def test_linear(order, dtype, tokens, out, into):
 
 
 @pytest.mark.parametrize(("dtype", "tokens"), LONG)
+@pytest.mark.slow
 def test_linear_of_many_tokens(dtype, tokens):
     x, layer = normal(0, tokens, 64), dense(1, 40, 64)
     ours = kernels("forward", dtype).linear(x, layer)
@@ -138,6 +128,7 @@ def test_there_is_an_activation_for_every_one_of_the_reference():
 )
 @pytest.mark.parametrize("end", ["store", "residual"])
 @pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.slow
 def test_every_tile_of_a_gemm(dtype, tile, tokens, out, into, end, reverse):
     """Also: it writes its own rows and columns and no others, and no banks conflict."""
     if dtype == "float32":
@@ -298,6 +289,7 @@ def test_attention_stays_in_its_window(order, dtype, lengths, heads, size):
 
 
 @pytest.mark.parametrize(("dtype", "length"), LONG)
+@pytest.mark.slow
 def test_attention_in_a_long_window(dtype, length):
     borders = np.array([0, length], np.int32)
     qkv = normal(0, length, 96)

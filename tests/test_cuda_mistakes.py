@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from builders import normal
 from cuda_emulator import launch
 from emulator_numbers import EmulatorError
 
@@ -37,10 +38,6 @@ def planted(module, edit, tmp_path):
     sys.modules[name] = made
     spec.loader.exec_module(made)
     return made
-
-
-def normal(seed, *shape, std=1.0):
-    return np.random.default_rng(seed).normal(0, std, shape).astype(np.float32)
 
 
 def right(ours, truth, limit=0.03):
@@ -185,6 +182,7 @@ def test_without_a_mistake_all_is_right(module, reverse, tmp_path):
     ("module", "edit"),
     [pytest.param(m, edit, id=f"{m}: {name}") for m, name, edit in MISTAKES],
 )
+@pytest.mark.slow
 def test_a_mistake_is_caught(module, edit, tmp_path):
     check, dtype = CHECKS[module]
     made = planted(module, edit, tmp_path)

@@ -12,11 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from builders import batch_of, random_weights
 from emulated_gpu import EmulatedGpu, build
-from random_models import random_batch, random_tensors, tiny_config, write_model
-from safetensors.numpy import save_file
+from random_models import random_batch, tiny_config, write_model
 
-from minibert.batches import Batch
 from minibert.checkpoints.safetensors import open_checkpoint
 from minibert.encoder import bert, qa_logits
 from minibert.errors import BackendError
@@ -46,21 +45,12 @@ def gpu_of(**options):
 
 
 def packed(lengths, seed=0, config=CONFIG):
-    windows = random_batch(config, lengths, seed)
-    none = [np.zeros(0, np.int32)]
-    return Batch(
-        np.concatenate(none + [ids for ids, _ in windows]),
-        np.concatenate(none + [kinds for _, kinds in windows]),
-        np.concatenate(none + [np.arange(n, dtype=np.int32) for n in lengths]),
-        np.cumsum([0, *lengths], dtype=np.int32),
-    )
+    return batch_of(random_batch(config, lengths, seed))
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    path = tmp_path_factory.mktemp("weights") / "model.safetensors"
-    save_file(random_tensors(CONFIG, 0), path)
-    return load_weights(open_checkpoint(path), CONFIG)
+    return random_weights(CONFIG, 0, tmp_path_factory.mktemp("weights"))
 
 
 def program(weights, gpu, dtype="float32"):
@@ -81,7 +71,12 @@ def assert_close(ours, theirs, limit=2e-5):
 
 @pytest.mark.parametrize("lengths", [[], [1], [5, 1, 17], [64, 64], [60, 61, 62]], ids=str)
 @pytest.mark.parametrize(
-    ("dtype", "limit"), [("float32", 2e-5), ("float16", 2e-2), ("bfloat16", 2e-1)]
+    ("dtype", "limit"),
+    [
+        ("float32", 2e-5),
+        pytest.param("float16", 2e-2, marks=pytest.mark.slow),
+        pytest.param("bfloat16", 2e-1, marks=pytest.mark.slow),
+    ],
 )
 def test_a_pass_gives_the_logits_of_the_reference(weights, lengths, dtype, limit):
     batch = packed(lengths)
@@ -111,6 +106,7 @@ def test_recording_does_no_work(weights):
     assert gpu.launches[once:] == gpu.launches[:once]
 
 
+@pytest.mark.slow
 def test_buckets_are_made_when_needed(weights):
     gpu = gpu_of()
     pass_ = program(weights, gpu)
@@ -151,6 +147,7 @@ def test_two_batches_are_in_flight(weights):
     assert_close(waits[1](), truth(second, weights))  # asked again
 
 
+@pytest.mark.slow
 def test_a_third_batch_waits_for_the_first_and_loses_nothing(weights):
     pass_ = program(weights, gpu_of())
     batches = [packed([5 + seed, 3], seed) for seed in range(5)]
@@ -179,6 +176,7 @@ def test_results_are_the_callers_own(weights):
     assert (start == kept).all()
 
 
+@pytest.mark.slow
 def test_threads_share_a_program(weights):
     pass_ = program(weights, gpu_of())
     batches = [packed([seed % 7 + 1, 3], seed) for seed in range(6)]
@@ -204,6 +202,7 @@ def used(gpu):
     return sum(map(len, gpu.memory.values()))
 
 
+@pytest.mark.slow
 def test_without_memory_a_batch_is_done_in_halves(weights):
     roomy = gpu_of()
     pass_ = program(weights, roomy)
@@ -224,6 +223,7 @@ def test_without_memory_a_batch_is_done_in_halves(weights):
     assert gpu.allocations == allocations, "what cannot be had is not asked for again"
 
 
+@pytest.mark.slow
 def test_buckets_out_of_use_make_room(weights):
     roomy = gpu_of()
     pass_ = program(weights, roomy)
@@ -239,6 +239,7 @@ def test_buckets_out_of_use_make_room(weights):
     assert_close(wait(), truth(early, weights))
 
 
+@pytest.mark.slow
 def test_one_window_too_many_is_an_error_and_later_ones_run(weights):
     roomy = gpu_of()
     pass_ = program(weights, roomy)
@@ -315,6 +316,7 @@ def test_a_device_cannot_be_copied():
         copy.deepcopy(EmulatedGpu().device())
 
 
+@pytest.mark.slow
 def test_two_models_on_one_gpu_do_not_disturb_each_other(weights):
     """While one records its pass, another thread's launches wait, or they become part of it."""
     gpu = gpu_of()
@@ -388,6 +390,7 @@ def questions(model, count):
         yield number, model.windows("Who built the ship?", [text], max_seq_length=20, doc_stride=5)
 
 
+@pytest.mark.slow
 def test_a_model_reads_the_same_on_both_devices(folder):
     model = load_model(folder, device="reference")
     ours = on_gpu(model, gpu_of()).read(questions(model, 5), batch_tokens=100)
@@ -399,6 +402,7 @@ def test_a_model_reads_the_same_on_both_devices(folder):
             assert_close(pair, their_pair)
 
 
+@pytest.mark.slow
 def test_questions_are_tokenised_while_the_gpu_works(folder):
     """The second batch is on its way before the first is waited for, and no more than two are."""
     model = load_model(folder, device="reference")
@@ -421,6 +425,7 @@ def test_questions_are_tokenised_while_the_gpu_works(folder):
     assert [first, *(key for key, _, _ in results)] == list(range(8))
 
 
+@pytest.mark.slow
 def test_batches_are_full(folder):
     """An example that does not fit begins the next batch; none is cut off into one of its own."""
     model = load_model(folder, device="reference")
@@ -439,6 +444,7 @@ def test_batches_are_full(folder):
     assert sizes == [2 * each, 2 * each, each]
 
 
+@pytest.mark.slow
 def test_with_a_batch_size_nothing_more_is_taken(folder):
     model = load_model(folder, device="reference")
     taken = []

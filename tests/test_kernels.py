@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from builders import dense, norm, normal
 from hypothesis import given
 from hypothesis import strategies as st
 from unprepared import Unprepared
@@ -27,18 +28,6 @@ def wide(array):
     if isinstance(array, Norm):
         return Norm(array.gain.astype("f8"), array.bias.astype("f8"))
     return array.astype("f8")
-
-
-def normal(seed, *shape, std=1.0):
-    return np.random.default_rng(seed).normal(0, std, shape).astype(np.float32)
-
-
-def dense(seed, out, into):
-    return Dense(normal(seed, out, into, std=into**-0.5), normal(seed + 1, out, std=0.2))
-
-
-def norm(seed, width):
-    return Norm(1 + normal(seed, width, std=0.2), normal(seed + 1, width, std=0.2))
 
 
 def close(ours, truth, limit):

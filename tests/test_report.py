@@ -300,6 +300,7 @@ def test_no_questions_are_refused():
         render_report(make(0, predictions={}, metrics={}))
 
 
+@pytest.mark.slow
 def test_the_page_stays_small_for_many_questions():
     random_ = np.random.default_rng(0)
     count = 40_000
@@ -316,6 +317,7 @@ def test_the_page_stays_small_for_many_questions():
     assert len(html.encode()) < 100_000
 
 
+@pytest.mark.slow
 def test_the_page_stays_small_for_long_texts():
     long = "word " * 10_000
     answers = tuple(Gold(f"{n} {long}", n) for n in range(15))
