@@ -10,11 +10,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from numbers import Real
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias, overload
 
 from minibert.errors import InputError
 from minibert.model import Model, load_model
 from minibert.options import check_count
+from minibert.reading import Example
 from minibert.spans import Answer, decode_answers
 from minibert.tokenizer import Tokenizer
 from minibert.windows import Window
@@ -108,6 +109,7 @@ class QuestionAnswerer:
         Args:
             question: one question.
             context: a text, or several; `Answer.document` says which of them holds the answer.
+                Among several, those without a word (blank pages) are passed over.
             **options: fields of `Options`, for this call.
 
         Raises:
@@ -140,35 +142,90 @@ class QuestionAnswerer:
             batch_size: at most so many questions wait for each other; None: as many as fill a
                 batch.
             **options: fields of `Options`.
+
+        Raises:
+            InputError: a pair cannot be read; after the answers to those before it.
         """
         results = self.n_best_many(examples, 1, batch_size=batch_size, **options)
         return (answers[0] for answers in results)
 
+    @overload
     def n_best_many(
         self,
         examples: Iterable[tuple[str, Context]],
         n: int = 20,
         *,
         batch_size: int | None = None,
+        return_errors: Literal[False] = False,
         **options: Any,
-    ) -> Iterator[list[Answer]]:
-        """As answer_many, with the `n` best answers to each question."""
+    ) -> Iterator[list[Answer]]: ...
+
+    @overload
+    def n_best_many(
+        self,
+        examples: Iterable[tuple[str, Context] | InputError],
+        n: int = 20,
+        *,
+        batch_size: int | None = None,
+        return_errors: Literal[True],
+        **options: Any,
+    ) -> Iterator[list[Answer] | InputError]: ...
+
+    def n_best_many(
+        self,
+        examples: Iterable[tuple[str, Context] | InputError],
+        n: int = 20,
+        *,
+        batch_size: int | None = None,
+        return_errors: bool = False,
+        **options: Any,
+    ) -> Iterator[list[Answer]] | Iterator[list[Answer] | InputError]:
+        """As answer_many, with the `n` best answers to each question.
+
+        Args:
+            examples: as there.  An InputError among them stands for a pair that the caller could
+                not read.
+            n: how many answers to each, at most.
+            batch_size: as there.
+            return_errors: give the error in the place of the answers where a pair cannot be read,
+                and go on, instead of raising it.
+            **options: fields of `Options`.
+        """
         check_count("n", n, 1)
         if batch_size is not None:
             check_count("batch_size", batch_size, 1)
         chosen = _changed(self.options, options)
-        windows = ((None, self._windows(*pair, chosen)) for pair in _pairs(examples))
+        read = self._read(examples, chosen, return_errors)
         return (
-            decode_answers(
-                parts,
+            error
+            or decode_answers(
+                windows,
                 logits,
                 n=n,
                 max_answer_length=chosen.max_answer_length,
                 null_score_diff_threshold=chosen.null_score_diff_threshold,
                 align_to_words=chosen.align_to_words,
             )
-            for _, parts, logits in self.model.read(windows, batch_size=batch_size)
+            for error, windows, logits in self.model.read(read, batch_size=batch_size)
         )
+
+    def _read(
+        self, examples: Iterable[Any], options: Options, return_errors: bool
+    ) -> Iterator[Example[InputError | None]]:
+        """The windows of each example, or the error that it gives and none."""
+        if not isinstance(examples, Iterable):
+            raise InputError(
+                f"the examples must be (question, context) pairs, got {type(examples).__name__}"
+            )
+        for number, example in enumerate(examples, 1):
+            error, windows = None, []
+            try:
+                windows = self._windows(*_pair(example, number), options)
+            except InputError as problem:
+                if not return_errors:
+                    raise
+                error = problem
+            yield error, windows
 
     def _windows(self, question: str, context: Context, options: Options) -> list[Window]:
         """Tokenise one question and its texts."""
@@ -197,15 +254,12 @@ def _changed(options: Options, changes: dict[str, Any]) -> Options:
     return replace(options, **changes)
 
 
-def _pairs(examples: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
-    """Check that each example is a pair."""
-    if not isinstance(examples, Iterable):
+def _pair(example: Any, number: int) -> tuple[Any, Any]:
+    """Check that an example is a pair."""
+    if isinstance(example, InputError):
+        raise example
+    if not isinstance(example, tuple | list) or len(example) != 2:
         raise InputError(
-            f"the examples must be (question, context) pairs, got {type(examples).__name__}"
+            f"example {number} must be a (question, context) pair, got {example!r:.80}"
         )
-    for number, example in enumerate(examples, 1):
-        if not isinstance(example, tuple | list) or len(example) != 2:
-            raise InputError(
-                f"example {number} must be a (question, context) pair, got {example!r:.80}"
-            )
-        yield example[0], example[1]
+    return example[0], example[1]
