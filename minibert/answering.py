@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from numbers import Real
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, overload
+from typing import Any, TypeAlias
 
 from minibert.errors import InputError
 from minibert.model import Model, load_model
@@ -149,53 +149,36 @@ class QuestionAnswerer:
         results = self.n_best_many(examples, 1, batch_size=batch_size, **options)
         return (answers[0] for answers in results)
 
-    @overload
     def n_best_many(
         self,
         examples: Iterable[tuple[str, Context]],
         n: int = 20,
         *,
         batch_size: int | None = None,
-        return_errors: Literal[False] = False,
         **options: Any,
-    ) -> Iterator[list[Answer]]: ...
+    ) -> Iterator[list[Answer]]:
+        """As answer_many, with the `n` best answers to each question."""
+        found = self.n_best_or_error(examples, n, batch_size=batch_size, **options)
+        return (_raised(answers) for answers in found)
 
-    @overload
-    def n_best_many(
+    def n_best_or_error(
         self,
         examples: Iterable[tuple[str, Context] | InputError],
         n: int = 20,
         *,
         batch_size: int | None = None,
-        return_errors: Literal[True],
         **options: Any,
-    ) -> Iterator[list[Answer] | InputError]: ...
+    ) -> Iterator[list[Answer] | InputError]:
+        """As n_best_many, with the error in the place of the answers where a pair cannot be read.
 
-    def n_best_many(
-        self,
-        examples: Iterable[tuple[str, Context] | InputError],
-        n: int = 20,
-        *,
-        batch_size: int | None = None,
-        return_errors: bool = False,
-        **options: Any,
-    ) -> Iterator[list[Answer]] | Iterator[list[Answer] | InputError]:
-        """As answer_many, with the `n` best answers to each question.
-
-        Args:
-            examples: as there.  An InputError among them stands for a pair that the caller could
-                not read.
-            n: how many answers to each, at most.
-            batch_size: as there.
-            return_errors: give the error in the place of the answers where a pair cannot be read,
-                and go on, instead of raising it.
-            **options: fields of `Options`.
+        An InputError among the examples stands for a pair that the caller could not read, and comes
+        back in its place.
         """
         check_count("n", n, 1)
         if batch_size is not None:
             check_count("batch_size", batch_size, 1)
         chosen = _changed(self.options, options)
-        read = self._read(examples, chosen, return_errors)
+        read = (self._read(number, each, chosen) for number, each in enumerate(_all(examples), 1))
         return (
             error
             or decode_answers(
@@ -209,23 +192,19 @@ class QuestionAnswerer:
             for error, windows, logits in self.model.read(read, batch_size=batch_size)
         )
 
-    def _read(
-        self, examples: Iterable[Any], options: Options, return_errors: bool
-    ) -> Iterator[Example[InputError | None]]:
-        """The windows of each example, or the error that it gives and none."""
-        if not isinstance(examples, Iterable):
-            raise InputError(
-                f"the examples must be (question, context) pairs, got {type(examples).__name__}"
-            )
-        for number, example in enumerate(examples, 1):
-            error, windows = None, []
-            try:
-                windows = self._windows(*_pair(example, number), options)
-            except InputError as problem:
-                if not return_errors:
-                    raise
-                error = problem
-            yield error, windows
+    def _read(self, number: int, example: Any, options: Options) -> Example[InputError | None]:
+        """The windows of an example; or the error that it gives, and none."""
+        try:
+            if isinstance(example, InputError):
+                raise example
+            if not isinstance(example, tuple | list) or len(example) != 2:
+                raise InputError(
+                    f"example {number} must be a (question, context) pair, got {example!r:.80}"
+                )
+            question, context = example
+            return None, self._windows(question, context, options)
+        except InputError as error:
+            return error, []
 
     def _windows(self, question: str, context: Context, options: Options) -> list[Window]:
         """Tokenise one question and its texts."""
@@ -254,12 +233,17 @@ def _changed(options: Options, changes: dict[str, Any]) -> Options:
     return replace(options, **changes)
 
 
-def _pair(example: Any, number: int) -> tuple[Any, Any]:
-    """Check that an example is a pair."""
-    if isinstance(example, InputError):
-        raise example
-    if not isinstance(example, tuple | list) or len(example) != 2:
+def _all(examples: Iterable[Any]) -> Iterator[Any]:
+    """The examples, if there can be any."""
+    if not isinstance(examples, Iterable):
         raise InputError(
-            f"example {number} must be a (question, context) pair, got {example!r:.80}"
+            f"the examples must be (question, context) pairs, got {type(examples).__name__}"
         )
-    return example[0], example[1]
+    yield from examples
+
+
+def _raised(answers: list[Answer] | InputError) -> list[Answer]:
+    """The answers, unless there is an error in their place."""
+    if isinstance(answers, InputError):
+        raise answers
+    return answers

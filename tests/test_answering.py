@@ -169,10 +169,10 @@ def test_the_answers_before_a_bad_pair_come_before_its_error(qa, bad, batch_size
         next(answers)
 
 
-def test_errors_may_be_returned_in_the_places_of_their_pairs(qa):
+def test_errors_may_come_in_the_places_of_their_pairs(qa):
     unreadable = InputError("line 9 is torn")
     examples = [(WHO, TEXT), *BAD_PAIRS, unreadable, (WHO, TEXT)]
-    first, *errors, last = qa.n_best_many(examples, 2, return_errors=True)
+    first, *errors, last = qa.n_best_or_error(examples, 2)
     assert first[0].text == last[0].text == "Ada Lovelace"
     assert len(first) == len(last) == 2
     assert all(isinstance(error, InputError) for error in errors)

@@ -133,7 +133,7 @@ MUTANTS = [
     Mutant("rows with errors wait without end", "minibert/reading.py", "sum(map(len, windows)) or 1",
            "sum(map(len, windows))", "test_stream.py"),
     Mutant("an error comes before its turn", "minibert/reading.py", "failures.append(error)", "raise",
-           "test_answering.py"),
+           "test_pipelines.py"),
     Mutant("blank pages are read", "minibert/model.py", "if not len(context) and len(texts) > 1:",
            "if False:", "test_answering.py"),
     Mutant("SQuAD: the pipeline chooses among fifty", "minibert/squad/decoders.py", "k=12,", "k=50,",

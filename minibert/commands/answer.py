@@ -144,6 +144,9 @@ def take_question(groups: list[list[str]]) -> str | None:
     return None
 
 
+FILE_NAME = re.compile(r"\S*[^\s.]\.[A-Za-z][A-Za-z0-9]{0,4}")  # no space, and an ending
+
+
 def looks_like_file(text: str) -> bool:
     """Whether a text is the name of a file, as far as one can tell.
 
@@ -151,10 +154,8 @@ def looks_like_file(text: str) -> bool:
         >>> [looks_like_file(text) for text in ("notes.txt", "-", "It was 3.5", "Who?", "e.g.")]
         [True, True, False, False, False]
     """
-    return text == "-" or os.path.isfile(text) or bool(FILE_NAME.fullmatch(text))
-
-
-FILE_NAME = re.compile(r"\S*[^\s.]\.[A-Za-z][A-Za-z0-9]{0,4}")  # no space, and an ending
+    there = os.path.exists(text) and not os.path.isdir(text)
+    return text == "-" or there or bool(FILE_NAME.fullmatch(text))
 
 
 def command_answer(args: argparse.Namespace) -> None:

@@ -68,8 +68,7 @@ def answer_rows(qa: QuestionAnswerer, source: BinaryIO, args: argparse.Namespace
     else:
         bad = write_file(qa, lines, args)
     if bad:
-        rows = "row holds an error" if bad == 1 else "rows hold an error each"
-        raise InputError(f"{args.jsonl}: {bad} {rows} instead of an answer")
+        raise InputError(f"{args.jsonl}: rows with an error instead of an answer: {bad}")
 
 
 def write_rows(
@@ -124,7 +123,7 @@ def write_file(qa: QuestionAnswerer, lines: Iterator[Line], args: argparse.Names
     with unfinished(path, header, args.overwrite) as file:
         done, bad, rest = skip_answered(file, path, lines, args)
         if done:
-            notice(f"{done} rows were answered before")
+            notice(f"rows answered before: {done}")
 
         def write(row: Row) -> None:
             text = row.text.encode("utf-8", "backslashreplace")
@@ -202,7 +201,7 @@ def answer_lines(
             waiting.append((line, fields))
             yield example
 
-    for answers in qa.n_best_many(examples(), args.top_k, return_errors=True):
+    for answers in qa.n_best_or_error(examples(), args.top_k):
         line, fields = waiting.popleft()
         if isinstance(answers, InputError):
             error = f"{args.jsonl}, line {line[0]}: {answers}"
