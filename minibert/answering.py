@@ -194,17 +194,17 @@ class QuestionAnswerer:
 
     def _read(self, number: int, example: Any, options: Options) -> Example[InputError | None]:
         """The windows of an example; or the error that it gives, and none."""
+        if isinstance(example, InputError):
+            return example, []
         try:
-            if isinstance(example, InputError):
-                raise example
             if not isinstance(example, tuple | list) or len(example) != 2:
                 raise InputError(
                     f"example {number} must be a (question, context) pair, got {example!r:.80}"
                 )
             question, context = example
             return None, self._windows(question, context, options)
-        except InputError as error:
-            return error, []
+        except InputError as error:  # which holds on to the frames it came through, and their texts
+            return InputError(str(error)), []
 
     def _windows(self, question: str, context: Context, options: Options) -> list[Window]:
         """Tokenise one question and its texts."""

@@ -37,7 +37,7 @@ RECORD = re.compile(rb"([0-9a-f]{16}) (ok|bad) (\{.*\})")  # a line of FILE.unfi
 class Row:
     """A row of the output."""
 
-    line: Line  # of the input, that it answers
+    digest: bytes  # of the line that it answers
     text: str  # one line of JSON
     error: str | None  # that it holds instead of an answer
 
@@ -127,7 +127,7 @@ def write_file(qa: QuestionAnswerer, lines: Iterator[Line], args: argparse.Names
 
         def write(row: Row) -> None:
             text = row.text.encode("utf-8", "backslashreplace")
-            file.write(b"%s %s %s\n" % (digest(row.line), b"bad" if row.error else b"ok", text))
+            file.write(b"%s %s %s\n" % (row.digest, b"bad" if row.error else b"ok", text))
             file.flush()
 
         try:
@@ -168,7 +168,7 @@ def skip_answered(
             problem = f"{path}, line {done + 2}: is damaged"
         elif line is None:
             problem = f"{path}: an unfinished run over more rows than the {done} of {args.jsonl}"
-        elif match[1] != digest(line):
+        elif match[1] != digest(line[1]):
             problem = f"{path}: an unfinished run over a file with another line {line[0]}"
         else:
             done += 1
@@ -184,32 +184,32 @@ def skip_answered(
     return done, bad, lines
 
 
-def digest(line: Line) -> bytes:
+def digest(content: bytes) -> bytes:
     """What tells a line from others: 16 hexadecimal digits."""
-    return hashlib.blake2b(line[1], digest_size=8).hexdigest().encode()
+    return hashlib.blake2b(content, digest_size=8).hexdigest().encode()
 
 
 def answer_lines(
     qa: QuestionAnswerer, lines: Iterator[Line], args: argparse.Namespace
 ) -> Iterator[Row]:
     """Answer lines together, in packed batches; a row for each, in their order."""
-    waiting: deque[tuple[Line, dict[str, Any]]] = deque()  # lines whose answers are still to come
+    waiting: deque[tuple[int, bytes, dict[str, Any]]] = deque()  # answers are still to come
 
     def examples() -> Iterator[tuple[str, Context] | InputError]:
-        for line in lines:
-            fields, example = parse_line(line[1])
-            waiting.append((line, fields))
+        for number, content in lines:
+            fields, example = parse_line(content)
+            waiting.append((number, digest(content), fields))
             yield example
 
     for answers in qa.n_best_or_error(examples(), args.top_k):
-        line, fields = waiting.popleft()
+        number, of_line, fields = waiting.popleft()
         if isinstance(answers, InputError):
-            error = f"{args.jsonl}, line {line[0]}: {answers}"
-            yield Row(line, dump(fields | {"error": error}), error)
+            error = f"{args.jsonl}, line {number}: {answers}"
+            yield Row(of_line, dump(fields | {"error": error}), error)
         else:
             found = [asdict(answer) for answer in answers]
             shown = {"answer": found[0]} if args.top_k == 1 else {"answers": found}
-            yield Row(line, dump(fields | shown), None)
+            yield Row(of_line, dump(fields | shown), None)
 
 
 def parse_line(content: bytes) -> tuple[dict[str, Any], tuple[str, Context] | InputError]:
