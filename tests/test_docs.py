@@ -14,6 +14,11 @@ import minibert
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+DOCUMENTS = [
+    path
+    for path in sorted(ROOT.glob("**/*.md"))
+    if not any(part.startswith(".") or part == "site-packages" for part in path.parts)
+]
 SOURCES = [
     path
     for folder in ("minibert", "kernels")
@@ -36,11 +41,12 @@ def blocks(language):
     return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
 
 
-def test_the_python_of_the_readme_runs(monkeypatch):
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_python_of_the_documents_runs(document, monkeypatch):
     monkeypatch.chdir(ROOT)
-    for block in blocks("python"):
-        if "transformers" not in block:
-            exec(compile(block, "README.md", "exec"), {})
+    text = document.read_text(encoding="utf-8")
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        exec(compile(block, document.name, "exec"), {})
 
 
 @pytest.mark.parametrize("folder", [ROOT, ROOT / "tests"], ids=["in the checkout", "elsewhere"])

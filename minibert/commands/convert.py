@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from minibert.commands.options import examples
+from minibert.options import STORED_DTYPES
 
 
 def add_command(commands: Any) -> None:
@@ -30,7 +31,7 @@ def add_command(commands: Any) -> None:
     convert.add_argument("output", help="the folder to write")
     convert.add_argument(
         "--dtype",
-        choices=["float32", "float16", "int8"],
+        choices=STORED_DTYPES,
         default="float32",
         help="how to store the numbers; a model in int8 becomes floats of the same values, which "
         "other programs can read (default: float32)",
