@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from minibert.commands.options import examples
 from minibert.options import STORED_DTYPES
 
 
@@ -16,6 +17,10 @@ def add_command(commands: Any) -> None:
         description="Write a model as a folder with model.safetensors, config.json and its "
         "tokenizer. Old pytorch_model.bin files are read without torch, and nothing in them is "
         "executed.",
+        **examples(
+            "minibert convert old_folder new_folder",
+            "minibert convert embedded folder --dtype float32",
+        ),
     )
     convert.set_defaults(run=command_convert)
     convert.add_argument(

@@ -9,7 +9,7 @@ import time
 from typing import Any
 
 from minibert import __version__
-from minibert.commands.options import dump
+from minibert.commands.options import dump, examples
 from minibert.errors import BackendError, MinibertError
 
 Findings = dict[str, dict[str, str]]
@@ -33,6 +33,10 @@ def add_command(commands: Any) -> None:
         description="Print versions, the processor and the kernels that it gets, and run the "
         "embedded model in each dtype beside the definition in NumPy. The status is 1 if they "
         "differ.",
+        **examples(
+            "minibert doctor",
+            "minibert doctor --json > findings.json",
+        ),
     )
     doctor.set_defaults(run=command_doctor)
     doctor.add_argument("--json", action="store_true", help="print JSON instead of prose")
