@@ -56,7 +56,7 @@ def erf(x: Floats) -> Floats:
 
 
 def gelu(x: Floats) -> Floats:
-    """X times the chance that a standard normal number is below x; exact, by erf.
+    """The input times the chance that a standard normal number is below x; exact, by erf.
 
     Source: Hendrycks and Gimpel 2016 (arXiv:1606.08415); `gelu` in google-research/bert.
 
@@ -73,12 +73,12 @@ def gelu_tanh(x: Floats) -> Floats:
 
 
 def relu(x: Floats) -> Floats:
-    """X where it is positive, else 0."""
+    """The input where it is positive, else 0."""
     return np.maximum(x, 0)
 
 
 def silu(x: Floats) -> Floats:
-    """X times the logistic function of x."""
+    """The input times the logistic function of x."""
     # tanh instead of exp(-x), which overflows for x below -88.
     return 0.5 * x * (1 + np.tanh(0.5 * x))
 
@@ -144,7 +144,7 @@ def embed(
     Args:
         input_ids: [T] int32, rows of the word table.
         token_type_ids: [T] int32, 0 in the question and 1 in the text.
-        position_ids: [T] int32, each token's place in its own window, from 0.
+        position_ids: [T] int32, each token's position in its own window, from 0.
         tables: word [V, D], position [P, D] and token type [2, D] embeddings, and their norm.
         eps: of the layer norm.
 
@@ -158,7 +158,7 @@ def embed(
 
 
 def linear(x: Floats, dense: Dense) -> Floats:
-    """X @ weight.T + bias: [T, in] -> [T, out]; the weight is [out, in], as in the file."""
+    """A dense layer, x @ weight.T + bias: [T, in] -> [T, out]; the weight is [out, in]."""
     return x @ full(dense.weight).T + dense.bias
 
 

@@ -24,7 +24,7 @@ class Batch:
 
     input_ids: Ints  # [T]
     token_type_ids: Ints  # [T]
-    position_ids: Ints  # [T] place of each token in its window, from 0
+    position_ids: Ints  # [T] where each token stands in its window, from 0
     cu_seqlens: Ints  # [B + 1] where each window begins, and T
 
     def split(self, logits: tuple[Floats, Floats]) -> list[tuple[Floats, Floats]]:

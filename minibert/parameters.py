@@ -74,7 +74,7 @@ class Tables:
     norm: Norm
 
 
-# What stands at each place of a model: as it comes from a file, or as a backend keeps it.
+# The parts of a model, as they come from a file or as a backend keeps them.
 TablesT = TypeVar("TablesT")
 DenseT = TypeVar("DenseT")
 NormT = TypeVar("NormT")

@@ -143,8 +143,8 @@ class Kernels:
     def attention(self, qkv: Floats, cu_seqlens: Ints, num_heads: int) -> Floats:
         """See reference.attention."""
         tokens, tiles = len(qkv), attention_tiles(cu_seqlens)
-        inputs, places = self._up(qkv, qkv.shape[1]), self.device.upload(tiles)
-        y = self._steps(tokens, len(tiles)).attention(inputs, places.address, num_heads)
+        inputs, listed = self._up(qkv, qkv.shape[1]), self.device.upload(tiles)
+        y = self._steps(tokens, len(tiles)).attention(inputs, listed.address, num_heads)
         return self._down(y, tokens, y.width)
 
     def span_logits(self, x: Floats, head: DeviceHead) -> tuple[Floats, Floats]:

@@ -107,7 +107,7 @@ def attention_tiles(cu_seqlens: Ints) -> Ints:
 
 
 class Slot:
-    """A place for one batch: its input and output, and the recorded pass between them."""
+    """Room for one batch: its input and output, and the recorded pass between them."""
 
     def __init__(self, program: Program, capacity: int, steps: Steps):
         device = program.device
@@ -269,7 +269,7 @@ class Program:
         self.device.copy_out(slot.host_out, logits, 8 * slot.capacity)
 
     def put_pass(self, steps: Steps) -> Memory:
-        """Put all launches on the stream; the logits' place comes back."""
+        """Put all launches on the stream; what comes back is where the logits will be."""
         ids = [
             steps.counts.address + 4 * (HEADER + i * steps.capacity)
             for i in range(4)  # input ids, token types, positions, then attention's tiles
