@@ -8,17 +8,17 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from minibert.batches import pack
 from minibert.checkpoints.hub import ModelFiles, find_model
 from minibert.checkpoints.safetensors import open_checkpoint
 from minibert.config import BertConfig
-from minibert.encoder import qa_logits
+from minibert.encoder import begin_logits, qa_logits
 from minibert.errors import InputError, TokenizerError
 from minibert.kernels.backend import Backend, get_backend
-from minibert.parameters import Weights
+from minibert.parameters import Parameters
 from minibert.reading import BATCH_TOKENS, GPU_BATCH_TOKENS, Example, Key, read_examples
 from minibert.spans import Logits
 from minibert.tokenizer import Tokenizer, load_tokenizer
@@ -35,7 +35,7 @@ class Model:
     config: BertConfig
     tokenizer: Tokenizer
     kernels: Backend
-    weights: Weights  # as `kernels.prepare` packed them
+    weights: Parameters[Any, Any, Any, Any]  # as `kernels.prepare` made them
     files: ModelFiles | None = None  # where it came from
 
     @property
@@ -114,25 +114,16 @@ class Model:
     def logits(self, windows: list[Window], trace: Trace | None = None) -> list[Logits]:
         """Run one packed batch: start and end logits [S] of each window."""
         batch = pack(windows)
-        start, end = qa_logits(batch, self.weights, self.config, self.kernels, trace)
-        borders = pairwise(batch.cu_seqlens)
-        return [(start[a:b], end[a:b]) for a, b in borders]
+        return batch.split(qa_logits(batch, self.weights, self.config, self.kernels, trace))
 
     def begin(self, windows: list[Window]) -> Callable[[], list[Logits]]:
         """Begin a packed batch; the function that comes back waits for what `logits` gives.
 
         On the processor, the batch runs when that function is called.
         """
-        if self.kernels.launch is None:
-            return lambda: self.logits(windows)
         batch = pack(windows)
-        wait = self.kernels.launch(batch, self.weights, self.config)
-
-        def finish() -> list[Logits]:
-            start, end = wait()
-            return [(start[a:b], end[a:b]) for a, b in pairwise(batch.cu_seqlens)]
-
-        return finish
+        wait = begin_logits(batch, self.weights, self.config, self.kernels)
+        return lambda: batch.split(wait())
 
     def read(
         self,

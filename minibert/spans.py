@@ -226,8 +226,8 @@ def decode_answers(
         first = int(context.offsets[begin + span.start, 0])
         past = int(context.offsets[begin + span.end, 1])
         answers.append(answer(context.text[first:past], first, past, span.score, number))
-    place = sum(not null_score - a.score > null_score_diff_threshold for a in answers)
-    answers.insert(place, answer("", 0, 0, null_score, null_window))
+    rank = sum(not null_score - a.score > null_score_diff_threshold for a in answers)
+    answers.insert(rank, answer("", 0, 0, null_score, null_window))
     return answers[:n]
 
 

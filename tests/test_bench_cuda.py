@@ -32,7 +32,8 @@ from benchmark import (
 from benchmark.processes import BenchError
 
 from minibert.kernels.backend import table
-from minibert.kernels.cuda.functions import Kernels, gemm_recipe
+from minibert.kernels.cuda.functions import Kernels
+from minibert.kernels.cuda.launcher import gemm_recipe
 from minibert.model import load_model
 from minibert.weights import expected_shapes
 
@@ -412,7 +413,7 @@ def test_our_side_runs_a_whole_model_on_a_gpu(emulated, tmp_path, dtype, limit):
     workload.write_model(folder, workload.Shape.parse("1/64/1"))
 
     def on_gpu(folder, dtype):
-        backend = table("cuda", Kernels(emulated, dtype, emulated_gpu.build))
+        backend = table("cuda", dtype, Kernels(emulated, dtype, emulated_gpu.build))
         model = load_model(folder, device="reference")
         return replace(model, kernels=backend, weights=backend.prepare(model.weights))
 

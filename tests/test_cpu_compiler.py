@@ -41,7 +41,8 @@ from minibert.parameters import Dense
 x = np.arange(12, dtype=np.float32).reshape(3, 4)
 layer = Dense(np.eye(4, dtype=np.float32), np.ones(4, np.float32))
 try:
-    y = get_backend("cpu").linear(x, layer)
+    cpu = get_backend("cpu")
+    y = cpu.linear(x, cpu.prepare_dense(layer))
 except BackendError as error:
     print(error)
 else:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from random_models import random_batch, random_tensors, tiny_config
 from safetensors.numpy import save_file
+from unprepared import Unprepared
 
 from minibert.batches import Batch, pack
 from minibert.checkpoints.safetensors import open_checkpoint
@@ -137,7 +138,10 @@ def close(ours, truth, limit):
 @over()
 def test_linear(kernels, tokens, into, out):
     x, layer = normal(0, tokens, into), dense(1, out, into)
-    close(kernels.linear(x, layer), *product(x, layer, kernels.dtype, kernels.target.largest))
+    close(
+        Unprepared(kernels).linear(x, layer),
+        *product(x, layer, kernels.dtype, kernels.target.largest),
+    )
 
 
 @over()
@@ -148,7 +152,10 @@ def test_linear_takes_int8_weights_as_they_are(kernels):
         random.uniform(0.001, 0.002, 36).astype(np.float32),
     )
     x, layer = normal(0, 17, 100), Dense(weight, normal(1, 36))
-    close(kernels.linear(x, layer), *product(x, layer, kernels.dtype, kernels.target.largest))
+    close(
+        Unprepared(kernels).linear(x, layer),
+        *product(x, layer, kernels.dtype, kernels.target.largest),
+    )
 
 
 @each_size
@@ -161,7 +168,7 @@ def test_linear_activation(kernels, tokens, into, out, activation):
     limit = 1.2 * limit + FUNCTION * STEP * np.abs(y)  # no slope is above 1.13
     if kernels.inner != "float32":
         limit = limit + HALF * np.abs(truth)
-    close(kernels.linear_activation(x, layer, activation), truth, limit)
+    close(Unprepared(kernels).linear_activation(x, layer, activation), truth, limit)
 
 
 @pytest.mark.parametrize("activation", reference.ACTIVATIONS)
@@ -176,14 +183,14 @@ def test_every_activation_over_the_whole_range(kernels, activation):
     limit = FUNCTION * STEP * np.abs(x)
     if kernels.dtype == "bfloat16":
         limit = limit + HALF * np.abs(truth) + 1e-38  # too small for a bfloat16
-    close(kernels.linear_activation(x, one, activation), truth, limit + 1e-38)
+    close(Unprepared(kernels).linear_activation(x, one, activation), truth, limit + 1e-38)
 
 
 @over("bfloat16")
 def test_a_result_is_rounded_to_bfloat16_with_ties_to_even(kernels):
     x = np.array([[sign * 2.0 * i, sign] for i in range(128, 256) for sign in (1, -1)], np.float32)
     columns = Dense(np.array([[1, 1], [-1, -1], [1, 0]] * 13, np.float32), np.zeros(39, np.float32))
-    ours = kernels.linear_activation(x, columns, "relu")
+    ours = Unprepared(kernels).linear_activation(x, columns, "relu")
     sums = np.maximum(x @ columns.weight.T, 0)  # halfway between two bfloat16
     np.testing.assert_array_equal(ours, bfloat16(sums))
     assert not np.array_equal(ours, sums)
@@ -201,7 +208,7 @@ def test_linear_add_norm(kernels, tokens, into, out):
     far = (limit.max(axis=1, initial=0) + SUM * STEP)[:, None] / np.sqrt(
         y.var(axis=1, keepdims=True) + EPS
     )
-    ours = kernels.linear_add_norm(x, layer, residual, gains, EPS)
+    ours = Unprepared(kernels).linear_add_norm(x, layer, residual, gains, EPS)
     close(ours, truth, (np.abs(truth) + 2) * (far + SUM * STEP))
 
 
@@ -211,7 +218,7 @@ def test_layer_norm_adds_eps_to_the_variance(kernels):
     nothing = Dense(np.zeros((2, 2), np.float32), np.zeros(2, np.float32))
     plain = Norm(np.ones(2, np.float32), np.zeros(2, np.float32))
     for eps, want in ((0.0, 1.0), (3.0, 0.5)):
-        ours = kernels.linear_add_norm(x, nothing, x, plain, eps)
+        ours = Unprepared(kernels).linear_add_norm(x, nothing, x, plain, eps)
         np.testing.assert_allclose(ours, [[-want, want]], rtol=1e-6)
 
 
@@ -221,8 +228,8 @@ def test_rows_of_zeros_and_of_one_sign_are_quantised(kernels):
     x[1], x[2] = normal(0, 40), np.abs(normal(1, 40)) + 5
     x[3], x[4], x[5] = -x[2], 1e-3 * x[1], 1e4 * x[1]
     layer = dense(2, 36, 40)
-    close(kernels.linear(x, layer), *product(x, layer, "int8", kernels.target.largest))
-    np.testing.assert_array_equal(kernels.linear(x[:1], layer)[0], layer.bias)
+    close(Unprepared(kernels).linear(x, layer), *product(x, layer, "int8", kernels.target.largest))
+    np.testing.assert_array_equal(Unprepared(kernels).linear(x[:1], layer)[0], layer.bias)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "int8"])
@@ -230,7 +237,7 @@ def test_all_targets_that_fuse_and_quantise_alike_give_the_same_product(dtype):
     x, layer = normal(0, 50, 1100), dense(1, 40, 1100)
     first = {}
     for kernels in PROGRAMS[dtype]:
-        target, result = kernels.target, kernels.linear(x, layer)
+        target, result = kernels.target, Unprepared(kernels).linear(x, layer)
         wanted = first.setdefault((target.fma, dtype == "int8" and target.largest), result)
         np.testing.assert_array_equal(result, wanted, target.name)
 
@@ -241,7 +248,9 @@ def test_the_largest_products_do_not_overflow(kernels):
     x[:, 1::2] = np.arange(13)[:, None] / 4  # some rows of neighbours that are both the largest
     for sign in (1, -1):
         layer = Dense(np.full((40, 64), sign, np.float32), np.zeros(40, np.float32))
-        close(kernels.linear(x, layer), *product(x, layer, "int8", kernels.target.largest))
+        close(
+            Unprepared(kernels).linear(x, layer), *product(x, layer, "int8", kernels.target.largest)
+        )
 
 
 # ---------------------------------------------------------------- attention
@@ -320,7 +329,7 @@ def test_embed(kernels, int8, tokens, width):
         tables.append(Table(matrix if int8 else full(matrix)))
     gains = norm(9, width)
     ids = [random.integers(0, rows, tokens).astype(np.int32) for rows in (50, 2, 600)]
-    ours = kernels.embed(*ids, Tables(*tables, gains), EPS)
+    ours = Unprepared(kernels).embed(*ids, Tables(*tables, gains), EPS)
     words, places, kinds = (full(table.matrix).astype("f8") for table in tables)
     y = words[ids[0]] + kinds[ids[1]] + places[ids[2]]
     truth = reference.layer_norm(y, Norm(gains.gain.astype("f8"), gains.bias.astype("f8")), EPS)
@@ -336,7 +345,7 @@ def test_embed(kernels, int8, tokens, width):
 def test_span_logits(kernels, tokens, width):
     x, head = normal(0, tokens, width), dense(1, 2, width)
     truth, limit = product(x, head, "float32")  # in every dtype
-    for j, ours in enumerate(kernels.span_logits(x, head)):
+    for j, ours in enumerate(Unprepared(kernels).span_logits(x, head)):
         close(ours, truth[:, j], limit[:, j])
 
 

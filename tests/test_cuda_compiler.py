@@ -23,13 +23,15 @@ import pytest
 from emulated_gpu import EmulatedGpu, build, compile_for
 from numba import cuda, float32, int32
 from random_models import tiny_config
+from unprepared import Unprepared
 
 from minibert.errors import BackendError
 from minibert.kernels import reference
 from minibert.kernels.cpu.pool import available_cores
 from minibert.kernels.cuda import attention, gemm, recipes, rows
-from minibert.kernels.cuda.functions import Kernels, recipes_of
+from minibert.kernels.cuda.functions import Kernels
 from minibert.kernels.cuda.language import DTYPES, Kernel, load, store
+from minibert.kernels.cuda.launcher import recipes_of
 from minibert.kernels.cuda.recipes import (
     Built,
     Recipe,
@@ -269,7 +271,7 @@ LIMITS = {"float32": 5e-6, "float16": 8e-3, "bfloat16": 6e-2}
 )
 def test_compiled_kernels_compute_what_the_definition_computes(dtype, capability):
     gpu = PtxGpu(capability=capability)
-    kernels = Kernels(gpu.device(), dtype, build_ptx)
+    kernels = Unprepared(Kernels(gpu.device(), dtype, build_ptx))
 
     def check(name, *arguments):
         ours, theirs = (getattr(each, name)(*arguments) for each in (kernels, reference))

@@ -18,13 +18,19 @@ from safetensors.numpy import save_file
 
 from minibert.batches import Batch
 from minibert.checkpoints.safetensors import open_checkpoint
-from minibert.encoder import qa_logits
+from minibert.encoder import bert, qa_logits
 from minibert.errors import BackendError
 from minibert.kernels.backend import REFERENCE, table
 from minibert.kernels.cuda.driver import CudaError, Driver, OutOfMemoryError
-from minibert.kernels.cuda.functions import Kernels, attention_tiles, recipes_of
-from minibert.kernels.cuda.program import TOKENS_PER_TILE, Program, bucket_size, halves
-from minibert.kernels.cuda.upload import upload_weights
+from minibert.kernels.cuda.functions import Kernels
+from minibert.kernels.cuda.launcher import recipes_of
+from minibert.kernels.cuda.program import (
+    TOKENS_PER_TILE,
+    Program,
+    attention_tiles,
+    bucket_size,
+    halves,
+)
 from minibert.model import load_model
 from minibert.reading import GPU_BATCH_TOKENS
 from minibert.weights import load_weights
@@ -59,7 +65,7 @@ def weights(tmp_path_factory):
 
 def program(weights, gpu, dtype="float32"):
     kernels = Kernels(gpu.device(), dtype, build)
-    return Program(kernels.steps, kernels.prepare(weights), CONFIG)
+    return Program(kernels.launcher, bert, kernels.prepare(weights), CONFIG)
 
 
 def truth(batch, weights):
@@ -252,7 +258,7 @@ def test_memory_is_given_back(weights):
     device = gpu.device()
     kernels = Kernels(device, "float32", build)
     model = kernels.prepare(weights)
-    pass_ = Program(kernels.steps, model, CONFIG)
+    pass_ = Program(kernels.launcher, bert, model, CONFIG)
     pass_.launch(packed([9]))()
     assert gpu.memory
     assert gpu.host
@@ -313,20 +319,22 @@ def test_two_models_on_one_gpu_do_not_disturb_each_other(weights):
     """While one records its pass, another thread's launches wait, or they become part of it."""
     gpu = gpu_of()
     kernels = Kernels(gpu.device(), "float32", build)
-    first, second = (Program(kernels.steps, kernels.prepare(weights), CONFIG) for _ in range(2))
+    first, second = (
+        Program(kernels.launcher, bert, kernels.prepare(weights), CONFIG) for _ in range(2)
+    )
     batches = [packed([7, 3], 1), packed([5], 2)]
     second.launch(batches[1])()
     results = []
     thread = threading.Thread(target=lambda: results.append(second.launch(batches[1])()))
-    put_launches = first.put_launches
+    put_pass = first.put_pass
 
     def slowly(*arguments):
         if gpu.recording is not None and not thread.ident:
             thread.start()
             thread.join(0.2)  # it cannot get in
-        put_launches(*arguments)
+        return put_pass(*arguments)
 
-    first.put_launches = slowly
+    first.put_pass = slowly
     assert_close(first.launch(batches[0])(), truth(batches[0], weights))
     thread.join()
     assert_close(results[0], truth(batches[1], weights))
@@ -355,7 +363,7 @@ def test_a_failed_recording_leaves_the_stream_usable(weights):
     assert gpu.recording is None
     batch = packed([5])
     kernels = Kernels(device, "float32", build)
-    pass_ = Program(kernels.steps, kernels.prepare(weights), CONFIG)
+    pass_ = Program(kernels.launcher, bert, kernels.prepare(weights), CONFIG)
     assert_close(pass_.launch(batch)(), truth(batch, weights))
 
 
@@ -369,7 +377,7 @@ def folder(tmp_path_factory) -> Path:
 
 def on_gpu(model, gpu, dtype="float32"):
     """A loaded model, moved to an emulated GPU."""
-    kernels = table("cuda", Kernels(gpu.device(), dtype, build))
+    kernels = table("cuda", dtype, Kernels(gpu.device(), dtype, build))
     weights = load_weights(open_checkpoint(model.files.weights), model.config)
     return replace(model, kernels=kernels, weights=kernels.prepare(weights))
 
@@ -420,9 +428,9 @@ def test_batches_are_full(folder):
     on_it = on_gpu(model, gpu_of())
     launch = on_it.kernels.launch
 
-    def noting(batch, *arguments):
+    def noting(steps, batch, *arguments):
         sizes.append(len(batch.input_ids))
-        return launch(batch, *arguments)
+        return launch(steps, batch, *arguments)
 
     on_it = replace(on_it, kernels=replace(on_it.kernels, launch=noting))
     examples = list(questions(model, 5))
@@ -464,18 +472,10 @@ def test_all_recipes_of_a_model_are_known_ahead(weights):
     for multiprocessors in (1, 4, 500):
         gpu = gpu_of(multiprocessors=multiprocessors)
         kernels = Kernels(gpu.device(), "float16", build)
-        pass_ = Program(kernels.steps, kernels.prepare(weights), CONFIG)
+        pass_ = Program(kernels.launcher, bert, kernels.prepare(weights), CONFIG)
         pass_._bucket(128)
-        seen |= set(kernels.steps.functions)
+        seen |= set(kernels.launcher.functions)
     assert seen <= known
-
-
-def test_weights_that_are_not_prepared_are_brought_over(weights):
-    kernels = Kernels(gpu_of().device(), "float32", build)
-    batch = packed([5])
-    assert_close(kernels.forward(batch, weights, CONFIG), truth(batch, weights))
-    prepared = upload_weights(kernels.device, weights, "float32")
-    assert_close(kernels.forward(batch, prepared, CONFIG), truth(batch, weights))
 
 
 def test_a_gpu_batch_has_room_for_its_tiles():

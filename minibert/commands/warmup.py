@@ -112,7 +112,7 @@ def warm_up_cuda(
     from minibert.checkpoints.hub import find_model
     from minibert.config import BertConfig
     from minibert.kernels.cuda.detect import find_gpus
-    from minibert.kernels.cuda.functions import recipes_of
+    from minibert.kernels.cuda.launcher import recipes_of
     from minibert.kernels.cuda.recipes import LEAST_CAPABILITY, built_kernel, cache_path, is_built
 
     if capability is None:

@@ -226,7 +226,7 @@ def read_record(path: Path, number: int, line: bytes) -> tuple[str, Prediction]:
     try:
         record = json.loads(line)
         values = {f.name: record[f.name] for f in fields(Prediction)}
-        start, end = values["place"]
+        start, end = values["span"]
         odds, probability = values["null_odds"], values["probability"]
         if (
             all(isinstance(value, str) for value in (record["id"], values["text"]))
@@ -239,7 +239,7 @@ def read_record(path: Path, number: int, line: bytes) -> tuple[str, Prediction]:
             and isinstance(values["n_best"], list)
             and all(map(is_answer, values["n_best"]))
         ):
-            return record["id"], Prediction(**values | {"place": (start, end)})
+            return record["id"], Prediction(**values | {"span": (start, end)})
     except (ValueError, KeyError, TypeError, RecursionError):
         pass
     raise damaged(path, number)

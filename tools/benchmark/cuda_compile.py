@@ -40,7 +40,7 @@ def recipes_of_models(shapes: Sequence[Shape], dtypes: Sequence[str]) -> list[Re
 
 def recipes_of_tables(dtypes: Sequence[str]) -> list[Recipe]:
     """Every kernel that the tables of single kernels launch: the base model's, and all tiles."""
-    from minibert.kernels.cuda.functions import gemm_recipe
+    from minibert.kernels.cuda.launcher import gemm_recipe
 
     ends = dict.fromkeys(product[2:] for product in PRODUCTS)
     tiles = [gemm_recipe(d, *end, tile) for d in dtypes for tile in tiles_of(d) for end in ends]
