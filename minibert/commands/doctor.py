@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import os
 import platform
 import time
 from typing import Any
@@ -62,8 +63,7 @@ def examine() -> Findings:
     """Everything worth knowing when something is slow or wrong, by title and name."""
     from minibert.kernels.cache import cache_folder, read_cache
     from minibert.kernels.cpu.compiler import cache_name
-    from minibert.kernels.cpu.pool import available_cores
-    from minibert.kernels.cpu.targets import find_target, host_targets
+    from minibert.kernels.cpu.targets import find_target
 
     target = find_target()
     folder = cache_folder()
@@ -73,13 +73,7 @@ def examine() -> Findings:
             "Python": f"{platform.python_version()}, {platform.system()} {platform.machine()}",
             **{name: version(name) for name in PACKAGES},
         },
-        "processor": {
-            "name": processor_name(),
-            "cores": str(available_cores()),
-            "kernels": target.name,
-            "others it can run": ", ".join(each.name for each in host_targets() if each != target)
-            + " (MINIBERT_CPU=NAME chooses)",
-        },
+        "processor": examine_processor(),
         "multiplies": {
             "float32": "fused multiply-add" if target.fma else "multiply, then add",
             "bfloat16": "dot products of pairs (vdpbf16ps)"
@@ -103,6 +97,23 @@ def examine() -> Findings:
         },
         "CUDA": examine_cuda(),
         "check": {dtype: check("cpu", dtype) for dtype in LIMITS} | check_cuda(),
+    }
+
+
+def examine_processor() -> dict[str, str]:
+    """The processor, how many of its cores work on a batch, and the kernels that it gets."""
+    from minibert.kernels.cpu.pool import available_cores, default_threads
+    from minibert.kernels.cpu.targets import find_target, host_targets
+
+    cores, threads = available_cores(), default_threads()
+    others = (each.name for each in host_targets() if each != find_target())
+    return {
+        "name": processor_name(),
+        "cores": str(cores),
+        "threads": str(threads)
+        + (f" (OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']})" if threads < cores else ""),
+        "kernels": find_target().name,
+        "others it can run": f"{', '.join(others)} (MINIBERT_CPU=NAME chooses)",
     }
 
 
