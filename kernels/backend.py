@@ -74,10 +74,10 @@ def cpu_backend(dtype: str, num_threads: int | None) -> Backend:
     """The processor's kernels; compiled when they first run."""
     # Here: LLVM takes a tenth of a second to import, and the reference does not need it.
     from .cpu.functions import Kernels
-    from .cpu.pool import MOST_THREADS, available_cores
+    from .cpu.pool import MOST_THREADS, default_threads
     from .cpu.targets import find_target
 
-    threads = min(int(num_threads or available_cores()), MOST_THREADS)
+    threads = min(int(num_threads or default_threads()), MOST_THREADS)
     return table("cpu", dtype, Kernels(dtype, find_target(), threads), threads)
 
 
@@ -104,7 +104,7 @@ def get_backend(
         dtype: in which matrices are multiplied: 'float32'; 'bfloat16'; 'int8' on the processor;
             'float16' on a GPU; None: 'float32'.
         num_threads: at most so many, and at most 256, work on one batch; None: every core that this
-            process may use.
+            process may use, or as many as OMP_NUM_THREADS says if that is less.
 
     Raises:
         BackendError: there is no such device or dtype, or it cannot run here.

@@ -68,7 +68,7 @@ class Model:
 
         Args:
             question: not empty.
-            texts: not empty.
+            texts: one that is not empty, or several: those without a token are passed over.
             max_seq_length: longest window, in tokens; None for 384, as in SQuAD's scripts, or
                 less if the model or its tokenizer says so.
             doc_stride: tokens that neighbouring windows share; None for 128, or half a window.
@@ -80,7 +80,7 @@ class Model:
         """
         check_text("question", question)
         for text in texts:
-            check_text("context", text)
+            check_text("context", text, may_be_empty=len(texts) > 1)
         positions = self.config.max_position_embeddings
         if max_seq_length is None:
             max_seq_length = self.usual_seq_length
@@ -95,6 +95,8 @@ class Model:
         windows = []
         for number, text in enumerate(texts):
             context = self.tokenizer.encode(text)
+            if not len(context) and len(texts) > 1:  # a blank page: it has nothing to say
+                continue
             asked = tokens
             if max_question_length is not None and (
                 truncate_always or text_room(tokens, max_seq_length) < min(1, len(context))
@@ -109,6 +111,8 @@ class Model:
                 doc_stride=doc_stride,
                 document=number,
             )
+        if not windows:
+            raise InputError(f"the context is empty: none of its {len(texts)} texts holds a word")
         return windows
 
     def logits(self, windows: list[Window], trace: Trace | None = None) -> list[Logits]:
@@ -143,15 +147,15 @@ class Model:
         )
 
 
-def check_text(name: str, text: object) -> None:
+def check_text(name: str, text: object, may_be_empty: bool = False) -> None:
     """Refuse what is not a text.
 
     Raises:
-        InputError: `text` is not a string, or is empty.
+        InputError: `text` is not a string, or is empty and may not be.
     """
     if not isinstance(text, str):
         raise InputError(f"{name} must be a string, got {type(text).__name__}: {text!r:.80}")
-    if not text:
+    if not text and not may_be_empty:
         raise InputError(f"{name} cannot be empty")
 
 

@@ -259,7 +259,7 @@ def probable_spans(start: Floats, end: Floats, longest: int, k: int) -> list[Spa
         chosen = np.argpartition(-flat, k)[: k + 1] if k < flat.size else np.arange(flat.size)
         chosen = chosen[np.argsort(-flat[chosen])]
         values = flat[chosen][flat[chosen] > 0]
-        if len(np.unique(values)) < len(values):
+        if (values[1:] == values[:-1]).any():  # they are sorted
             return _spans_in_matrix_order(start, end, longest, k)
         chosen = chosen[:k]
     chosen = chosen[flat[chosen] > 0]

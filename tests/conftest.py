@@ -20,6 +20,7 @@ from builders import dense, normal  # noqa: E402
 from hypothesis import settings  # noqa: E402
 from random_models import write_model  # noqa: E402
 
+from minibert.cli import main  # noqa: E402
 from minibert.kernels.backend import get_backend  # noqa: E402
 from minibert.kernels.cache import cache_folder  # noqa: E402
 from minibert.kernels.cuda import detect, driver  # noqa: E402
@@ -90,3 +91,49 @@ def tiny(tiny_folder):
 def embedded():
     """The embedded model, loaded."""
     return load_model()
+
+
+@pytest.fixture
+def run(capsys, tiny_folder):
+    """Run `minibert answer` with the tiny model: run(*arguments) -> (exit code, stdout, stderr)."""
+
+    def run(*arguments):
+        options = ["--model", str(tiny_folder), "--device", "reference"]
+        try:
+            code = main(["answer", *arguments, *options])
+        except SystemExit as end:
+            code = end.code
+        return code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def fails(run):
+    """As `run`, for bad input: the message."""
+
+    def fails(*arguments):
+        code, out, err = run(*arguments)
+        assert (code, out) == (1, "")
+        assert err.startswith("minibert: error: ")
+        assert err.count("\n") == 1
+        assert err.endswith("\n")
+        return err
+
+    return fails
+
+
+@pytest.fixture
+def stdin(monkeypatch, tmp_path):
+    """Put bytes on standard input."""
+    path = tmp_path / "stdin"
+    opened = []
+
+    def put(content):
+        path.write_bytes(content)
+        opened.append(path.open(encoding="utf-8"))
+        monkeypatch.setattr(sys, "stdin", opened[-1])
+
+    yield put
+    for file in opened:
+        file.close()

@@ -50,13 +50,34 @@ else:
     print("compiled" if "numba" in sys.modules else "read")
 """
 
+# Takes memory so that every free page is gigabytes from the next, and from where there is more.
+SCATTER = """
+import ctypes
 
-def start(cache, **variables):
-    """A process that runs MULTIPLY with this cache folder."""
+PAGE, GIGABYTE = 4096, 2**30
+libc = ctypes.CDLL(None)
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+
+def reserve(size):  # PROT_NONE; MAP_PRIVATE, MAP_ANONYMOUS, MAP_NORESERVE
+    return libc.mmap(None, size, 0, 0x02 | 0x20 | 0x4000, -1, 0)
+
+blocks = sorted(reserve(4 * GIGABYTE) for _ in range(16))
+while reserve(PAGE) > blocks[0]:  # the free pages between libraries, which come first
+    pass
+for block in blocks[1:]:
+    libc.munmap(block, PAGE)
+"""
+
+
+def start(cache, script=MULTIPLY, **variables):
+    """A process that runs MULTIPLY, or another script, with this cache folder."""
     settings = {"MINIBERT_CACHE_DIR": str(cache), "MINIBERT_CPU": "plain"} | variables
+    mine = {name: os.environ[name] for name in os.environ if not name.startswith("NUMBA_")}
     return subprocess.Popen(
-        [sys.executable, "-c", MULTIPLY],
-        env=os.environ | settings,
+        [sys.executable, "-c", script],
+        env=mine | settings,
         cwd=Path(sys.executable).parent,  # its folder comes first on sys.path: not ours
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -146,6 +167,20 @@ def test_a_later_process_reads_the_code_and_needs_no_numba(tmp_path, code):
     assert result(start(tmp_path, NUMBA_DISABLE_JIT="1")) == "read"
     after = path.stat()
     assert (before.st_mtime_ns, before.st_ino) == (after.st_mtime_ns, after.st_ino)
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or compiler.host_arch() != "x86_64",
+    reason="memory is asked for as Linux does it on x86-64",
+)
+@pytest.mark.parametrize("found", ["compiled", "read"])
+def test_code_is_loaded_in_one_piece_where_free_memory_lies_far_apart(tmp_path, code, found):
+    # Ray's workers are such processes: LLVM's own way to find memory aborts them (RuntimeDyldELF,
+    # `isInt<32>(RealOffset)`).
+    if found == "read":
+        write_cache(tmp_path / NAME, code)
+    imports = "import minibert.kernels.cpu.functions\n" + ("import numba\n" * (found != "read"))
+    assert result(start(tmp_path, imports + SCATTER + MULTIPLY)) == found
 
 
 @pytest.mark.slow
