@@ -173,7 +173,7 @@ def test_a_later_process_reads_the_code_and_needs_no_numba(tmp_path, code):
     sys.platform != "linux" or compiler.host_arch() != "x86_64",
     reason="memory is asked for as Linux does it on x86-64",
 )
-@pytest.mark.parametrize("found", ["compiled", "read"])
+@pytest.mark.parametrize("found", [pytest.param("compiled", marks=pytest.mark.slow), "read"])
 def test_code_is_loaded_in_one_piece_where_free_memory_lies_far_apart(tmp_path, code, found):
     # Ray's workers are such processes: LLVM's own way to find memory aborts them (RuntimeDyldELF,
     # `isInt<32>(RealOffset)`).
