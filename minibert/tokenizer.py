@@ -104,6 +104,11 @@ class Tokenizer:
         return self.pair.cls_id
 
     @property
+    def has_word_pieces(self) -> bool:
+        """Whether the tokens are BERT's: parts of words, of which the later ones begin with ##."""
+        return isinstance(self.backend.model, models.WordPiece)
+
+    @property
     def vocab_size(self) -> int:
         """Rows of the vocabulary, added tokens included."""
         return int(self.backend.get_vocab_size(with_added_tokens=True))

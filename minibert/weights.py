@@ -114,7 +114,9 @@ def check_weights(checkpoint: Checkpoint, config: BertConfig) -> dict[str, str]:
         elif dtype == "I8" and len(shape) == 2:
             scale = scales.get(f"{name}.scale")
             if scale is None:
-                problems.append(f"missing: {name}.scale [{shape[0]}], which an int8 matrix needs")
+                problems.append(
+                    f"missing: {names[name]}.scale [{shape[0]}], which an int8 matrix needs"
+                )
             elif checkpoint.shape(scale) != shape[:1] or checkpoint.dtype(scale) != "F32":
                 problems.append(
                     f"wrong scale: {scale} is {checkpoint.dtype(scale)} "
