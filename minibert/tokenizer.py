@@ -9,6 +9,7 @@ In: a question or a text.  Out: `Tokens`.  Next: minibert/windows.py.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -22,6 +23,8 @@ from minibert.arrays import Ints
 from minibert.config import BertConfig, read_json_object
 from minibert.errors import ConfigError, InputError, ModelNotFoundError, TokenizerError
 from minibert.families import FAMILIES
+
+MOST_ROUNDING = 128  # trainers round embedding tables up to a multiple of so many rows
 
 # Texts whose tokens are kept, so that a text that is asked many questions is tokenised once.
 CACHED_TEXTS = 64
@@ -158,23 +161,28 @@ class Tokenizer:
     def check_fits(self, config: BertConfig) -> None:
         """Compare the vocabulary with the model's embedding table.
 
+        A table may have more rows: some trainers round it up for the GPU, others leave room.
+
         Raises:
-            TokenizerError: they belong to different models.
+            TokenizerError: there are more tokens than rows: they belong to different models.
         """
         rows, tokens = config.vocab_size, self.vocab_size
-        # Some trainers round the table up for the GPU; those rows belong to no token.
-        rounded = {-(-tokens // multiple) * multiple for multiple in (1, 8, 16, 32, 64, 128)}
-        if rows not in rounded:
+        if tokens > rows:
             raise TokenizerError(
-                f"the vocabulary has {tokens} tokens, {'more' if tokens > rows else 'fewer'} than "
-                f"the {rows} rows of the model's word embeddings. "
-                "Is the tokenizer from the same model?"
+                f"the vocabulary has {tokens} tokens, more than the {rows} rows of the model's "
+                "word embeddings. Is the tokenizer from the same model?"
             )
         highest = max(self.backend.get_vocab(with_added_tokens=True).values())
         if highest >= rows:
             raise TokenizerError(
                 f"the vocabulary has a token with id {highest}, beyond the {rows} rows of the "
                 "model's word embeddings"
+            )
+        if rows > -(-tokens // MOST_ROUNDING) * MOST_ROUNDING:
+            warnings.warn(
+                f"the vocabulary has {tokens} tokens and the model's word embeddings {rows} rows. "
+                "If answers make no sense, is the tokenizer from the same model?",
+                stacklevel=2,
             )
 
 

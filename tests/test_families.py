@@ -107,6 +107,18 @@ def test_names_go_there_and_back():
         assert [bert_name(name, family) for name in names] == list(shapes)
 
 
+@pytest.mark.parametrize("before", ["module.", "model.", "_orig_mod.", "module._orig_mod."])
+def test_what_training_programs_put_before_every_name_is_taken_off(tmp_path, before):
+    bert, other = write_family(tmp_path, "distilbert")
+    for folder in (bert, other):
+        whole = load_model(folder)
+        tensors = load_file(folder / "model.safetensors")
+        save_file({before + name: x for name, x in tensors.items()}, folder / "model.safetensors")
+        windows = whole.windows("who sailed ?", [TEXT])
+        np.testing.assert_array_equal(load_model(folder).logits(windows), whole.logits(windows))
+        assert load_file(convert(folder, tmp_path / f"new-{folder.name}") / "model.safetensors")
+
+
 def test_what_is_missing_is_named_as_in_the_file(tmp_path):
     _, other = write_family(tmp_path, "distilbert")
     tensors = load_file(other / "model.safetensors")
