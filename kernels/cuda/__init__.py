@@ -28,6 +28,7 @@ To read in this order:
     upload.py             weights in the GPU's memory
     functions.py          the steps of reference.py: which kernel runs, on how many blocks
     program.py            the whole pass as one recorded graph
+    measure.py            how fast products are, for the benchmark
 
 What runs needs none of Numba once the kernels are compiled: recipes.py and what follows it import
 neither numba nor the files before.

@@ -8,9 +8,11 @@ batches.
 
 from __future__ import annotations
 
+import statistics
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,16 +20,10 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmark.gemm import gemm_rates
-from benchmark.peers import Peer, Run
-from benchmark.workload import Floats, Padded, pad_sorted
-from benchmark.workload import Window as Inputs
-from minibert.batches import Batch
-from minibert.config import BertConfig
-from minibert.encoder import qa_logits
+from benchmark.peers import DTYPES, Peer, Run
+from benchmark.workload import Inputs, Padded, pad_sorted, unpad
 from minibert.kernels.cpu.measure import rate
 from minibert.model import Model, load_model
-from minibert.parameters import Weights
 from minibert.spans import Logits
 from minibert.squad.decoders import SquadSettings, make_decoder
 from minibert.squad.evaluation import predict, spread
@@ -35,6 +31,7 @@ from minibert.squad.files import SquadQuestion, read_squad
 from minibert.windows import Window
 
 T = TypeVar("T")
+PEAKS = 5  # measurements of a peak
 
 # ---------------------------------------------------------------- what the encoder does
 
@@ -47,15 +44,15 @@ class Meter:
     computed: int = 0  # tokens, those of the padding too
     lengths: list[int] = field(default_factory=list)  # tokens of each window
 
-    def measure(self, encode: Callable[[], T], ids: NDArray[Any], lengths: NDArray[Any]) -> T:
+    def measure(self, encode: Callable[[], T], computed: int, lengths: NDArray[Any]) -> T:
         """Run one batch.
 
         Args:
             encode: what runs it.
-            ids: of all tokens in the batch.
+            computed: tokens of the batch, those of the padding too.
             lengths: tokens of each window, without padding.
         """
-        self.computed += ids.size
+        self.computed += int(computed)
         self.lengths += lengths.tolist()
         begin = time.perf_counter()
         logits = encode()
@@ -63,43 +60,30 @@ class Meter:
         return logits
 
 
-def metered_model(model: Model, meter: Meter) -> Model:
-    """The same model, whose passes a meter sees."""
+@dataclass(frozen=True, eq=False)
+class MeteredModel(Model):
+    """A model whose batches a meter sees."""
 
-    def forward(batch: Batch, weights: Weights, config: BertConfig) -> tuple[Floats, Floats]:
-        encode = partial(qa_logits, batch, weights, config, model.kernels)
-        return meter.measure(encode, batch.input_ids, np.diff(batch.cu_seqlens))
+    meter: Meter = field(default_factory=Meter)
 
-    return replace(model, kernels=replace(model.kernels, forward=forward))
+    def begin(self, windows: list[Window]) -> Callable[[], list[Logits]]:
+        """See Model."""
+        lengths = np.array([len(window) for window in windows])
+        finish = super().begin(windows)
+        return lambda: self.meter.measure(finish, lengths.sum(), lengths)
 
 
 def metered_run(run: Run, meter: Meter) -> Run:
     """The same peer, whose passes a meter sees."""
 
-    def measured(batch: Padded) -> tuple[Floats, Floats]:
+    def measured(batch: Padded) -> Any:
         ids, mask, _ = batch
-        return meter.measure(partial(run, batch), ids, mask.sum(1))
+        return meter.measure(partial(run, batch), ids.size, mask.sum(1))
 
     return measured
 
 
 # ---------------------------------------------------------------- from questions to predictions
-
-
-def padded_logits(run: Run, windows: Sequence[Window], size: int) -> list[Logits]:
-    """Run a peer on windows sorted by length, in padded batches of `size`.
-
-    Returns:
-        Start and end logits [S] of each window, in the order of `windows`.
-    """
-    found: dict[int, Logits] = {}
-    inputs = [Inputs(window.input_ids, window.token_type_ids) for window in windows]
-    for rows, batch in pad_sorted(inputs, size):
-        start, end = run(batch)  # [B, S]
-        for row, i in enumerate(rows):
-            n = len(windows[i])
-            found[i] = start[row, :n], end[row, :n]
-    return [found[i] for i in range(len(windows))]
 
 
 def predict_padded(
@@ -119,15 +103,28 @@ def predict_padded(
     """
     decoder = make_decoder(model, settings)
     examples = [decoder.windows(question.question, question.context) for question in questions]
-    windows = [window for example in examples for window in example]
-    logits = iter(padded_logits(run, windows, size))
+    windows = [
+        Inputs("", "", window.input_ids, window.token_type_ids)
+        for example in examples
+        for window in example
+    ]
+    batches = list(pad_sorted(windows, size))
+    lengths = [len(window.ids) for window in windows]
+    logits = iter(unpad(batches, [run(batch) for _, batch in batches], lengths))
     return [
-        decoder.decode(question.context, example, [next(logits) for _ in example]).text
+        decoder.decode(question.context, example, [tuple(next(logits)) for _ in example]).text
         for question, example in zip(questions, examples, strict=True)
     ]
 
 
 # ---------------------------------------------------------------- the process
+
+
+def peaks(threads: int) -> Iterator[tuple[str, float]]:
+    """Each dtype of which this processor has products, and its operations per second."""
+    for dtype in DTYPES:
+        with suppress(ValueError):
+            yield dtype, statistics.median(rate(dtype, threads) for _ in range(PEAKS))
 
 
 class Side:
@@ -147,8 +144,7 @@ class Side:
         if message["do"] == "load":
             return self.load(message)
         if message["do"] == "peak":
-            rates = gemm_rates(rate, self.threads, ())
-            return {dtype: peak for dtype, [(_, peak)] in rates.items()}
+            return dict(peaks(self.threads))
         return self.predict(spread(self.questions, message["count"]), message["size"])
 
     def load(self, message: dict[str, Any]) -> dict[str, Any]:
@@ -178,7 +174,7 @@ class Side:
         meter = Meter()
         begin, busy = time.perf_counter(), time.process_time()
         if self.peer.packed:
-            model = metered_model(self.model, meter)
+            model = MeteredModel(**vars(self.model), meter=meter)
             texts = [answer.text for _, answer in predict(model, questions, self.settings)]
         else:
             run = metered_run(self.run, meter)
