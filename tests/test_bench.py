@@ -677,33 +677,28 @@ def test_a_metered_model_predicts_the_same_and_pads_nothing():
     assert meter.computed == sum(meter.lengths)
     assert meter.seconds > 0
 
-    logits = {}  # of each window by its ids, from the same model: a peer that knows them
-
-    class Knows(side.MeteredModel):
+    class Remembers(side.Model):  # the same model as a peer, which knows the windows' logits
         def begin(self, windows):
             found = self.logits(windows)
-            logits.update(
-                (tuple(w.input_ids.tolist()), np.stack(pair))
-                for w, pair in zip(windows, found, strict=True)
-            )
+            for window, pair in zip(windows, found, strict=True):
+                known[tuple(window.input_ids.tolist())] = np.stack(pair)
             return lambda: found
-
-    list(predict(Knows(**vars(model)), asked, SquadSettings()))
 
     def run(batch):
         ids, mask, _ = batch
-        padded = np.zeros((2, *ids.shape), np.float32)
+        logits = np.zeros((2, *ids.shape), np.float32)
         for row, n in enumerate(mask.sum(1)):
-            padded[:, row, :n] = logits[tuple(ids[row, :n].tolist())]
-        return padded
+            logits[:, row, :n] = known[tuple(ids[row, :n].tolist())]
+        return logits
 
+    known = {}
+    list(predict(Remembers(**vars(model)), asked, SquadSettings()))
     padding = side.Meter()
-    peer = side.metered_run(run, padding)
-    texts = side.predict_padded(model, peer, asked, SquadSettings(), 2)
-    assert texts == [answer.text for _, answer in measured]
-    assert sorted(padding.lengths) == sorted(meter.lengths)
-    pairs = [sorted(meter.lengths, reverse=True)[at : at + 2] for at in (0, 2)]
-    assert padding.computed == sum(len(pair) * max(pair) for pair in pairs)
+    peer = side.PeerModel(**vars(model), meter=padding, run=run, size=2)
+    assert list(predict(peer, asked, SquadSettings())) == measured
+    lengths = sorted(meter.lengths, reverse=True)
+    assert padding.lengths == lengths
+    assert padding.computed == 2 * lengths[0] + lengths[2]
 
 
 @pytest.fixture
