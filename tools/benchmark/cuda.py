@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -37,7 +38,8 @@ SECONDS = 540
 ONE = "384"  # tokens of the window whose latency is measured
 TOKENS = 8192  # of the multiplications: as many as a batch has
 SIZES = (32, 128)  # windows of torch's padded batches
-PATIENCE = 150.0  # seconds that an answer may take: torch.compile is slow
+PATIENCE = 50.0  # seconds that an answer may take: torch is slow to begin
+LOADING = 150.0  # seconds that loading may take: so are torch.compile, and Numba
 GPU = "GPU"  # the key of its GEMM in the results
 
 # ---------------------------------------------------------------- measuring
@@ -63,22 +65,27 @@ def find_gpu() -> str:
     )
 
 
+def gpu_worker(stack: contextlib.ExitStack, clock: Clock, name: str, *command: object) -> Worker:
+    """A process that sees the GPU, and is ended with `stack`."""
+    limits: Any = {"clock": clock, "patience": PATIENCE, "loading": LOADING}
+    worker = Worker(name, count_cores(), *command, gpu=True, **limits)
+    stack.callback(worker.close)
+    return worker
+
+
 def measure_gemm(args: argparse.Namespace, clock: Clock, results: Results) -> None:
     """Measure our multiplications, and torch's large ones as the peak."""
     say("GEMM")
     shapes = gemm.gemm_shapes([*map(Shape.parse, args.shapes)], [TOKENS])
     with contextlib.ExitStack() as stack:
-        sides = {}
-        for name in ("cuda", "torch"):
-            sides[name] = Worker(
-                f"GEMM, {name}", count_cores(), GEMM, name, 0, gpu=True, clock=clock,
-                patience=PATIENCE,
-            )  # fmt: skip
-            stack.callback(sides[name].close)
+        workers = {}
+        for side, dtype in itertools.product(("cuda", "torch"), args.dtypes):
+            name = f"GEMM, {side} {dtype}"
+            workers[side, dtype] = gpu_worker(stack, clock, name, GEMM, side, 0)
 
         def rate(dtype: str, size: gemm.Size) -> float:
-            side = sides["cuda" if size else "torch"]
-            return side.ask(do="rate", dtype=dtype, shape=size)["rate"]
+            worker = workers["cuda" if size else "torch", dtype]
+            return worker.ask(do="rate", dtype=dtype, shape=size)["rate"]
 
         results.gemm[GPU] = {"rates": gemm.gemm_rates(rate, args.dtypes, shapes, results)}
     results.save()
@@ -97,10 +104,7 @@ def measure_models(
         workers = {}
         for peer in peers:
             command = ("serve", peer.library, peer.dtype, 0)
-            workers[peer] = Worker(
-                peer.label, count_cores(), *command, gpu=True, clock=clock, patience=PATIENCE
-            )
-            stack.callback(workers[peer].close)
+            workers[peer] = gpu_worker(stack, clock, peer.label, *command)
         for shape in args.shapes:
             path = prepare_model(folder, shape, peers, results)
             ready = load_all(workers, path, ONE, results)

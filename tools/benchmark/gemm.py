@@ -27,7 +27,8 @@ COPIED = {"cache": 1 << 18, "memory": 1 << 27}
 SIDE, PRODUCTS = 8192, 10  # of torch's matrices, and how many are multiplied in a row
 
 Size: TypeAlias = "tuple[int, int, int] | None"  # T, in, out; None for the peak
-Rates: TypeAlias = "dict[str, list[tuple[Size, float]]]"  # of each dtype, the peak first
+# Of each dtype, the peak first; None for what could not be measured.
+Rates: TypeAlias = "dict[str, list[tuple[Size, float | None]]]"
 
 # ---------------------------------------------------------------- in a process of its own
 
@@ -125,7 +126,7 @@ def gemm_rates(
         results: where to note what cannot be measured.
 
     Returns:
-        For each dtype that this machine can, medians; what could not be measured is left out.
+        Medians, for each dtype that this machine can.
     """
     asked: list[Size] = [None, *shapes]
     seen: dict[tuple[str, Size], list[float]] = {}
@@ -136,11 +137,11 @@ def gemm_rates(
             with results.going_on():
                 seen.setdefault(case, []).append(rate(*case))
                 going.append(case)
-    found: Rates = {}
-    for (dtype, size), values in seen.items():
-        if values:
-            found.setdefault(dtype, []).append((size, statistics.median(values)))
-    return found
+    found: Rates = {
+        dtype: [(s, statistics.median(seen[dtype, s]) if seen[dtype, s] else None) for s in asked]
+        for dtype in dtypes
+    }
+    return {dtype: pairs for dtype, pairs in found.items() if any(rate for _, rate in pairs)}
 
 
 def intensity(dtype: str, shape: Sequence[int]) -> float:
@@ -174,9 +175,9 @@ def gemm_table(
     for size in dict.fromkeys(size for pairs in rates.values() for size, _ in pairs):
         row = [peak if size is None else " x ".join(map(str, size))]
         for found in by_dtype.values():
-            row.append(f"{found[size] / unit[1]:.0f}" if size in found else NOTHING)
-            shared = size in found and None in found
-            row.append(f"{found[size] / found[None]:.0%}" if shared else NOTHING)
+            rate, most = found.get(size), found.get(None)
+            row.append(f"{rate / unit[1]:.0f}" if rate else NOTHING)
+            row.append(f"{rate / most:.0%}" if rate and most else NOTHING)
         rows.append(row)
     head = [cell for dtype in dtypes for cell in (f"{dtype}, {unit[0]}", "of peak")]
     return markdown(["tokens x in x out", *head], rows, left=1)

@@ -175,6 +175,7 @@ class Worker:
         python: what runs it.
         clock: time that is left.
         patience: seconds that an answer may take.
+        loading: seconds that loading may take, and compiling with it.
     """
 
     def __init__(
@@ -186,11 +187,12 @@ class Worker:
         python: str = sys.executable,
         clock: Clock | None = None,
         patience: float = PATIENCE,
+        loading: float = PATIENCE,
     ) -> None:
         self.name = name
         self.command = worker_command(*args, python=python)
         self.env = worker_environment(threads, gpu=gpu, python=python)
-        self.clock, self.patience = clock or Clock(), patience
+        self.clock, self.patience, self.loading = clock or Clock(), patience, loading
         self.process: subprocess.Popen[str] | None = None
         self.starts = 0
         self.reason = ""  # why it was lost last
@@ -249,6 +251,7 @@ class Worker:
 
     def write(self, message: dict[str, Any]) -> None:
         """Put a line into the process's stdin."""
+        self.limit = self.loading if message["do"] == "load" else self.patience
         process = cast("subprocess.Popen[str]", self.process)
         stdin = cast(IO[str], process.stdin)
         with contextlib.suppress(OSError):  # it ended: `receive` says why
@@ -261,7 +264,7 @@ class Worker:
         Raises:
             BenchError: it is an error, or none came in time, or it is nonsense.
         """
-        seconds = self.clock.limit(self.patience)
+        seconds = self.clock.limit(self.limit)
         if self.process is None:
             raise BenchError(f"{self.name}: {self.reason}")
         try:

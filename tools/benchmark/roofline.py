@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from html import escape
 from typing import Any, NamedTuple
 
-from benchmark.gemm import intensity
+from benchmark.gemm import Rates, intensity
 from minibert.pages.charts import straight, words
 
 WIDTH, HEIGHT = 860, 520
@@ -63,7 +63,8 @@ def roofline(measured: dict[str, Any], title: str) -> str:
     """Draw rates and bandwidths.
 
     Args:
-        measured: rates as `gemm_rates` gives them, and bytes per second of each level of memory.
+        measured: rates as `gemm_rates` gives them, and bytes per second of each level of memory;
+            at least one peak and one multiplication.
         title: names the machine.
 
     Returns:
@@ -80,16 +81,15 @@ def roofline(measured: dict[str, Any], title: str) -> str:
     )
 
 
-def draw(
-    rates: dict[str, list[tuple[Any, float]]], bandwidths: dict[str, float], title: str
-) -> Iterator[str]:
+def draw(rates: Rates, bandwidths: dict[str, float], title: str) -> Iterator[str]:
     """The elements of the picture, the lowest first."""
-    peaks = {dtype: pairs[0][1] for dtype, pairs in rates.items()}
+    peaks = {dtype: pairs[0][1] for dtype, pairs in rates.items() if pairs[0][1]}
     top, fastest = max(peaks.values()), max(bandwidths.values())
     points = [
         (dtype, size, intensity(dtype, size), rate)
         for dtype, pairs in rates.items()
         for size, rate in pairs[1:]
+        if rate
     ]
     widest = max(top / min(bandwidths.values()), *(point[2] for point in points))
     lowest = min(*peaks.values(), *(point[3] for point in points))
