@@ -30,8 +30,8 @@ class Case:
     threads: int = 0  # 0 on a GPU
 
     def __str__(self) -> str:
-        threads = [thread_label(self.threads)] if self.threads else []
-        return ", ".join([self.shape, work_label(self.work), *threads])
+        threads = thread_label(self.threads) if self.threads else ""
+        return ", ".join(filter(None, [self.shape, work_label(self.work), threads]))
 
 
 @dataclass(eq=False)
