@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numbers
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from minibert.arrays import Floats, Ints
 from minibert.errors import BackendError
@@ -19,69 +19,66 @@ if TYPE_CHECKING:
     from minibert.config import BertConfig
 
 
+Logits: TypeAlias = tuple[Floats, Floats]  # start and end logits, both [T]
+
+
 @dataclass(frozen=True)
 class Backend:
-    """The kernels of one device.  kernels/reference.py documents each function."""
+    """The kernels of one device.  kernels/reference.py documents each function.
+
+    What `prepare` and its parts make of weights is the backend's own affair: only the functions of
+    the same backend can read it.
+    """
 
     name: str
     dtype: str  # in which it multiplies matrices
     num_threads: int | None  # None: as many as NumPy's own libraries use
-    prepare: Callable[[Weights], Weights]
-    embed: Callable[[Ints, Ints, Ints, Tables, float], Floats]
-    linear: Callable[[Floats, Dense], Floats]
+    prepare: Callable[[Weights], Any]
+    prepare_tables: Callable[[Tables], Any]
+    prepare_dense: Callable[[Dense], Any]
+    prepare_norm: Callable[[Norm], Any]
+    prepare_head: Callable[[Dense], Any]
+    embed: Callable[[Ints, Ints, Ints, Any, float], Floats]
+    linear: Callable[[Floats, Any], Floats]
     attention: Callable[[Floats, Ints, int], Floats]
-    linear_add_norm: Callable[[Floats, Dense, Floats, Norm, float], Floats]
-    linear_activation: Callable[[Floats, Dense, str], Floats]
-    span_logits: Callable[[Floats, Dense], tuple[Floats, Floats]]
-    # All of the above in one go, where the device can do better so: logits of a whole batch.
-    forward: Callable[[Batch, Weights, BertConfig], tuple[Floats, Floats]] | None = None
-    # Begins that on a device of its own; the function that comes back waits for the logits.
-    launch: Callable[[Batch, Weights, BertConfig], Callable[[], tuple[Floats, Floats]]] | None = (
-        None
-    )
+    linear_add_norm: Callable[[Floats, Any, Floats, Any, float], Floats]
+    linear_activation: Callable[[Floats, Any, str], Floats]
+    span_logits: Callable[[Floats, Any], Logits]
+    # The logits of a whole batch in one go, where the device can do better so: (batch, weights,
+    # config), the same steps.
+    forward: Callable[[Batch, Any, BertConfig], Logits] | None = None
+    # Begins a whole batch on a device of its own: (steps, batch, weights, config), where steps is
+    # `bert` of minibert/encoder.py, which is recorded once and then replayed.  The function that
+    # comes back waits for the logits.
+    launch: Callable[[Any, Batch, Any, BertConfig], Callable[[], Logits]] | None = None
+
+    def __repr__(self) -> str:
+        threads = f", {self.num_threads} threads" if self.num_threads else ""
+        return f"Backend({self.name}, {self.dtype}{threads})"
 
 
-REFERENCE = Backend(
-    name="reference",
-    dtype="float32",
-    num_threads=None,
-    prepare=reference.prepare,
-    embed=reference.embed,
-    linear=reference.linear,
-    attention=reference.attention,
-    linear_add_norm=reference.linear_add_norm,
-    linear_activation=reference.linear_activation,
-    span_logits=reference.span_logits,
-)
+def table(name: str, dtype: str, kernels: Any, num_threads: int | None = None) -> Backend:
+    """The table of the functions in a module or object that has them under the same names."""
+    found = {
+        field.name: getattr(kernels, field.name)
+        for field in fields(Backend)
+        if field.name not in ("name", "dtype", "num_threads") and hasattr(kernels, field.name)
+    }
+    return Backend(name, dtype, num_threads, **found)
 
 
-def table(name: str, kernels: Any, num_threads: int | None = None) -> Backend:
-    """The table of a `Kernels` object of cpu/ or cuda/."""
-    return Backend(
-        name=name,
-        dtype=kernels.dtype,
-        num_threads=num_threads,
-        prepare=kernels.prepare,
-        embed=kernels.embed,
-        linear=kernels.linear,
-        attention=kernels.attention,
-        linear_add_norm=kernels.linear_add_norm,
-        linear_activation=kernels.linear_activation,
-        span_logits=kernels.span_logits,
-        forward=kernels.forward,
-        launch=getattr(kernels, "launch", None),
-    )
+REFERENCE = table("reference", "float32", reference)
 
 
 def cpu_backend(dtype: str, num_threads: int | None) -> Backend:
     """The processor's kernels; compiled when they first run."""
     # Here: LLVM takes a tenth of a second to import, and the reference does not need it.
     from .cpu.functions import Kernels
-    from .cpu.pool import MOST_THREADS, available_cores
+    from .cpu.pool import MOST_THREADS, default_threads
     from .cpu.targets import find_target
 
-    threads = min(int(num_threads or available_cores()), MOST_THREADS)
-    return table("cpu", Kernels(dtype, find_target(), threads), threads)
+    threads = min(int(num_threads or default_threads()), MOST_THREADS)
+    return table("cpu", dtype, Kernels(dtype, find_target(), threads), threads)
 
 
 def cuda_backend(dtype: str, index: int) -> Backend:
@@ -93,7 +90,7 @@ def cuda_backend(dtype: str, index: int) -> Backend:
     from .cuda.detect import open_device
     from .cuda.functions import Kernels
 
-    return table(f"cuda:{index}" if index else "cuda", Kernels(open_device(index), dtype))
+    return table(f"cuda:{index}" if index else "cuda", dtype, Kernels(open_device(index), dtype))
 
 
 def get_backend(
@@ -107,7 +104,7 @@ def get_backend(
         dtype: in which matrices are multiplied: 'float32'; 'bfloat16'; 'int8' on the processor;
             'float16' on a GPU; None: 'float32'.
         num_threads: at most so many, and at most 256, work on one batch; None: every core that this
-            process may use.
+            process may use, or as many as OMP_NUM_THREADS says if that is less.
 
     Raises:
         BackendError: there is no such device or dtype, or it cannot run here.

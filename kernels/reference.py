@@ -21,7 +21,7 @@ from itertools import pairwise
 import numpy as np
 
 from minibert.arrays import Floats, Ints
-from minibert.parameters import Dense, Norm, Tables, Weights, full
+from minibert.parameters import Dense, Norm, Parameters, Tables, Weights, full, map_layers
 
 # ---------------------------------------------------------------- activations
 
@@ -56,7 +56,7 @@ def erf(x: Floats) -> Floats:
 
 
 def gelu(x: Floats) -> Floats:
-    """X times the chance that a standard normal number is below x; exact, by erf.
+    """The input times the chance that a standard normal number is below x; exact, by erf.
 
     Source: Hendrycks and Gimpel 2016 (arXiv:1606.08415); `gelu` in google-research/bert.
 
@@ -73,12 +73,12 @@ def gelu_tanh(x: Floats) -> Floats:
 
 
 def relu(x: Floats) -> Floats:
-    """X where it is positive, else 0."""
+    """The input where it is positive, else 0."""
     return np.maximum(x, 0)
 
 
 def silu(x: Floats) -> Floats:
-    """X times the logistic function of x."""
+    """The input times the logistic function of x."""
     # tanh instead of exp(-x), which overflows for x below -88.
     return 0.5 * x * (1 + np.tanh(0.5 * x))
 
@@ -94,12 +94,28 @@ ACTIVATIONS: dict[str, Callable[[Floats], Floats]] = {
 # ---------------------------------------------------------------- the steps, in order
 
 
-def prepare(weights: Weights) -> Weights:
-    """Bring a checkpoint's weights into the form in which this backend computes.
+def prepare_tables(tables: Tables) -> Tables:
+    """Embedding tables as this backend keeps them: as they are."""
+    return tables
 
-    For the reference that is float32, also where the file has int8.
-    """
-    return weights.map_dense(lambda dense: Dense(full(dense.weight), dense.bias))
+
+def prepare_dense(dense: Dense) -> Dense:
+    """A dense layer as this backend keeps it: float32, also where the file has int8."""
+    return Dense(full(dense.weight), dense.bias)
+
+
+def prepare_norm(norm: Norm) -> Norm:
+    """A norm as this backend keeps it: as it is."""
+    return norm
+
+
+prepare_head = prepare_dense
+
+
+def prepare(weights: Weights) -> Parameters[Tables, Dense, Norm, Dense]:
+    """A model's weights as this backend keeps them: done once, when it is loaded."""
+    layers = map_layers(weights.layers, prepare_dense, prepare_norm)
+    return Parameters(prepare_tables(weights.tables), layers, prepare_head(weights.qa_outputs))
 
 
 def layer_norm(x: Floats, norm: Norm, eps: float) -> Floats:
@@ -128,7 +144,7 @@ def embed(
     Args:
         input_ids: [T] int32, rows of the word table.
         token_type_ids: [T] int32, 0 in the question and 1 in the text.
-        position_ids: [T] int32, each token's place in its own window, from 0.
+        position_ids: [T] int32, each token's position in its own window, from 0.
         tables: word [V, D], position [P, D] and token type [2, D] embeddings, and their norm.
         eps: of the layer norm.
 
@@ -142,7 +158,7 @@ def embed(
 
 
 def linear(x: Floats, dense: Dense) -> Floats:
-    """X @ weight.T + bias: [T, in] -> [T, out]; the weight is [out, in], as in the file."""
+    """A dense layer, x @ weight.T + bias: [T, in] -> [T, out]; the weight is [out, in]."""
     return x @ full(dense.weight).T + dense.bias
 
 
@@ -208,17 +224,17 @@ def attention(qkv: Floats, cu_seqlens: Ints, num_heads: int) -> Floats:
     return context
 
 
-def span_logits(x: Floats, dense: Dense) -> tuple[Floats, Floats]:
+def span_logits(x: Floats, head: Dense) -> tuple[Floats, Floats]:
     """Score every token as the first and as the last of the answer.
 
     Args:
         x: [T, D], the last layer's output.
-        dense: the question-answering head, weight [2, D] and bias [2].
+        head: the question-answering head, weight [2, D] and bias [2].
 
     Returns:
         start_logits [T] and end_logits [T].
 
     Source: section 4.2 of the BERT paper; `create_model` in google-research/bert run_squad.py.
     """
-    logits = linear(x, dense)  # [T, 2]
+    logits = linear(x, head)  # [T, 2]
     return logits[:, 0], logits[:, 1]

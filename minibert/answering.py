@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 from minibert.errors import InputError
 from minibert.model import Model, load_model
 from minibert.options import check_count
+from minibert.reading import Example
 from minibert.spans import Answer, decode_answers
 from minibert.tokenizer import Tokenizer
 from minibert.windows import Window
@@ -108,6 +109,7 @@ class QuestionAnswerer:
         Args:
             question: one question.
             context: a text, or several; `Answer.document` says which of them holds the answer.
+                Among several, those without a word (blank pages) are passed over.
             **options: fields of `Options`, for this call.
 
         Raises:
@@ -140,6 +142,9 @@ class QuestionAnswerer:
             batch_size: at most so many questions wait for each other; None: as many as fill a
                 batch.
             **options: fields of `Options`.
+
+        Raises:
+            InputError: a pair cannot be read; after the answers to those before it.
         """
         results = self.n_best_many(examples, 1, batch_size=batch_size, **options)
         return (answers[0] for answers in results)
@@ -153,22 +158,53 @@ class QuestionAnswerer:
         **options: Any,
     ) -> Iterator[list[Answer]]:
         """As answer_many, with the `n` best answers to each question."""
+        found = self.n_best_or_error(examples, n, batch_size=batch_size, **options)
+        return (_raised(answers) for answers in found)
+
+    def n_best_or_error(
+        self,
+        examples: Iterable[tuple[str, Context] | InputError],
+        n: int = 20,
+        *,
+        batch_size: int | None = None,
+        **options: Any,
+    ) -> Iterator[list[Answer] | InputError]:
+        """As n_best_many, with the error in the place of the answers where a pair cannot be read.
+
+        An InputError among the examples stands for a pair that the caller could not read, and comes
+        back in its place.
+        """
         check_count("n", n, 1)
         if batch_size is not None:
             check_count("batch_size", batch_size, 1)
         chosen = _changed(self.options, options)
-        windows = ((None, self._windows(*pair, chosen)) for pair in _pairs(examples))
+        read = (self._read(number, each, chosen) for number, each in enumerate(_all(examples), 1))
         return (
-            decode_answers(
-                parts,
+            error
+            or decode_answers(
+                windows,
                 logits,
                 n=n,
                 max_answer_length=chosen.max_answer_length,
                 null_score_diff_threshold=chosen.null_score_diff_threshold,
                 align_to_words=chosen.align_to_words,
             )
-            for _, parts, logits in self.model.read(windows, batch_size=batch_size)
+            for error, windows, logits in self.model.read(read, batch_size=batch_size)
         )
+
+    def _read(self, number: int, example: Any, options: Options) -> Example[InputError | None]:
+        """The windows of an example; or the error that it gives, and none."""
+        if isinstance(example, InputError):
+            return example, []
+        try:
+            if not isinstance(example, tuple | list) or len(example) != 2:
+                raise InputError(
+                    f"example {number} must be a (question, context) pair, got {example!r:.80}"
+                )
+            question, context = example
+            return None, self._windows(question, context, options)
+        except InputError as error:  # which holds on to the frames it came through, and their texts
+            return InputError(str(error)), []
 
     def _windows(self, question: str, context: Context, options: Options) -> list[Window]:
         """Tokenise one question and its texts."""
@@ -197,15 +233,17 @@ def _changed(options: Options, changes: dict[str, Any]) -> Options:
     return replace(options, **changes)
 
 
-def _pairs(examples: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
-    """Check that each example is a pair."""
+def _all(examples: Iterable[Any]) -> Iterator[Any]:
+    """The examples, if there can be any."""
     if not isinstance(examples, Iterable):
         raise InputError(
             f"the examples must be (question, context) pairs, got {type(examples).__name__}"
         )
-    for number, example in enumerate(examples, 1):
-        if not isinstance(example, tuple | list) or len(example) != 2:
-            raise InputError(
-                f"example {number} must be a (question, context) pair, got {example!r:.80}"
-            )
-        yield example[0], example[1]
+    yield from examples
+
+
+def _raised(answers: list[Answer] | InputError) -> list[Answer]:
+    """The answers, unless there is an error in their place."""
+    if isinstance(answers, InputError):
+        raise answers
+    return answers

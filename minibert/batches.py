@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
-from minibert.arrays import Ints
+from minibert.arrays import Floats, Ints
 from minibert.windows import Window
 
 
@@ -23,8 +24,13 @@ class Batch:
 
     input_ids: Ints  # [T]
     token_type_ids: Ints  # [T]
-    position_ids: Ints  # [T] place of each token in its window, from 0
+    position_ids: Ints  # [T] where each token stands in its window, from 0
     cu_seqlens: Ints  # [B + 1] where each window begins, and T
+
+    def split(self, logits: tuple[Floats, Floats]) -> list[tuple[Floats, Floats]]:
+        """Start and end logits [T] of the batch as those of each window, [S]."""
+        start, end = logits
+        return [(start[a:b], end[a:b]) for a, b in pairwise(self.cu_seqlens)]
 
 
 def pack(windows: Sequence[Window]) -> Batch:

@@ -1,28 +1,68 @@
 """Step 4 of 6: packed batch -> embeddings -> L layers -> start and end logits.
 
-This is the whole of BERT for question answering.  Each line calls one function of the chosen
-backend; kernels/reference.py says what it means.
+`bert` is the whole of BERT for question answering.  Each line calls one function of the chosen
+backend; kernels/reference.py says what it means.  The reference runs these lines, and so does
+every backend when a trace is asked for; a GPU records them once and replays the record
+(kernels/cuda/program.py).  The processor alone has a second telling, in the same order, which goes
+through all of it by blocks of rows (kernels/cpu/program.py).
 
 In: a `Batch` of T tokens.  Out: start and end logits, both [T].  Next: minibert/spans.py.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 from minibert.arrays import Floats, Ints
 from minibert.batches import Batch
 from minibert.config import BertConfig
 from minibert.kernels import reference
-from minibert.kernels.backend import Backend
-from minibert.parameters import LayerWeights, Weights
+from minibert.kernels.backend import Backend, Logits
+from minibert.parameters import Layer, Parameters
 from minibert.trace import Trace, note
+
+
+def bert(
+    batch: Batch,
+    weights: Parameters[Any, Any, Any, Any],
+    config: BertConfig,
+    kernels: Backend,
+    trace: Trace | None = None,
+) -> Logits:
+    """Run BERT and its question-answering head on a packed batch.
+
+    Args:
+        batch: T tokens of B windows.
+        weights: prepared by `kernels.prepare`.
+        config: shape of the model.
+        kernels: the backend.
+        trace: where to note 'embeddings', 'layer.<i>' (both [T, D]) and what lies between.
+
+    Returns:
+        start_logits [T] and end_logits [T], float32.
+
+    Source: `BertModel` in google-research/bert modeling.py, `create_model` in its run_squad.py.
+    """
+    x = kernels.embed(
+        batch.input_ids,
+        batch.token_type_ids,
+        batch.position_ids,
+        weights.tables,
+        config.layer_norm_eps,
+    )  # [T, D]
+    note(trace, "embeddings", x)
+    for i, layer in enumerate(weights.layers):
+        x = encoder_layer(x, batch.cu_seqlens, layer, config, kernels, trace, f"layer.{i}")
+        note(trace, f"layer.{i}", x)
+    return kernels.span_logits(x, weights.qa_outputs)
 
 
 def encoder_layer(
     x: Floats,
     cu_seqlens: Ints,
-    layer: LayerWeights,
+    layer: Layer[Any, Any],
     config: BertConfig,
     kernels: Backend,
     trace: Trace | None = None,
@@ -51,34 +91,27 @@ def encoder_layer(
 
 def qa_logits(
     batch: Batch,
-    weights: Weights,
+    weights: Parameters[Any, Any, Any, Any],
     config: BertConfig,
     kernels: Backend,
     trace: Trace | None = None,
-) -> tuple[Floats, Floats]:
-    """Run BERT and its question-answering head on a packed batch.
+) -> Logits:
+    """What `bert` gives, in the fastest way that the backend has; with a trace, step by step."""
+    if trace is not None:
+        return bert(batch, weights, config, kernels, trace)
+    return begin_logits(batch, weights, config, kernels)()
 
-    Args:
-        batch: T tokens of B windows.
-        weights: prepared by `kernels.prepare`.
-        config: shape of the model.
-        kernels: the backend.
-        trace: where to note 'embeddings', 'layer.<i>' (both [T, D]) and what lies between.
 
-    Returns:
-        start_logits [T] and end_logits [T], float32.
+def begin_logits(
+    batch: Batch, weights: Parameters[Any, Any, Any, Any], config: BertConfig, kernels: Backend
+) -> Callable[[], Logits]:
+    """Begin a batch, where the device works beside this one; what comes back waits for `bert`'s.
+
+    Elsewhere the batch runs when that function is called.
     """
-    if kernels.forward is not None and trace is None:
-        return kernels.forward(batch, weights, config)  # the same steps, in one compiled program
-    x = kernels.embed(
-        batch.input_ids,
-        batch.token_type_ids,
-        batch.position_ids,
-        weights.tables,
-        config.layer_norm_eps,
-    )  # [T, D]
-    note(trace, "embeddings", x)
-    for i, layer in enumerate(weights.layers):
-        x = encoder_layer(x, batch.cu_seqlens, layer, config, kernels, trace, f"layer.{i}")
-        note(trace, f"layer.{i}", x)
-    return kernels.span_logits(x, weights.qa_outputs)
+    if kernels.launch is not None:
+        return kernels.launch(bert, batch, weights, config)
+    run = kernels.forward
+    if run is not None:
+        return lambda: run(batch, weights, config)
+    return lambda: bert(batch, weights, config, kernels)

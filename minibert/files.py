@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -40,10 +40,41 @@ def check_output(path: str | None) -> None:
         raise InputError(f"{path}: cannot be written: {reason}") from None
     if os.path.isdir(target):
         raise InputError(f"{path}: cannot be written: it is a folder")
-    if os.path.exists(target) and not os.path.isfile(target):
-        return  # a pipe or a device, whose folder need not be ours
+    if is_device(path):
+        return  # its folder need not be ours
     if not os.access(folder, os.W_OK):
         raise InputError(f"{path}: cannot be written: the folder {str(folder)!r} is read-only")
+
+
+def check_apart(inputs: Sequence[str], output: str | None) -> None:
+    """Refuse an output that is an input too: it would be lost, or be read while it is written.
+
+    Args:
+        inputs: names of files; '-' for standard input.
+        output: a file; None for standard output.
+
+    Raises:
+        InputError: the two are one file.
+    """
+    target = 1 if output is None else os.path.expanduser(output)
+    same = False
+    for name in inputs:
+        with suppress(OSError, ValueError):  # one of them is not there, or no file can be named so
+            same |= os.path.isfile(target) and os.path.samefile(0 if name == "-" else name, target)
+    if same:
+        raise InputError(f"{output or 'standard output'}: is an input too; choose another output")
+
+
+def real_file(path: str) -> Path:
+    """The file that a name stands for: not a link to it, which is left as it is."""
+    target = os.path.expanduser(path)
+    return Path(os.path.realpath(target) if os.path.islink(target) else target)
+
+
+def is_device(path: str) -> bool:
+    """Whether a name is that of a pipe or a device, which is written to and not replaced."""
+    target = os.path.expanduser(path)
+    return os.path.exists(target) and not os.path.isfile(target)
 
 
 @contextmanager
@@ -57,8 +88,8 @@ def writing(path: str | None) -> Iterator[TextIO]:
         check_output(path)
         yield sys.stdout
         return
-    target = Path(os.path.expanduser(path))
-    if os.path.exists(target) and not os.path.isfile(target):  # a pipe or a device, not replaced
+    target = real_file(path)
+    if is_device(path):
         try:
             with open(target, "w", encoding="utf-8", errors="backslashreplace") as out:
                 yield out

@@ -8,17 +8,17 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from minibert.batches import pack
 from minibert.checkpoints.hub import ModelFiles, find_model
 from minibert.checkpoints.safetensors import open_checkpoint
 from minibert.config import BertConfig
-from minibert.encoder import qa_logits
+from minibert.encoder import begin_logits, qa_logits
 from minibert.errors import InputError, TokenizerError
 from minibert.kernels.backend import Backend, get_backend
-from minibert.parameters import Weights
+from minibert.parameters import Parameters
 from minibert.reading import BATCH_TOKENS, GPU_BATCH_TOKENS, Example, Key, read_examples
 from minibert.spans import Logits
 from minibert.tokenizer import Tokenizer, load_tokenizer
@@ -35,7 +35,7 @@ class Model:
     config: BertConfig
     tokenizer: Tokenizer
     kernels: Backend
-    weights: Weights  # as `kernels.prepare` packed them
+    weights: Parameters[Any, Any, Any, Any]  # as `kernels.prepare` made them
     files: ModelFiles | None = None  # where it came from
 
     @property
@@ -68,7 +68,7 @@ class Model:
 
         Args:
             question: not empty.
-            texts: not empty.
+            texts: one that is not empty, or several: those without a token are passed over.
             max_seq_length: longest window, in tokens; None for 384, as in SQuAD's scripts, or
                 less if the model or its tokenizer says so.
             doc_stride: tokens that neighbouring windows share; None for 128, or half a window.
@@ -80,7 +80,7 @@ class Model:
         """
         check_text("question", question)
         for text in texts:
-            check_text("context", text)
+            check_text("context", text, may_be_empty=len(texts) > 1)
         positions = self.config.max_position_embeddings
         if max_seq_length is None:
             max_seq_length = self.usual_seq_length
@@ -95,6 +95,8 @@ class Model:
         windows = []
         for number, text in enumerate(texts):
             context = self.tokenizer.encode(text)
+            if not len(context) and len(texts) > 1:  # a blank page: it has nothing to say
+                continue
             asked = tokens
             if max_question_length is not None and (
                 truncate_always or text_room(tokens, max_seq_length) < min(1, len(context))
@@ -109,30 +111,23 @@ class Model:
                 doc_stride=doc_stride,
                 document=number,
             )
+        if not windows:
+            raise InputError(f"the context is empty: none of its {len(texts)} texts holds a word")
         return windows
 
     def logits(self, windows: list[Window], trace: Trace | None = None) -> list[Logits]:
         """Run one packed batch: start and end logits [S] of each window."""
         batch = pack(windows)
-        start, end = qa_logits(batch, self.weights, self.config, self.kernels, trace)
-        borders = pairwise(batch.cu_seqlens)
-        return [(start[a:b], end[a:b]) for a, b in borders]
+        return batch.split(qa_logits(batch, self.weights, self.config, self.kernels, trace))
 
     def begin(self, windows: list[Window]) -> Callable[[], list[Logits]]:
         """Begin a packed batch; the function that comes back waits for what `logits` gives.
 
         On the processor, the batch runs when that function is called.
         """
-        if self.kernels.launch is None:
-            return lambda: self.logits(windows)
         batch = pack(windows)
-        wait = self.kernels.launch(batch, self.weights, self.config)
-
-        def finish() -> list[Logits]:
-            start, end = wait()
-            return [(start[a:b], end[a:b]) for a, b in pairwise(batch.cu_seqlens)]
-
-        return finish
+        wait = begin_logits(batch, self.weights, self.config, self.kernels)
+        return lambda: batch.split(wait())
 
     def read(
         self,
@@ -152,15 +147,15 @@ class Model:
         )
 
 
-def check_text(name: str, text: object) -> None:
+def check_text(name: str, text: object, may_be_empty: bool = False) -> None:
     """Refuse what is not a text.
 
     Raises:
-        InputError: `text` is not a string, or is empty.
+        InputError: `text` is not a string, or is empty and may not be.
     """
     if not isinstance(text, str):
         raise InputError(f"{name} must be a string, got {type(text).__name__}: {text!r:.80}")
-    if not text:
+    if not text and not may_be_empty:
         raise InputError(f"{name} cannot be empty")
 
 

@@ -14,6 +14,7 @@ DEVICE_DTYPES = {
     "cuda": ("float32", "float16", "bfloat16"),
     "reference": ("float32",),
 }
+STORED_DTYPES = ("float32", "float16", "int8")  # in which `convert` writes numbers
 
 
 def check_count(name: str, value: object, least: int) -> None:

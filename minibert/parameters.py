@@ -8,8 +8,8 @@ backend then brings them into the form in which its kernels read them.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import TypeAlias
+from dataclasses import dataclass
+from typing import Generic, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,36 +74,55 @@ class Tables:
     norm: Norm
 
 
-@dataclass(frozen=True)
-class LayerWeights:
-    """One encoder layer."""
-
-    qkv: Dense  # [3D, D]: query, key and value, which read the same input, stacked
-    attention_output: Dense  # [D, D]
-    attention_norm: Norm
-    intermediate: Dense  # [F, D]
-    output: Dense  # [D, F]
-    output_norm: Norm
+# The parts of a model, as they come from a file or as a backend keeps them.
+TablesT = TypeVar("TablesT")
+DenseT = TypeVar("DenseT")
+NormT = TypeVar("NormT")
+HeadT = TypeVar("HeadT")
 
 
 @dataclass(frozen=True)
-class Weights:
-    """A whole BERT for question answering."""
+class Layer(Generic[DenseT, NormT]):
+    """The parameters of one encoder layer.  Shapes are those of the file."""
 
-    tables: Tables
-    layers: tuple[LayerWeights, ...]
-    qa_outputs: Dense  # [2, D]; row 0 is the start, row 1 the end
+    qkv: DenseT  # [3D, D]: query, key and value, which read the same input, stacked
+    attention_output: DenseT  # [D, D]
+    attention_norm: NormT
+    intermediate: DenseT  # [F, D]
+    output: DenseT  # [D, F]
+    output_norm: NormT
 
-    def map_dense(self, pack: Callable[[Dense], Dense]) -> Weights:
-        """The same weights with every dense layer of the encoder packed by a backend."""
-        layers = tuple(
-            replace(
-                layer,
-                qkv=pack(layer.qkv),
-                attention_output=pack(layer.attention_output),
-                intermediate=pack(layer.intermediate),
-                output=pack(layer.output),
-            )
-            for layer in self.layers
+
+@dataclass(frozen=True)
+class Parameters(Generic[TablesT, DenseT, NormT, HeadT]):
+    """The parameters of a BERT for question answering, in the order in which they are used."""
+
+    tables: TablesT
+    layers: tuple[Layer[DenseT, NormT], ...]
+    qa_outputs: HeadT  # [2, D]; row 0 is the start, row 1 the end
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({len(self.layers)} layers)"
+
+
+# As they come from a file.
+Weights: TypeAlias = Parameters[Tables, Dense, Norm, Dense]
+
+
+def map_layers(
+    layers: tuple[Layer[Dense, Norm], ...],
+    dense: Callable[[Dense], DenseT],
+    norm: Callable[[Norm], NormT],
+) -> tuple[Layer[DenseT, NormT], ...]:
+    """Layers with each dense layer and each norm as a backend keeps it."""
+    return tuple(
+        Layer(
+            qkv=dense(layer.qkv),
+            attention_output=dense(layer.attention_output),
+            attention_norm=norm(layer.attention_norm),
+            intermediate=dense(layer.intermediate),
+            output=dense(layer.output),
+            output_norm=norm(layer.output_norm),
         )
-        return replace(self, layers=layers)
+        for layer in layers
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,10 +19,19 @@ EVERY = 0.1  # seconds between two drawings
 
 def say(text: str) -> None:
     """Write to standard error, if that can be done."""
-    with suppress(OSError, ValueError):  # ValueError: it was closed by Python
+    try:
         if sys.stderr is not None:
             sys.stderr.write(text)
             sys.stderr.flush()
+    except (OSError, ValueError):  # ValueError: it was closed by Python
+        if speaking:
+            _forget(sys.stderr)
+
+
+def _forget(stream: TextIO) -> None:
+    """Drop what a stream did not take: Python would try again at its end, and exit with 120."""
+    with suppress(OSError, ValueError), open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), stream.fileno())
 
 
 def on_terminal(stream: TextIO | None) -> bool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeAlias, TypeVar
 
+from minibert.errors import MinibertError
 from minibert.spans import Logits
 from minibert.windows import Window
 
@@ -36,7 +37,8 @@ def read_examples(
     """Run the windows of many examples through the encoder, in packed batches.
 
     Examples are taken as needed and given back in the same order; at any time only about
-    `batch_tokens` tokens are waiting, or twice as many with `beside`.
+    `batch_tokens` tokens are waiting, or twice as many with `beside`.  An example without windows
+    is given back in its turn too.
 
     Args:
         begin: begins a packed batch; the function that comes back waits for its logits.
@@ -48,15 +50,28 @@ def read_examples(
 
     Yields:
         The key, the windows, and their logits.
+
+    Raises:
+        MinibertError: `examples` raised it.  What came before is given back first.
     """
+    failures: list[MinibertError] = []  # one at most
+
+    def until_one_fails() -> Iterator[Example[Key]]:
+        try:
+            yield from examples
+        except MinibertError as error:
+            failures.append(error)
+
     running: list[Iterator[Result[Key]]] = []  # one group with `beside`, else none
-    for group in groups(examples, batch_size, batch_tokens):
+    for group in groups(until_one_fails(), batch_size, batch_tokens):
         running.append(begin_group(begin, group, batch_tokens))
         if beside and batch_size is None and len(running) == 1:
             continue
         yield from running.pop(0)
     for results in running:
         yield from results
+    for error in failures:
+        raise error
 
 
 def groups(
@@ -66,7 +81,7 @@ def groups(
     group: list[Example[Key]] = []
     tokens = 0
     for key, windows in examples:
-        more = sum(map(len, windows))
+        more = sum(map(len, windows)) or 1  # or those without windows would wait without end
         if group and tokens + more > batch_tokens:
             yield group
             group, tokens = [], 0

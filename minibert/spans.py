@@ -226,8 +226,8 @@ def decode_answers(
         first = int(context.offsets[begin + span.start, 0])
         past = int(context.offsets[begin + span.end, 1])
         answers.append(answer(context.text[first:past], first, past, span.score, number))
-    place = sum(not null_score - a.score > null_score_diff_threshold for a in answers)
-    answers.insert(place, answer("", 0, 0, null_score, null_window))
+    rank = sum(not null_score - a.score > null_score_diff_threshold for a in answers)
+    answers.insert(rank, answer("", 0, 0, null_score, null_window))
     return answers[:n]
 
 
@@ -259,7 +259,7 @@ def probable_spans(start: Floats, end: Floats, longest: int, k: int) -> list[Spa
         chosen = np.argpartition(-flat, k)[: k + 1] if k < flat.size else np.arange(flat.size)
         chosen = chosen[np.argsort(-flat[chosen])]
         values = flat[chosen][flat[chosen] > 0]
-        if len(np.unique(values)) < len(values):
+        if (values[1:] == values[:-1]).any():  # they are sorted
             return _spans_in_matrix_order(start, end, longest, k)
         chosen = chosen[:k]
     chosen = chosen[flat[chosen] > 0]

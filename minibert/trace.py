@@ -10,7 +10,7 @@ from minibert.arrays import Floats
 
 
 class Trace(dict[str, Floats]):
-    """Arrays by the name of the place that made them, such as 'layer.0'."""
+    """Arrays by the name of the step that made them, such as 'layer.0'."""
 
 
 def note(trace: Trace | None, name: str, array: Floats) -> Floats:

@@ -18,9 +18,10 @@ from minibert.errors import CheckpointError
 from minibert.parameters import (
     Dense,
     Int8,
-    LayerWeights,
+    Layer,
     Matrix,
     Norm,
+    Parameters,
     Table,
     Tables,
     Weights,
@@ -181,9 +182,9 @@ def load_weights(checkpoint: Checkpoint, config: BertConfig) -> Weights:
             checkpoint.read(names[f"{name}.weight"]), checkpoint.read(names[f"{name}.bias"])
         )
 
-    def layer(i: int) -> LayerWeights:
+    def layer(i: int) -> Layer[Dense, Norm]:
         prefix = f"encoder.layer.{i}."
-        return LayerWeights(
+        return Layer(
             qkv=stack([dense(f"{prefix}attention.self.{x}") for x in ("query", "key", "value")]),
             attention_output=dense(prefix + "attention.output.dense"),
             attention_norm=norm(prefix + "attention.output.LayerNorm"),
@@ -192,7 +193,7 @@ def load_weights(checkpoint: Checkpoint, config: BertConfig) -> Weights:
             output_norm=norm(prefix + "output.LayerNorm"),
         )
 
-    return Weights(
+    return Parameters(
         tables=Tables(
             words=Table(matrix("embeddings.word_embeddings.weight")),
             positions=Table(matrix("embeddings.position_embeddings.weight")),

@@ -5,25 +5,31 @@ there) it hides Hugging Face's package `kernels`, which transformers looks for, 
 hides the installed package.
 """
 
-import os
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
-os.environ["HF_HUB_OFFLINE"] = "1"  # no test may reach the network
+
+import launcher  # noqa: E402
+
+launcher.settle()
 
 import pytest  # noqa: E402
+from builders import dense, normal  # noqa: E402
 from hypothesis import settings  # noqa: E402
 from random_models import write_model  # noqa: E402
 
+from minibert.cli import main  # noqa: E402
 from minibert.kernels.backend import get_backend  # noqa: E402
+from minibert.kernels.cache import cache_folder  # noqa: E402
 from minibert.kernels.cuda import detect, driver  # noqa: E402
 from minibert.model import load_model  # noqa: E402
 
 # Some examples compile or load a model, so hypothesis must not time them.
 settings.register_profile("minibert", deadline=None, derandomize=True, max_examples=60)
 settings.load_profile("minibert")
+launcher.keep_compiled(cache_folder())
 
 
 def pytest_collection_modifyitems(items):
@@ -32,6 +38,13 @@ def pytest_collection_modifyitems(items):
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason=f"no GPU: {reason}"))
+
+
+@pytest.fixture(scope="session")
+def compiled_before():
+    """Compile what programs run by default: one that has to do it itself says so."""
+    cpu = get_backend("cpu")
+    cpu.linear(normal(0, 1, 1), cpu.prepare_dense(dense(0, 1, 1)))
 
 
 @pytest.fixture
@@ -78,3 +91,49 @@ def tiny(tiny_folder):
 def embedded():
     """The embedded model, loaded."""
     return load_model()
+
+
+@pytest.fixture
+def run(capsys, tiny_folder):
+    """Run `minibert answer` with the tiny model: run(*arguments) -> (exit code, stdout, stderr)."""
+
+    def run(*arguments):
+        options = ["--model", str(tiny_folder), "--device", "reference"]
+        try:
+            code = main(["answer", *arguments, *options])
+        except SystemExit as end:
+            code = end.code
+        return code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def fails(run):
+    """As `run`, for bad input: the message."""
+
+    def fails(*arguments):
+        code, out, err = run(*arguments)
+        assert (code, out) == (1, "")
+        assert err.startswith("minibert: error: ")
+        assert err.count("\n") == 1
+        assert err.endswith("\n")
+        return err
+
+    return fails
+
+
+@pytest.fixture
+def stdin(monkeypatch, tmp_path):
+    """Put bytes on standard input."""
+    path = tmp_path / "stdin"
+    opened = []
+
+    def put(content):
+        path.write_bytes(content)
+        opened.append(path.open(encoding="utf-8"))
+        monkeypatch.setattr(sys, "stdin", opened[-1])
+
+    yield put
+    for file in opened:
+        file.close()

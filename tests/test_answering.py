@@ -69,6 +69,16 @@ def test_several_texts_are_searched_together(qa):
     assert answers[0].probability < 0.5
 
 
+@pytest.mark.parametrize("blank", ["", " \n\f", "\u200b"])
+def test_a_blank_page_among_several_is_passed_over(qa, blank):
+    answers = qa.n_best(WHO, [blank, "It rained.", blank, TEXT, blank], 5)
+    expected = qa.n_best(WHO, ["It rained.", TEXT], 5)
+    assert [a.score for a in answers] == [a.score for a in expected]
+    assert [a.null_score for a in answers] == [a.null_score for a in expected]
+    assert answers[0].document == 3
+    assert qa.answer(WHO, [blank, TEXT]).document == 1
+
+
 def test_scores_do_not_depend_on_the_other_texts(qa):
     alone = qa.answer(WHO, TEXT)
     together = qa.answer(WHO, [TEXT, "Berlin lies on the Spree."])
@@ -147,6 +157,31 @@ def test_a_trace_notes_every_stage_and_changes_nothing(tiny):
     np.testing.assert_allclose(trace["layer.0.attention.probs.0"].sum(-1), 1, atol=1e-5)
 
 
+BAD_PAIRS = [("", TEXT), (WHO, None), WHO, (WHO + " really" * 500, TEXT), (WHO, "\ud800")]
+
+
+@pytest.mark.parametrize("bad", BAD_PAIRS)
+@pytest.mark.parametrize("batch_size", [None, 1, 2])
+def test_the_answers_before_a_bad_pair_come_before_its_error(qa, bad, batch_size):
+    answers = qa.answer_many([(WHO, TEXT)] * 3 + [bad, (WHO, TEXT)], batch_size=batch_size)
+    assert [next(answers).text for _ in range(3)] == ["Ada Lovelace"] * 3
+    with pytest.raises(InputError):
+        next(answers)
+
+
+def test_errors_may_come_in_the_places_of_their_pairs(qa):
+    unreadable = InputError("line 9 is torn")
+    examples = [(WHO, TEXT), *BAD_PAIRS, unreadable, (WHO, TEXT)]
+    first, *errors, last = qa.n_best_or_error(examples, 2)
+    assert first[0].text == last[0].text == "Ada Lovelace"
+    assert len(first) == len(last) == 2
+    assert all(isinstance(error, InputError) for error in errors)
+    assert str(errors[0]) == "question cannot be empty"
+    assert errors[-1] is unreadable
+    with pytest.raises(InputError, match="line 9 is torn"):
+        list(qa.n_best_many([unreadable]))
+
+
 def test_threads_may_share_a_model(qa):
     examples = [(WHO, TEXT), ("Who designed the machine?", TEXT)] * 8
     want = [qa.answer(*example).text for example in examples]
@@ -155,6 +190,7 @@ def test_threads_may_share_a_model(qa):
 
 
 @pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
+@pytest.mark.slow
 def test_worker_processes_may_load_and_run_the_model(qa, method):
     context = multiprocessing.get_context(method)
     with ProcessPoolExecutor(1, mp_context=context) as pool:
@@ -167,7 +203,7 @@ def test_worker_processes_may_load_and_run_the_model(qa, method):
         (("", TEXT), {}, "question cannot be empty"),
         ((WHO, ""), {}, "context cannot be empty"),
         ((WHO, []), {}, "non-empty list"),
-        ((WHO, [TEXT, ""]), {}, "context cannot be empty"),
+        ((WHO, ["", " \n", "\u200b"]), {}, "none of its 3 texts holds a word"),
         ((WHO, [TEXT, 3]), {}, "context must be a string, got int: 3"),
         ((WHO, None), {}, "context must be a string or a non-empty list"),
         ((WHO, b"bytes"), {}, "got bytes"),

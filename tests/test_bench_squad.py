@@ -143,6 +143,7 @@ def test_one_float32_text_in_500_may_differ(count, wrong):
     assert len(squad.wrong_texts(found)) == wrong
 
 
+@pytest.mark.slow
 def test_a_metered_model_predicts_the_same_and_pads_nothing():
     model = load_model(device="reference")
     golds = (Gold("x"),)
@@ -211,6 +212,7 @@ def test_a_file_that_is_not_there_is_one_line(capsys):
     assert "no/such.json: cannot be read: No such file" in last
 
 
+@pytest.mark.slow
 def test_without_onnx_runtime_minibert_is_measured_alone(squad_file, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)  # as if it were not installed
     arguments = ["--rounds", "1", "--dtypes", "float32", "--questions", "all", "--threads", "1"]
@@ -223,6 +225,7 @@ def test_without_onnx_runtime_minibert_is_measured_alone(squad_file, capsys, mon
     assert "ONNX Runtime, by" not in shown
 
 
+@pytest.mark.slow
 def test_a_peer_that_cannot_load_is_left_out(squad_file, tmp_path, capsys):
     pytest.importorskip("onnxruntime")
     model = tmp_path / "kept" / "embedded" / "model.onnx"
@@ -236,6 +239,7 @@ def test_a_peer_that_cannot_load_is_left_out(squad_file, tmp_path, capsys):
     assert "ONNX Runtime, by" not in shown
 
 
+@pytest.mark.slow
 def test_other_predictions_in_float32_are_an_error_after_the_report(squad_file, tmp_path, capsys):
     pytest.importorskip("onnxruntime")
     onnx = pytest.importorskip("onnx")
@@ -260,6 +264,7 @@ def test_other_predictions_in_float32_are_an_error_after_the_report(squad_file, 
     assert last == "bench: error: 3 of 3 texts of ONNX Runtime, by 2 differ in float32"
 
 
+@pytest.mark.slow
 def test_both_sides_give_the_same_predictions(squad_file, tmp_path, capsys):
     needed = ("onnxruntime", "onnx", "torch", "transformers")
     if missing := [name for name in needed if importlib.util.find_spec(name) is None]:

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shlex
 import stat
 import subprocess
 import sys
@@ -10,11 +11,14 @@ import sys
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from programs import command, read_terminal
 
 from minibert import __version__
-from minibert.cli import main
+from minibert.cli import COMMANDS, main, parse
 from minibert.commands.answer import LONGEST_SENTENCE, sentence_around
 from minibert.progress import progress
+
+pytestmark = pytest.mark.usefixtures("compiled_before")
 
 QUESTION = "who wrote it?"
 TEXT = "ada lee wrote the old book in 1843. the ship was lost north of berlin. nobody came."
@@ -29,63 +33,6 @@ FIELDS = [
     "window",
 ]
 NO_SUCH_TERMINAL = pytest.mark.skipif(os.name == "nt", reason="Windows has no pty")
-
-
-@pytest.fixture
-def run(capsys, tiny_folder):
-    """Run `minibert answer` with the tiny model: run(*arguments) -> (exit code, stdout, stderr)."""
-
-    def run(*arguments):
-        options = ["--model", str(tiny_folder), "--device", "reference"]
-        try:
-            code = main(["answer", *arguments, *options])
-        except SystemExit as end:
-            code = end.code
-        return code, *capsys.readouterr()
-
-    return run
-
-
-@pytest.fixture
-def fails(run):
-    """As `run`, for bad input: the message."""
-
-    def fails(*arguments):
-        code, out, err = run(*arguments)
-        assert (code, out) == (1, "")
-        assert err.startswith("minibert: error: ")
-        assert err.count("\n") == 1
-        assert err.endswith("\n")
-        return err
-
-    return fails
-
-
-@pytest.fixture
-def stdin(monkeypatch, tmp_path):
-    """Put bytes on standard input."""
-    path = tmp_path / "stdin"
-    opened = []
-
-    def put(content):
-        path.write_bytes(content)
-        opened.append(path.open(encoding="utf-8"))
-        monkeypatch.setattr(sys, "stdin", opened[-1])
-
-    yield put
-    for file in opened:
-        file.close()
-
-
-def lines_of(path, rows):
-    """A JSON-lines file."""
-    content = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    path.write_text(content, encoding="utf-8")
-    return str(path)
-
-
-def command(*arguments):
-    return [sys.executable, "-m", "minibert", *map(str, arguments)]
 
 
 # --- one question ----------------------------------------------------------------------------
@@ -184,109 +131,15 @@ def test_other_letters_than_english_are_printed_as_they_are(run):
     assert json.loads(out)["text"] in "船 東 京 😀 é"
 
 
-# --- many questions --------------------------------------------------------------------------
-
-ROWS = [
-    {"id": 7, "question": QUESTION, "context": TEXT},
-    {"question": "who was lost?", "context": ["the ship was lost.", TEXT], "note": {"é": [1]}},
-    {"question": "when?", "context": "1843", "id": None},
-]
-
-
-def test_each_line_gets_its_answer_in_the_same_order(run, tmp_path):
-    code, out, err = run("--jsonl", lines_of(tmp_path / "in", ROWS), "--null-threshold=inf")
-    assert (code, err) == (0, "")
-    rows = [json.loads(line) for line in out.splitlines()]
-    assert len(rows) == len(ROWS)
-    for given_row, row in zip(ROWS, rows, strict=True):
-        answer = row.pop("answer")
-        assert row == {key: value for key, value in given_row.items() if key != "context"}
-        texts = given_row["context"]
-        text = texts if isinstance(texts, str) else texts[answer["document"]]
-        assert text[answer["start"] : answer["end"]] == answer["text"] != ""
-    single = json.loads(run(QUESTION, TEXT, "--json", "--null-threshold=inf")[1])
-    answer = json.loads(out.splitlines()[0])["answer"]
-    assert (answer["start"], answer["end"]) == (single["start"], single["end"])
-    assert answer["score"] == pytest.approx(single["score"], abs=1e-4)
-
-
-def test_top_k_of_many_questions_gives_lists(run, tmp_path):
-    _, out, _ = run("--jsonl", lines_of(tmp_path / "in", ROWS), "--top-k", "2")
-    rows = [json.loads(line) for line in out.splitlines()]
-    assert [len(row["answers"]) for row in rows] == [2, 2, 2]
-    assert "answer" not in rows[0]
-
-
-def test_lines_come_from_standard_input_too(run, tmp_path, stdin):
-    expected = run("--jsonl", lines_of(tmp_path / "in", ROWS))
-    stdin((tmp_path / "in").read_bytes())
-    assert run("--jsonl", "-") == expected
-
-
-def test_empty_lines_a_byte_order_mark_and_windows_line_ends_are_fine(run, tmp_path):
-    expected = run("--jsonl", lines_of(tmp_path / "in", ROWS))
-    content = (tmp_path / "in").read_bytes().replace(b"\n", b"\r\n\r\n")
-    (tmp_path / "in").write_bytes(b"\xef\xbb\xbf" + content + b"  \n")
-    assert run("--jsonl", str(tmp_path / "in")) == expected
-
-
-def test_a_file_without_questions_gives_no_answers(run, tmp_path):
-    (tmp_path / "in").write_text("\n\n")
-    assert run("--jsonl", str(tmp_path / "in")) == (0, "", "")
-
-
-GOOD = json.dumps({"question": QUESTION, "context": TEXT}).encode()
-
-
-@pytest.mark.parametrize(
-    ("line", "words"),
-    [
-        (b"{", "is not JSON"),
-        (b"who wrote it?", "is not JSON"),
-        (b"[" * 100_000, "is not JSON"),
-        (b"[1]", "must be an object, found list"),
-        (b"{}", "has no 'question'; found nothing"),
-        (b'{"question": "a"}', "has no 'context'; found question"),
-        (b'{"context": "a"}', "has no 'question'; found context"),
-        (b'{"question": "", "context": "a"}', "'question' must be a non-empty string, got ''"),
-        (b'{"question": 3, "context": "a"}', "'question' must be a non-empty string, got 3"),
-        (b'{"question": "a", "context": ""}', "'context' must be a non-empty string, got ''"),
-        (b'{"question": "a", "context": null}', "'context' must be a non-empty string, got None"),
-        (b'{"question": "a", "context": []}', "'context' is an empty list"),
-        (b'{"question": "a", "context": ["a", 1]}', "'context' must be a non-empty string, got 1"),
-        (b'{"question": "\\ud800", "context": "a"}', "character 0 is the lone surrogate"),
-        (b'{"question": "a", "context": "b\\udfff"}', "character 1 is the lone surrogate"),
-        (json.dumps({"question": "a " * 99, "context": "a"}).encode(), "99 tokens"),
-        (b'{"question": "caf\xe9", "context": "a"}', "is not UTF-8"),
-    ],
-)
-def test_a_bad_line_is_named(fails, tmp_path, line, words):
-    path = tmp_path / "in"
-    path.write_bytes(GOOD + b"\n\n" + line + b"\n" + GOOD)
-    message = fails("--jsonl", str(path))
-    assert f"{path}, line 3: " in message
-    assert message.count("line 3") == 1
-    assert words in message
-
-
 # --- output to a file ------------------------------------------------------------------------
 
 
 def test_output_goes_to_a_file_alone(run, tmp_path):
-    rows = lines_of(tmp_path / "in", ROWS)
-    for arguments in ([QUESTION, TEXT], [QUESTION, TEXT, "--json"], ["--jsonl", rows]):
+    for arguments in ([QUESTION, TEXT], [QUESTION, TEXT, "--json"]):
         _, expected, _ = run(*arguments)
         assert run(*arguments, "--output", str(tmp_path / "out")) == (0, "", "")
         assert (tmp_path / "out").read_text(encoding="utf-8") == expected
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"]
-
-
-def test_a_failed_run_leaves_the_old_output_and_no_draft(fails, tmp_path):
-    (tmp_path / "in").write_bytes(GOOD + b"\n{\n")
-    (tmp_path / "out").write_text("old")
-    fails("--jsonl", str(tmp_path / "in"), "--output", str(tmp_path / "out"))
-    assert (tmp_path / "out").read_text() == "old"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows does not replace a file that is open")
@@ -296,24 +149,6 @@ def test_the_old_output_is_replaced_at_once_and_not_written_over(run, tmp_path):
         assert run(QUESTION, TEXT, "--output", str(tmp_path / "out"))[0] == 0
         assert reader.read() == "old"
     assert (tmp_path / "out").read_text() != "old"
-
-
-def test_a_missing_model_is_not_blamed_on_the_output(capsys, tmp_path):
-    (tmp_path / "in").write_bytes(GOOD)
-    options = ["--jsonl", str(tmp_path / "in"), "--output", str(tmp_path / "out")]
-    assert main(["answer", *options, "--model", str(tmp_path / "a" / "b" / "c")]) == 1
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert "there is no such folder or file" in err
-    assert "written" not in err
-    assert [path.name for path in tmp_path.iterdir()] == ["in"]
-
-
-def test_half_a_surrogate_pair_in_another_field_is_written_as_an_escape(run, tmp_path):
-    (tmp_path / "in").write_text(r'{"question": "a", "context": "b", "id": "\ud800"}')
-    code, out, err = run("--jsonl", str(tmp_path / "in"), "--output", str(tmp_path / "out"))
-    assert (code, out, err) == (0, "", "")
-    assert json.loads((tmp_path / "out").read_text(encoding="utf-8"))["id"] == "\ud800"
 
 
 def test_an_output_that_cannot_be_written_is_named(fails, tmp_path):
@@ -389,6 +224,14 @@ def test_a_device_that_is_not_there_is_bad_input(capsys, tiny_folder, device, no
     ("arguments", "words"),
     [
         ([], "a QUESTION is needed, or --jsonl FILE"),
+        (["--file", "x.txt", "y.txt"], "a QUESTION is needed; it goes before --file"),
+        (["a", "b", "--strict"], "--strict needs --jsonl"),
+        (["a", "b", "--overwrite"], "--overwrite needs --jsonl and --output"),
+        (["--jsonl", "x", "--overwrite"], "--overwrite needs --jsonl and --output"),
+        (["a", "b", "--output", ""], "argument --output: is empty"),
+        (["a", "b", "--ma", "3"], "ambiguous option: --ma could match"),
+        (["a", "--file"], "expected at least one argument"),
+        (["a", "--", "b", "--json", "c"], "unrecognized arguments: --json c"),
         (["a", "--jsonl", "x"], "give no QUESTION"),
         (["a", "b", "--file", "x"], "give the text once"),
         (["--jsonl", "x", "--file", "y"], "give the text once"),
@@ -410,6 +253,64 @@ def test_wrong_usage_exits_with_2_and_says_why(run, arguments, words):
     assert words in err.splitlines()[-1]
 
 
+def test_arguments_may_stand_among_options(run):
+    expected = run(QUESTION, TEXT, "--json", "--top-k", "3")
+    assert expected[0] == 0
+    for arguments in (
+        [QUESTION, "--top-k", "3", TEXT, "--json"],
+        [QUESTION, "--json", TEXT, "--top=3"],
+        ["--json", QUESTION, "--top-k", "3", TEXT],
+    ):
+        assert run(*arguments) == expected
+    assert parse(["answer", "-5", "--top-k", "3", "-1"]).text == "-1"
+    assert parse(["answer", "--", "-q", "-t"]).text == "-t"
+    assert parse(["convert", "--dtype", "int8", "a", "--overwrite", "b"]).output == "b"
+    assert parse(["compare", "a", "--data", "x", "b"]).models == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "Who? --file a.txt b.txt c.txt",
+        "Who? --file a.txt --file b.txt c.txt",
+        "--file a.txt b.txt --top-k 2 Who? --file c.txt",
+        "--file a.txt b.txt c.txt Who?",
+        "--file a.txt b.txt Who? --file c.txt",
+        "--file a.txt b.txt c.txt -- Who?",
+    ],
+)
+def test_several_files_may_follow_one_option(line):
+    args = parse(["answer", *line.split()])
+    assert args.question == "Who?"
+    assert [name for names in args.file for name in names] == ["a.txt", "b.txt", "c.txt"]
+
+
+def test_a_blank_file_among_several_is_passed_over(run, fails, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.txt").write_text("")
+    (tmp_path / "b.txt").write_text(TEXT)
+    (tmp_path / "c.txt").write_text("\n")
+    code, out, err = run(QUESTION, "--file", "a.txt", "b.txt", "c.txt", "--null-threshold", "inf")
+    assert (code, err) == (0, "")
+    assert out.endswith(" of b.txt\n")
+    assert "none of its 2 texts holds a word" in fails(QUESTION, "--file", "a.txt", "c.txt")
+    assert "a.txt: is empty" in fails(QUESTION, "--file", "a.txt")
+
+
+def test_a_text_that_is_the_name_of_a_file_gets_a_hint(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "notes").write_text(TEXT)
+    for text in ("notes", "-", "missing.txt", "./folder/play.md"):
+        code, out, err = run(QUESTION, text, "--json")
+        assert code == 0
+        assert json.loads(out)["null_score"]  # it is the text all the same
+        assert err == (
+            f"minibert: {text!r} is the text that is searched; did you mean --file {text}?\n"
+        )
+    for text in (TEXT, "1843", "Ada.", "It was in notes.txt", "e.g.", "x" * 5000, "a\0b"):
+        assert run(QUESTION, text, "--json")[2] == ""
+
+
 @pytest.mark.parametrize("arguments", [[], ["translate"], ["convert"], ["convert", "a"]])
 def test_a_missing_or_unknown_command_exits_with_2(capsys, arguments):
     with pytest.raises(SystemExit) as caught:
@@ -418,14 +319,39 @@ def test_a_missing_or_unknown_command_exits_with_2(capsys, arguments):
     assert capsys.readouterr().err.startswith("usage: minibert")
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["answer", "--help"], ["convert", "--help"]])
-def test_help_goes_to_standard_output(capsys, arguments):
+def help_of(capsys, *command):
     with pytest.raises(SystemExit) as caught:
-        main(arguments)
+        main([*command, "--help"])
     assert caught.value.code == 0
     out, err = capsys.readouterr()
-    assert out.startswith("usage: minibert")
+    assert out.startswith(" ".join(["usage: minibert", *command]))
     assert err == ""
+    return out
+
+
+@pytest.mark.parametrize("command", [command.__name__.split(".")[-1] for command in COMMANDS])
+def test_help_ends_with_two_examples_that_are_understood(capsys, command):
+    title, *examples = help_of(capsys, command).splitlines()[-3:]
+    assert title == "examples:"
+    for line in examples:
+        words = shlex.split(line.partition(" > ")[0])
+        assert words[:2] == ["minibert", command]
+        assert parse(words[1:]).run
+
+
+def test_examples_of_the_whole_are_understood(capsys):
+    shown = help_of(capsys)
+    examples = [line for line in shown.splitlines() if line.startswith("  minibert ")]
+    assert len(examples) > 4
+    for line in examples:
+        assert parse(shlex.split(line.partition(" > ")[0])[1:]).run
+
+
+def test_descriptions_are_filled_and_examples_are_not(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "70")
+    head, _, tail = help_of(capsys, "evaluate").partition("examples:")
+    assert max(map(len, head.splitlines())) <= 70
+    assert max(map(len, tail.splitlines())) > 70
 
 
 def test_the_version_is_that_of_the_package(capsys):
@@ -478,57 +404,6 @@ def test_an_error_is_one_line_and_no_traceback(tmp_path):
     assert (run.returncode, run.stdout) == (1, "")
     assert run.stderr.startswith(f"minibert: error: {tmp_path}: holds no model.safetensors")
     assert run.stderr.count("\n") == 1
-
-
-def test_a_reader_that_has_seen_enough_ends_it_quietly(tiny_folder, tmp_path):
-    rows = [{"id": "x" * 2000, "question": "who?", "context": "ada lee"}] * 1000
-    path = lines_of(tmp_path / "in", rows)  # more answers than a pipe holds
-    program = subprocess.Popen(
-        command("answer", "--jsonl", path, "--model", tiny_folder, "--device", "reference"),
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    assert json.loads(program.stdout.readline())["question"] == "who?"
-    program.stdout.close()
-    with program.stderr as stream:
-        assert stream.read() == b""
-    assert program.wait(60) == 0
-
-
-def read_terminal(leader):
-    """All that a program wrote to a terminal, once it has ended."""
-    content = b""
-    while True:
-        try:
-            part = os.read(leader, 10_000)
-        except OSError:  # how Linux says that the other end is closed
-            part = b""
-        if not part:
-            os.close(leader)
-            return content.decode()
-        content += part
-
-
-@NO_SUCH_TERMINAL
-def test_progress_is_drawn_on_a_terminal_and_answers_stay_clean(tiny_folder, tmp_path):
-    import pty
-
-    leader, follower = pty.openpty()
-    path = lines_of(tmp_path / "in", ROWS)
-    run = subprocess.run(
-        command("answer", "--jsonl", path, "--model", tiny_folder, "--device", "reference"),
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=follower,
-    )
-    os.close(follower)
-    drawn = read_terminal(leader)
-    assert run.returncode == 0
-    assert len([json.loads(line) for line in run.stdout.splitlines()]) == len(ROWS)
-    assert f"[{'#' * 20}] 3/3 questions" in drawn
-    assert "/s" in drawn
-    assert drawn.endswith("\n")
 
 
 @NO_SUCH_TERMINAL

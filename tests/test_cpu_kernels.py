@@ -10,11 +10,11 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from random_models import random_batch, random_tensors, tiny_config
-from safetensors.numpy import save_file
+from builders import batch_of, dense, norm, normal, random_weights
+from random_models import random_batch, tiny_config
+from unprepared import Unprepared
 
 from minibert.batches import Batch, pack
-from minibert.checkpoints.safetensors import open_checkpoint
 from minibert.encoder import qa_logits
 from minibert.kernels import reference
 from minibert.kernels.backend import REFERENCE
@@ -25,7 +25,6 @@ from minibert.kernels.numbers import from_bfloat16, quantise_rows, to_bfloat16
 from minibert.model import load_model
 from minibert.parameters import Dense, Int8, Norm, Table, Tables, full
 from minibert.trace import Trace
-from minibert.weights import load_weights
 
 EPS = 1e-12
 STEP = 2.0**-24  # half the distance of neighbouring float32 numbers at 1
@@ -72,18 +71,6 @@ SIZES += [(17, *pair) for pair in ((33, 100), (36, 128), (100, 33), (128, 11), (
 each_size = pytest.mark.parametrize(("tokens", "into", "out"), SIZES)
 
 # ---------------------------------------------------------------- numbers, and what is expected
-
-
-def normal(seed, *shape, std=1.0):
-    return np.random.default_rng(seed).normal(0, std, shape).astype(np.float32)
-
-
-def dense(seed, out, into):
-    return Dense(normal(seed, out, into, std=into**-0.5), normal(seed + 1, out, std=0.2))
-
-
-def norm(seed, width):
-    return Norm(1 + normal(seed, width, std=0.2), normal(seed + 1, width, std=0.2))
 
 
 def bfloat16(x):
@@ -137,7 +124,10 @@ def close(ours, truth, limit):
 @over()
 def test_linear(kernels, tokens, into, out):
     x, layer = normal(0, tokens, into), dense(1, out, into)
-    close(kernels.linear(x, layer), *product(x, layer, kernels.dtype, kernels.target.largest))
+    close(
+        Unprepared(kernels).linear(x, layer),
+        *product(x, layer, kernels.dtype, kernels.target.largest),
+    )
 
 
 @over()
@@ -148,7 +138,10 @@ def test_linear_takes_int8_weights_as_they_are(kernels):
         random.uniform(0.001, 0.002, 36).astype(np.float32),
     )
     x, layer = normal(0, 17, 100), Dense(weight, normal(1, 36))
-    close(kernels.linear(x, layer), *product(x, layer, kernels.dtype, kernels.target.largest))
+    close(
+        Unprepared(kernels).linear(x, layer),
+        *product(x, layer, kernels.dtype, kernels.target.largest),
+    )
 
 
 @each_size
@@ -161,7 +154,7 @@ def test_linear_activation(kernels, tokens, into, out, activation):
     limit = 1.2 * limit + FUNCTION * STEP * np.abs(y)  # no slope is above 1.13
     if kernels.inner != "float32":
         limit = limit + HALF * np.abs(truth)
-    close(kernels.linear_activation(x, layer, activation), truth, limit)
+    close(Unprepared(kernels).linear_activation(x, layer, activation), truth, limit)
 
 
 @pytest.mark.parametrize("activation", reference.ACTIVATIONS)
@@ -176,14 +169,14 @@ def test_every_activation_over_the_whole_range(kernels, activation):
     limit = FUNCTION * STEP * np.abs(x)
     if kernels.dtype == "bfloat16":
         limit = limit + HALF * np.abs(truth) + 1e-38  # too small for a bfloat16
-    close(kernels.linear_activation(x, one, activation), truth, limit + 1e-38)
+    close(Unprepared(kernels).linear_activation(x, one, activation), truth, limit + 1e-38)
 
 
 @over("bfloat16")
 def test_a_result_is_rounded_to_bfloat16_with_ties_to_even(kernels):
     x = np.array([[sign * 2.0 * i, sign] for i in range(128, 256) for sign in (1, -1)], np.float32)
     columns = Dense(np.array([[1, 1], [-1, -1], [1, 0]] * 13, np.float32), np.zeros(39, np.float32))
-    ours = kernels.linear_activation(x, columns, "relu")
+    ours = Unprepared(kernels).linear_activation(x, columns, "relu")
     sums = np.maximum(x @ columns.weight.T, 0)  # halfway between two bfloat16
     np.testing.assert_array_equal(ours, bfloat16(sums))
     assert not np.array_equal(ours, sums)
@@ -201,7 +194,7 @@ def test_linear_add_norm(kernels, tokens, into, out):
     far = (limit.max(axis=1, initial=0) + SUM * STEP)[:, None] / np.sqrt(
         y.var(axis=1, keepdims=True) + EPS
     )
-    ours = kernels.linear_add_norm(x, layer, residual, gains, EPS)
+    ours = Unprepared(kernels).linear_add_norm(x, layer, residual, gains, EPS)
     close(ours, truth, (np.abs(truth) + 2) * (far + SUM * STEP))
 
 
@@ -211,7 +204,7 @@ def test_layer_norm_adds_eps_to_the_variance(kernels):
     nothing = Dense(np.zeros((2, 2), np.float32), np.zeros(2, np.float32))
     plain = Norm(np.ones(2, np.float32), np.zeros(2, np.float32))
     for eps, want in ((0.0, 1.0), (3.0, 0.5)):
-        ours = kernels.linear_add_norm(x, nothing, x, plain, eps)
+        ours = Unprepared(kernels).linear_add_norm(x, nothing, x, plain, eps)
         np.testing.assert_allclose(ours, [[-want, want]], rtol=1e-6)
 
 
@@ -221,8 +214,8 @@ def test_rows_of_zeros_and_of_one_sign_are_quantised(kernels):
     x[1], x[2] = normal(0, 40), np.abs(normal(1, 40)) + 5
     x[3], x[4], x[5] = -x[2], 1e-3 * x[1], 1e4 * x[1]
     layer = dense(2, 36, 40)
-    close(kernels.linear(x, layer), *product(x, layer, "int8", kernels.target.largest))
-    np.testing.assert_array_equal(kernels.linear(x[:1], layer)[0], layer.bias)
+    close(Unprepared(kernels).linear(x, layer), *product(x, layer, "int8", kernels.target.largest))
+    np.testing.assert_array_equal(Unprepared(kernels).linear(x[:1], layer)[0], layer.bias)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "int8"])
@@ -230,7 +223,7 @@ def test_all_targets_that_fuse_and_quantise_alike_give_the_same_product(dtype):
     x, layer = normal(0, 50, 1100), dense(1, 40, 1100)
     first = {}
     for kernels in PROGRAMS[dtype]:
-        target, result = kernels.target, kernels.linear(x, layer)
+        target, result = kernels.target, Unprepared(kernels).linear(x, layer)
         wanted = first.setdefault((target.fma, dtype == "int8" and target.largest), result)
         np.testing.assert_array_equal(result, wanted, target.name)
 
@@ -241,7 +234,9 @@ def test_the_largest_products_do_not_overflow(kernels):
     x[:, 1::2] = np.arange(13)[:, None] / 4  # some rows of neighbours that are both the largest
     for sign in (1, -1):
         layer = Dense(np.full((40, 64), sign, np.float32), np.zeros(40, np.float32))
-        close(kernels.linear(x, layer), *product(x, layer, "int8", kernels.target.largest))
+        close(
+            Unprepared(kernels).linear(x, layer), *product(x, layer, "int8", kernels.target.largest)
+        )
 
 
 # ---------------------------------------------------------------- attention
@@ -278,6 +273,7 @@ def check_attention(kernels, qkv, lengths, heads):
 
 @pytest.mark.parametrize("lengths", [[], [1], [2], [17], [64], [511], [513]])
 @over()
+@pytest.mark.slow
 def test_attention_over_one_window(kernels, lengths):
     check_attention(kernels, normal(0, sum(lengths), 3 * 3 * 12), lengths, 3)
 
@@ -320,7 +316,7 @@ def test_embed(kernels, int8, tokens, width):
         tables.append(Table(matrix if int8 else full(matrix)))
     gains = norm(9, width)
     ids = [random.integers(0, rows, tokens).astype(np.int32) for rows in (50, 2, 600)]
-    ours = kernels.embed(*ids, Tables(*tables, gains), EPS)
+    ours = Unprepared(kernels).embed(*ids, Tables(*tables, gains), EPS)
     words, places, kinds = (full(table.matrix).astype("f8") for table in tables)
     y = words[ids[0]] + kinds[ids[1]] + places[ids[2]]
     truth = reference.layer_norm(y, Norm(gains.gain.astype("f8"), gains.bias.astype("f8")), EPS)
@@ -336,18 +332,11 @@ def test_embed(kernels, int8, tokens, width):
 def test_span_logits(kernels, tokens, width):
     x, head = normal(0, tokens, width), dense(1, 2, width)
     truth, limit = product(x, head, "float32")  # in every dtype
-    for j, ours in enumerate(kernels.span_logits(x, head)):
+    for j, ours in enumerate(Unprepared(kernels).span_logits(x, head)):
         close(ours, truth[:, j], limit[:, j])
 
 
 # ---------------------------------------------------------------- the whole pass
-
-
-def packed(windows):
-    lengths = [len(ids) for ids, _ in windows]
-    ids, types = (np.concatenate(parts) for parts in zip(*windows, strict=True))
-    positions = np.concatenate([np.arange(n, dtype=np.int32) for n in lengths])
-    return Batch(ids, types, positions, np.cumsum([0, *lengths], dtype=np.int32))
 
 
 SHAPES = {
@@ -362,14 +351,12 @@ WINDOWS = [5, 17, 40, 1, 64, 2]
 @pytest.fixture(scope="module")
 def random_model(tmp_path_factory):
     """Function: name of a shape -> config, weights as in the file, batch."""
-    path = tmp_path_factory.mktemp("weights") / "model.safetensors"
+    folder = tmp_path_factory.mktemp("weights")
 
     @cache
     def make(shape):
         config = tiny_config(**SHAPES[shape])
-        save_file(random_tensors(config, 0), path)
-        weights = load_weights(open_checkpoint(path), config)
-        return config, weights, packed(random_batch(config, WINDOWS, 0))
+        return config, random_weights(config, 0, folder), batch_of(random_batch(config, WINDOWS, 0))
 
     return make
 
@@ -437,9 +424,9 @@ def test_the_neighbours_of_a_window_change_no_bit_of_it(kernels, random_model):
     config, weights, _ = random_model("narrow")
     weights = kernels.prepare(weights)
     windows = random_batch(config, WINDOWS, 0)
-    alone = [kernels.forward(packed([window]), weights, config) for window in windows]
+    alone = [kernels.forward(batch_of([window]), weights, config) for window in windows]
     for order in ([0, 1, 2, 3, 4, 5], [5, 3, 1, 4, 2, 0], [4, 4, 0]):
-        together = np.array(kernels.forward(packed([windows[i] for i in order]), weights, config))
+        together = np.array(kernels.forward(batch_of([windows[i] for i in order]), weights, config))
         wanted = np.concatenate([alone[i] for i in order], axis=1)
         np.testing.assert_array_equal(together, wanted)
 
@@ -483,6 +470,7 @@ def best_spans(batch, logits):
 
 
 @over()
+@pytest.mark.slow
 def test_the_embedded_model_stays_within_the_limits_of_the_dtype(kernels, trained):
     model, batch, truth = trained
     ours = np.array(kernels.forward(batch, kernels.prepare(model.weights), model.config))

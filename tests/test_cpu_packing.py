@@ -6,6 +6,7 @@ import pickle
 
 import numpy as np
 import pytest
+from builders import dense
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -161,21 +162,13 @@ def test_every_row_has_a_scale_of_its_own():
 # ---------------------------------------------------------------- layers
 
 
-def dense(out, into):
-    random = np.random.default_rng(0)
-    return Dense(
-        random.normal(size=(out, into)).astype(np.float32),
-        random.normal(size=out).astype(np.float32),
-    )
-
-
 @each_width
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
 def test_a_packed_layer_has_all_that_the_kernels_read(target, dtype):
-    layer = dense(35, 21)
+    layer = dense(0, 35, 21)
     packed = pack_dense(layer, dtype, target)
-    assert packed.size == (35, 21)
-    whole = unpack(packed.weight)[:35, :21]
+    assert (packed.out, packed.into) == (35, 21)
+    whole = unpack(packed.panels)[:35, :21]
     if dtype == "float32":
         np.testing.assert_array_equal(whole, layer.weight)
     elif dtype == "bfloat16":
@@ -185,7 +178,7 @@ def test_a_packed_layer_has_all_that_the_kernels_read(target, dtype):
     else:
         int8 = quantise_rows(layer.weight)
         values, scales = int8.values, int8.scales
-        assert packed.weight.dtype == (np.int8 if target.int8 == "vnni" else np.int16)
+        assert packed.panels.dtype == (np.int8 if target.int8 == "vnni" else np.int16)
         np.testing.assert_array_equal(whole, values)
         scale, sums, bias = packed.columns.transpose(1, 0, 2).reshape(3, -1)
         np.testing.assert_array_equal(scale[:35], scales)
@@ -200,7 +193,7 @@ def test_a_packed_layer_has_all_that_the_kernels_read(target, dtype):
 
 def test_where_bytes_are_multiplied_signed_the_sums_begin_with_what_that_leaves_out():
     sdot = next(target for target in TARGETS if target.int8 == "sdot")
-    layer = dense(35, 21)
+    layer = dense(0, 35, 21)
     int8 = quantise_rows(layer.weight)
     values = int8.values
     start = pack_dense(layer, "int8", sdot).start
@@ -214,7 +207,7 @@ def test_weights_that_are_int8_in_the_file_are_not_rounded_again(dtype):
     scales = random.uniform(0.01, 0.02, 9).astype(np.float32)
     layer = Dense(Int8(values, scales), np.zeros(9, np.float32))
     packed = pack_dense(layer, dtype, WIDE)
-    whole = unpack(packed.weight)[:9, :30]
+    whole = unpack(packed.panels)[:9, :30]
     if dtype == "int8":
         np.testing.assert_array_equal(whole, values)
         np.testing.assert_array_equal(packed.columns[0, 0, :9], scales)
@@ -224,14 +217,9 @@ def test_weights_that_are_int8_in_the_file_are_not_rounded_again(dtype):
         np.testing.assert_array_equal(whole, values * scales[:, None])
 
 
-def test_a_packed_layer_stays_as_it_is():
-    packed = pack_dense(dense(35, 21), "int8", WIDE)
-    assert pack_dense(packed, "int8", WIDE) is packed
-
-
 @each_width
 def test_norms_and_the_head_are_followed_by_zeros(target):
-    layer = dense(2, 21)
+    layer = dense(0, 2, 21)
     norm = Norm(layer.weight[0], layer.weight[1])
     packed = pack_norm(norm, target)
     assert packed.shape == (2, round_up(21, target.panel))
@@ -249,7 +237,7 @@ def test_a_copy_of_packed_weights_stands_alone(tiny_folder, dtype, duplicate):
     batch = pack(model.windows("who sailed ?", ["ada lee sailed from berlin to paris in 1843 ."]))
     wanted = model.kernels.forward(batch, model.weights, model.config)
     weights = duplicate(model.weights)
-    first = model.weights.layers[0].qkv.weight
+    first = model.weights.layers[0].qkv.panels
     first[:] = 0  # what the copy must not read
     assert not np.array_equal(model.kernels.forward(batch, model.weights, model.config), wanted)
     np.testing.assert_array_equal(model.kernels.forward(batch, weights, model.config), wanted)

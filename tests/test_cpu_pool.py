@@ -14,12 +14,22 @@ from contextlib import contextmanager, nullcontext
 import numpy as np
 import pytest
 
+from minibert.answering import QuestionAnswerer
+from minibert.commands.doctor import examine_processor
 from minibert.kernels.cpu.functions import Kernels
 from minibert.kernels.cpu.jobs import BLOCK_ROWS, row_blocks
-from minibert.kernels.cpu.pool import MOST_THREADS, POOL, available_cores, group_cores
+from minibert.kernels.cpu.pool import (
+    MOST_THREADS,
+    POOL,
+    available_cores,
+    default_threads,
+    group_cores,
+    wished_threads,
+)
 from minibert.kernels.cpu.records import DONE, FIELDS
 from minibert.kernels.cpu.targets import find_target
 from minibert.model import load_model
+from minibert.pipelines import pipeline
 
 PATIENCE = 120  # seconds; only something that hangs takes so long
 
@@ -237,6 +247,20 @@ print("end")
     assert printed == ["end"]
 
 
+def test_an_answer_needs_nothing_that_daemon_threads_may_not_be_in_at_the_end(
+    embedded, monkeypatch
+):
+    # np.unique takes the interpreter back in a C++ destructor; a daemon thread that does so while
+    # Python ends is unwound by pthread_exit, and C++ ends the process instead.
+    def unique(*_, **__):
+        raise AssertionError("np.unique was called")
+
+    monkeypatch.setattr(np, "unique", unique)
+    for top_k in (1, 3):
+        pipeline(model=embedded)(question=QUESTION, context=TEXTS[1], top_k=top_k)
+    QuestionAnswerer(embedded).answer(QUESTION, TEXTS)
+
+
 # ---------------------------------------------------------------- forks and other processes
 
 FORK = """
@@ -295,6 +319,7 @@ print(len(wrong), *codes)
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.slow
 def test_pools_of_processes_can_compute(run_script, method):
     if method == "fork" and not hasattr(os, "fork"):
         pytest.skip("this system cannot fork")
@@ -324,6 +349,7 @@ if __name__ == "__main__":
     assert printed == ["True", "True"]
 
 
+@pytest.mark.slow
 def test_numbas_own_threads_may_be_busy_meanwhile(run_script):
     printed = run_script("""
 import numba
@@ -366,6 +392,7 @@ from minibert.kernels.backend import get_backend
 from minibert.kernels.cpu.pool import available_cores
 
 before = available_cores()
+os.environ.pop("OMP_NUM_THREADS", None)
 cores = sorted(os.sched_getaffinity(0))
 assert 1 <= before <= len(cores)
 os.sched_setaffinity(0, cores[:1])
@@ -429,10 +456,41 @@ def test_row_blocks_cover_all_rows_and_are_not_more_than_there_are(tokens):
         assert sizes.max(initial=0) <= BLOCK_ROWS + find_target().tile_rows[-1]
 
 
-def test_a_backend_without_a_number_of_threads_takes_all_cores(tiny_folder):
+def test_a_backend_without_a_number_of_threads_takes_all_cores(tiny_folder, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     model = load_model(tiny_folder, device="cpu")
     assert model.kernels.num_threads == available_cores()
     assert Kernels("float32", find_target(), 3).num_threads == 3
+
+
+@pytest.mark.parametrize(
+    ("variable", "wish"),
+    [
+        ("1", 1),
+        (" 3 ", 3),
+        ("+2", 2),
+        ("007", 7),
+        ("4,2", 4),
+        ("4 , 2, 1", 4),
+        ("10" * 9, int("10" * 9)),
+        *((nonsense, None) for nonsense in ("", " ", "0", "-1", "two", "1.5", "1e2", "1_0")),
+        *((nonsense, None) for nonsense in ("4,", ",4", "4,0", "4,x", "4;2", "٣", "1" * 5000)),
+    ],
+)
+def test_openmps_variable_is_read_as_openmp_reads_it(variable, wish):
+    assert wished_threads(variable) == wish
+
+
+def test_openmps_variable_lowers_the_default_and_nothing_else(tiny_folder, monkeypatch):
+    monkeypatch.setattr("minibert.kernels.cpu.pool.available_cores", lambda: 4)
+    for variable, threads in (("1", 1), ("3,2", 3), ("5", 4), ("none", 4), ("", 4)):
+        monkeypatch.setenv("OMP_NUM_THREADS", variable)
+        assert default_threads() == threads
+        assert load_model(tiny_folder, device="cpu").kernels.num_threads == threads
+        assert load(tiny_folder, num_threads=7).kernels.num_threads == 7
+        assert examine_processor()["cores"] == "4"
+        lowered = f" (OMP_NUM_THREADS={variable})" if threads < 4 else ""
+        assert examine_processor()["threads"] == f"{threads}{lowered}"
 
 
 def test_more_threads_than_anybody_needs_are_not_started(tiny_folder):

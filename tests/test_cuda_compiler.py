@@ -20,16 +20,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from builders import dense, norm, normal
 from emulated_gpu import EmulatedGpu, build, compile_for
 from numba import cuda, float32, int32
 from random_models import tiny_config
+from unprepared import Unprepared
 
 from minibert.errors import BackendError
 from minibert.kernels import reference
 from minibert.kernels.cpu.pool import available_cores
 from minibert.kernels.cuda import attention, gemm, recipes, rows
-from minibert.kernels.cuda.functions import Kernels, recipes_of
+from minibert.kernels.cuda.functions import Kernels
 from minibert.kernels.cuda.language import DTYPES, Kernel, load, store
+from minibert.kernels.cuda.launcher import recipes_of
 from minibert.kernels.cuda.recipes import (
     Built,
     Recipe,
@@ -40,7 +43,7 @@ from minibert.kernels.cuda.recipes import (
     is_built,
     missing_compiler,
 )
-from minibert.parameters import Dense, Norm, Table, Tables
+from minibert.parameters import Table, Tables
 
 needs_compiler = pytest.mark.skipif(bool(missing_compiler()), reason=missing_compiler())
 
@@ -131,6 +134,7 @@ def disassembler():
 
 @needs_compiler
 @pytest.mark.parametrize(("recipe", "capability"), list(targets()), ids=named)
+@pytest.mark.slow
 def test_a_compiled_kernel_is_what_was_meant(compiled, recipe, capability, tmp_path):
     kernel, code = recipe.make(), compiled[recipe, capability].result()
     sass = ""
@@ -144,6 +148,7 @@ def test_a_compiled_kernel_is_what_was_meant(compiled, recipe, capability, tmp_p
 
 @needs_compiler
 @pytest.mark.parametrize("recipe", recipes_of(MINILM, "float32")[1:3], ids=str)
+@pytest.mark.slow
 def test_float32_compiles_for_turing(recipe):
     from minibert.kernels.cuda.compiler import to_ptx
 
@@ -190,6 +195,7 @@ def test_the_check_finds_spills():
 
 
 @needs_compiler
+@pytest.mark.slow
 def test_the_check_misses_tensor_cores(compiled):
     kernel = attention.attention("float16", 12, 64)
     code = compiled[Recipe("attention", "attention", ("float16", 12, 64)), (8, 0)].result()
@@ -245,18 +251,6 @@ def build_ptx(recipe, capability):
     return built
 
 
-def normal(seed, *shape, std=1.0):
-    return np.random.default_rng(seed).normal(0, std, shape).astype(np.float32)
-
-
-def dense(seed, out, into):
-    return Dense(normal(seed, out, into, std=into**-0.5), normal(seed + 1, out, std=0.2))
-
-
-def norm(seed, width):
-    return Norm(1 + normal(seed, width, std=0.2), normal(seed + 1, width, std=0.2))
-
-
 # Beside float32 inputs that are not rounded first.
 LIMITS = {"float32": 5e-6, "float16": 8e-3, "bfloat16": 6e-2}
 
@@ -267,9 +261,10 @@ LIMITS = {"float32": 5e-6, "float16": 8e-3, "bfloat16": 6e-2}
     [("float32", (8, 0)), ("float16", (9, 0)), ("bfloat16", (8, 0))],
     ids=str,
 )
+@pytest.mark.slow
 def test_compiled_kernels_compute_what_the_definition_computes(dtype, capability):
     gpu = PtxGpu(capability=capability)
-    kernels = Kernels(gpu.device(), dtype, build_ptx)
+    kernels = Unprepared(Kernels(gpu.device(), dtype, build_ptx))
 
     def check(name, *arguments):
         ours, theirs = (getattr(each, name)(*arguments) for each in (kernels, reference))

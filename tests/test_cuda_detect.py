@@ -145,6 +145,7 @@ def test_the_doctor_names_the_gpu(plug_in):
     assert facts["device 'cuda'"] == "can be used"
 
 
+@pytest.mark.slow
 def test_the_doctor_says_why_there_is_none(no_gpu, capsys):
     assert main(["doctor", "--json"]) == 0  # no GPU is no fault
     facts = json.loads(capsys.readouterr().out)

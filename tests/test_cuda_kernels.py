@@ -8,15 +8,19 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from builders import dense, norm, normal
 from cuda_emulator import launch
 from emulated_gpu import EmulatedGpu, build
+from unprepared import Unprepared
 
 from minibert.errors import BackendError
 from minibert.kernels import reference
 from minibert.kernels.cuda import attention, gemm, gemm_float32, rows, vectors
-from minibert.kernels.cuda.functions import Kernels, Steps, attention_tiles
+from minibert.kernels.cuda.functions import Kernels
 from minibert.kernels.cuda.language import DTYPES
-from minibert.kernels.cuda.upload import narrow, upload_dense, widen
+from minibert.kernels.cuda.launcher import Launcher
+from minibert.kernels.cuda.program import attention_tiles
+from minibert.kernels.cuda.upload import narrow, widen
 from minibert.parameters import Dense, Norm, Table, Tables
 
 EPS = 1e-12
@@ -28,7 +32,7 @@ LONG = ("float32", 513), ("float16", 511), ("bfloat16", 513)  # every dtype, and
 real = pytest.param("real", marks=pytest.mark.gpu)
 
 
-@pytest.fixture(params=["forward", "reverse", real])
+@pytest.fixture(params=["forward", pytest.param("reverse", marks=pytest.mark.slow), real])
 def order(request):
     """In which order warps and blocks run; 'real': as the GPU likes."""
     return request.param
@@ -43,21 +47,9 @@ def kernels(order, dtype, multiprocessors=4):
     if order == "real":
         from minibert.kernels.cuda.detect import open_device
 
-        return Kernels(open_device(0), dtype)
+        return Unprepared(Kernels(open_device(0), dtype))
     gpu = EmulatedGpu(reverse=order == "reverse", multiprocessors=multiprocessors)
-    return Kernels(gpu.device(), dtype, build)
-
-
-def normal(seed, *shape, std=1.0):
-    return np.random.default_rng(seed).normal(0, std, shape).astype(np.float32)
-
-
-def dense(seed, out, into):
-    return Dense(normal(seed, out, into, std=into**-0.5), normal(seed + 1, out, std=0.2))
-
-
-def norm(seed, width):
-    return Norm(1 + normal(seed, width, std=0.2), normal(seed + 1, width, std=0.2))
+    return Unprepared(Kernels(gpu.device(), dtype, build))
 
 
 def stored(x, dtype):
@@ -94,6 +86,7 @@ def test_linear(order, dtype, tokens, out, into):
 
 
 @pytest.mark.parametrize(("dtype", "tokens"), LONG)
+@pytest.mark.slow
 def test_linear_of_many_tokens(dtype, tokens):
     x, layer = normal(0, tokens, 64), dense(1, 40, 64)
     ours = kernels("forward", dtype).linear(x, layer)
@@ -135,6 +128,7 @@ def test_there_is_an_activation_for_every_one_of_the_reference():
 )
 @pytest.mark.parametrize("end", ["store", "residual"])
 @pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.slow
 def test_every_tile_of_a_gemm(dtype, tile, tokens, out, into, end, reverse):
     """Also: it writes its own rows and columns and no others, and no banks conflict."""
     if dtype == "float32":
@@ -203,7 +197,7 @@ def test_linear_add_norm(order, dtype, multiprocessors, tokens, out, into):
     gains = norm(4, out)
     on_it = kernels(order, dtype, multiprocessors)
     if order != "real":
-        splits = on_it.steps.splits(max(1, tokens), upload_dense(on_it.device, layer, dtype))
+        splits = on_it.launcher.splits(max(1, tokens), out, into)
         assert (splits > 1) == (multiprocessors > 1)
     ours = on_it.linear_add_norm(x, layer, other, gains, EPS)
     args = stored(x, dtype), wide(layer, dtype), stored(other, dtype), wide_norm(gains)
@@ -215,11 +209,9 @@ def test_linear_add_norm(order, dtype, multiprocessors, tokens, out, into):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_parts_are_used_where_multiprocessors_would_idle(dtype):
-    layer = Dense(normal(0, 128, 1024), normal(1, 128))
     many, few = (kernels("forward", dtype, n) for n in (64, 1))
     for each, expected in ((many, 8), (few, 1)):
-        on_device = upload_dense(each.device, layer, dtype)
-        assert each.steps.splits(100, on_device) == expected
+        assert each.launcher.splits(100, 128, 1024) == expected
 
 
 def test_layer_norm_by_hand(order, dtype):
@@ -297,6 +289,7 @@ def test_attention_stays_in_its_window(order, dtype, lengths, heads, size):
 
 
 @pytest.mark.parametrize(("dtype", "length"), LONG)
+@pytest.mark.slow
 def test_attention_in_a_long_window(dtype, length):
     borders = np.array([0, length], np.int32)
     qkv = normal(0, length, 96)
@@ -364,7 +357,7 @@ def test_widths_that_are_no_multiple_of_8_are_refused():
 def test_old_gpus_are_refused(capability, dtype):
     device = EmulatedGpu(capability=capability).device()
     with pytest.raises(BackendError, match=f"{dtype} needs .*capability"):
-        Steps(device, dtype, build)
+        Launcher(device, dtype, build)
 
 
 def test_a_kernel_that_needs_more_shared_memory_than_there_is_is_refused():
@@ -377,7 +370,7 @@ def test_a_kernel_that_needs_more_shared_memory_than_there_is_is_refused():
 
 
 def test_turing_computes_in_float32():
-    Steps(EmulatedGpu(capability=(7, 5)).device(), "float32", build)
+    Launcher(EmulatedGpu(capability=(7, 5)).device(), "float32", build)
 
 
 # ---------------------------------------------------------------- 16-bit numbers

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from builders import normal
 from cuda_emulator import launch
 from emulator_numbers import EmulatorError
 
 from minibert.kernels import cuda as package
 from minibert.kernels import reference
-from minibert.kernels.cuda.functions import attention_tiles
+from minibert.kernels.cuda.program import attention_tiles
 from minibert.kernels.cuda.upload import narrow, widen
 from minibert.parameters import Dense, Norm
 
@@ -37,10 +38,6 @@ def planted(module, edit, tmp_path):
     sys.modules[name] = made
     spec.loader.exec_module(made)
     return made
-
-
-def normal(seed, *shape, std=1.0):
-    return np.random.default_rng(seed).normal(0, std, shape).astype(np.float32)
 
 
 def right(ours, truth, limit=0.03):
@@ -167,9 +164,9 @@ MISTAKES = [
     ("attention_float32", "no barrier before the next keys", (f"{BARRIER}  # before the next", "pass  # before the next")),
     ("attention_float32", "keys past the window count", ("if key >= length:", "if key > length:")),
     ("rows", "a lane is left out of the sums", ("x, 8)", "x, 4)")),
-    ("rows", "the empty lanes count for the variance", ("if lane * int32(8) + int32(c * SPAN) < int32(width):\n                for", "if True:\n                for")),
+    ("rows", "the empty lanes count for the variance", ("if lane * int32(8) + int32(c * PER_WARP) < int32(width):\n                for", "if True:\n                for")),
     ("rows", "the product's bias is forgotten", ("values = read8_float32(product_bias, column)", "values = read8_float32(gain, column)")),
-    ("rows", "rows past the last are written", ("if row >= load(counts, int32(0)):\n            return\n        x = cuda.local.array(held, float32)\n        total = ZERO\n        for c in range(chunks):\n            column = lane * int32(8) + int32(c * SPAN)\n            if column < int32(width):\n                values = read8_float32(product", "if row >= int32(8):\n            return\n        x = cuda.local.array(held, float32)\n        total = ZERO\n        for c in range(chunks):\n            column = lane * int32(8) + int32(c * SPAN)\n            if column < int32(width):\n                values = read8_float32(product")),
+    ("rows", "rows past the last are written", ("if row >= load(counts, int32(0)):\n            return\n        x = cuda.local.array(held, float32)\n        total = ZERO\n        for c in range(chunks):\n            column = lane * int32(8) + int32(c * PER_WARP)\n            if column < int32(width):\n                values = read8_float32(product", "if row >= int32(8):\n            return\n        x = cuda.local.array(held, float32)\n        total = ZERO\n        for c in range(chunks):\n            column = lane * int32(8) + int32(c * PER_WARP)\n            if column < int32(width):\n                values = read8_float32(product")),
 ]
 # fmt: on
 
@@ -185,6 +182,7 @@ def test_without_a_mistake_all_is_right(module, reverse, tmp_path):
     ("module", "edit"),
     [pytest.param(m, edit, id=f"{m}: {name}") for m, name, edit in MISTAKES],
 )
+@pytest.mark.slow
 def test_a_mistake_is_caught(module, edit, tmp_path):
     check, dtype = CHECKS[module]
     made = planted(module, edit, tmp_path)

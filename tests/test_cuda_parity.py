@@ -10,22 +10,21 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from builders import batch_of, random_weights
 from emulated_gpu import EmulatedGpu, build
-from random_models import random_batch, random_tensors
+from random_models import random_batch
 from safetensors import safe_open
-from safetensors.numpy import save_file
 from squad_files import SQUAD
-from test_parity import GOLDENS, pack
+from test_parity import GOLDENS
 
 from minibert import QuestionAnswerer, load_model
-from minibert.checkpoints.safetensors import open_checkpoint
 from minibert.config import BertConfig
+from minibert.encoder import qa_logits
 from minibert.kernels.backend import get_backend, table
 from minibert.kernels.cuda.functions import Kernels
 from minibert.kernels.cuda.language import DTYPES
 from minibert.squad.evaluation import spread
 from minibert.squad.files import read_squad
-from minibert.weights import load_weights
 
 # Largest difference from the goldens' logits, which reach 2 to 9.  Measured on all goldens, with
 # NumPy rounding wherever the kernels round: float16 0.0037 to 0.0089, bfloat16 0.031 to 0.068.
@@ -41,10 +40,9 @@ def differences(path, kernels, folder):
         theirs = {key: file.get_tensor(key) for key in file.keys() if "logits" in key}  # noqa: SIM118
     config = BertConfig(**json.loads(metadata["config"]))
     seed, lengths = int(metadata["seed"]), json.loads(metadata["lengths"])
-    save_file(random_tensors(config, seed), folder / "model.safetensors")
-    weights = kernels.prepare(load_weights(open_checkpoint(folder / "model.safetensors"), config))
-    batch = pack(random_batch(config, lengths, seed))
-    start, end = kernels.forward(batch, weights, config)
+    weights = kernels.prepare(random_weights(config, seed, folder))
+    batch = batch_of(random_batch(config, lengths, seed))
+    start, end = qa_logits(batch, weights, config, kernels)
     off = []
     for number, (a, b) in enumerate(pairwise(batch.cu_seqlens)):
         off.append(np.abs(start[a:b] - theirs[f"{number}/start_logits"]).max())
@@ -61,9 +59,10 @@ def differences(path, kernels, folder):
         ("silu", "bfloat16"),
     ],
 )
+@pytest.mark.slow
 def test_small_goldens_in_the_emulator(name, dtype, tmp_path):
     path = next(path for path in GOLDENS if path.stem == name)
-    kernels = table("cuda", Kernels(EmulatedGpu(races=False).device(), dtype, build))
+    kernels = table("cuda", dtype, Kernels(EmulatedGpu(races=False).device(), dtype, build))
     assert differences(path, kernels, tmp_path) <= LIMITS[dtype]
 
 

@@ -12,19 +12,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from builders import batch_of, random_weights
 from emulated_gpu import EmulatedGpu, build
-from random_models import random_batch, random_tensors, tiny_config, write_model
-from safetensors.numpy import save_file
+from random_models import random_batch, tiny_config, write_model
 
-from minibert.batches import Batch
 from minibert.checkpoints.safetensors import open_checkpoint
-from minibert.encoder import qa_logits
+from minibert.encoder import bert, qa_logits
 from minibert.errors import BackendError
 from minibert.kernels.backend import REFERENCE, table
 from minibert.kernels.cuda.driver import CudaError, Driver, OutOfMemoryError
-from minibert.kernels.cuda.functions import Kernels, attention_tiles, recipes_of
-from minibert.kernels.cuda.program import TOKENS_PER_TILE, Program, bucket_size, halves
-from minibert.kernels.cuda.upload import upload_weights
+from minibert.kernels.cuda.functions import Kernels
+from minibert.kernels.cuda.launcher import recipes_of
+from minibert.kernels.cuda.program import (
+    TOKENS_PER_TILE,
+    Program,
+    attention_tiles,
+    bucket_size,
+    halves,
+)
 from minibert.model import load_model
 from minibert.reading import GPU_BATCH_TOKENS
 from minibert.weights import load_weights
@@ -40,26 +45,17 @@ def gpu_of(**options):
 
 
 def packed(lengths, seed=0, config=CONFIG):
-    windows = random_batch(config, lengths, seed)
-    none = [np.zeros(0, np.int32)]
-    return Batch(
-        np.concatenate(none + [ids for ids, _ in windows]),
-        np.concatenate(none + [kinds for _, kinds in windows]),
-        np.concatenate(none + [np.arange(n, dtype=np.int32) for n in lengths]),
-        np.cumsum([0, *lengths], dtype=np.int32),
-    )
+    return batch_of(random_batch(config, lengths, seed))
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    path = tmp_path_factory.mktemp("weights") / "model.safetensors"
-    save_file(random_tensors(CONFIG, 0), path)
-    return load_weights(open_checkpoint(path), CONFIG)
+    return random_weights(CONFIG, 0, tmp_path_factory.mktemp("weights"))
 
 
 def program(weights, gpu, dtype="float32"):
     kernels = Kernels(gpu.device(), dtype, build)
-    return Program(kernels.steps, kernels.prepare(weights), CONFIG)
+    return Program(kernels.launcher, bert, kernels.prepare(weights), CONFIG)
 
 
 def truth(batch, weights):
@@ -75,7 +71,12 @@ def assert_close(ours, theirs, limit=2e-5):
 
 @pytest.mark.parametrize("lengths", [[], [1], [5, 1, 17], [64, 64], [60, 61, 62]], ids=str)
 @pytest.mark.parametrize(
-    ("dtype", "limit"), [("float32", 2e-5), ("float16", 2e-2), ("bfloat16", 2e-1)]
+    ("dtype", "limit"),
+    [
+        ("float32", 2e-5),
+        pytest.param("float16", 2e-2, marks=pytest.mark.slow),
+        pytest.param("bfloat16", 2e-1, marks=pytest.mark.slow),
+    ],
 )
 def test_a_pass_gives_the_logits_of_the_reference(weights, lengths, dtype, limit):
     batch = packed(lengths)
@@ -105,6 +106,7 @@ def test_recording_does_no_work(weights):
     assert gpu.launches[once:] == gpu.launches[:once]
 
 
+@pytest.mark.slow
 def test_buckets_are_made_when_needed(weights):
     gpu = gpu_of()
     pass_ = program(weights, gpu)
@@ -145,6 +147,7 @@ def test_two_batches_are_in_flight(weights):
     assert_close(waits[1](), truth(second, weights))  # asked again
 
 
+@pytest.mark.slow
 def test_a_third_batch_waits_for_the_first_and_loses_nothing(weights):
     pass_ = program(weights, gpu_of())
     batches = [packed([5 + seed, 3], seed) for seed in range(5)]
@@ -173,6 +176,7 @@ def test_results_are_the_callers_own(weights):
     assert (start == kept).all()
 
 
+@pytest.mark.slow
 def test_threads_share_a_program(weights):
     pass_ = program(weights, gpu_of())
     batches = [packed([seed % 7 + 1, 3], seed) for seed in range(6)]
@@ -198,6 +202,7 @@ def used(gpu):
     return sum(map(len, gpu.memory.values()))
 
 
+@pytest.mark.slow
 def test_without_memory_a_batch_is_done_in_halves(weights):
     roomy = gpu_of()
     pass_ = program(weights, roomy)
@@ -218,6 +223,7 @@ def test_without_memory_a_batch_is_done_in_halves(weights):
     assert gpu.allocations == allocations, "what cannot be had is not asked for again"
 
 
+@pytest.mark.slow
 def test_buckets_out_of_use_make_room(weights):
     roomy = gpu_of()
     pass_ = program(weights, roomy)
@@ -233,6 +239,7 @@ def test_buckets_out_of_use_make_room(weights):
     assert_close(wait(), truth(early, weights))
 
 
+@pytest.mark.slow
 def test_one_window_too_many_is_an_error_and_later_ones_run(weights):
     roomy = gpu_of()
     pass_ = program(weights, roomy)
@@ -252,7 +259,7 @@ def test_memory_is_given_back(weights):
     device = gpu.device()
     kernels = Kernels(device, "float32", build)
     model = kernels.prepare(weights)
-    pass_ = Program(kernels.steps, model, CONFIG)
+    pass_ = Program(kernels.launcher, bert, model, CONFIG)
     pass_.launch(packed([9]))()
     assert gpu.memory
     assert gpu.host
@@ -309,24 +316,27 @@ def test_a_device_cannot_be_copied():
         copy.deepcopy(EmulatedGpu().device())
 
 
+@pytest.mark.slow
 def test_two_models_on_one_gpu_do_not_disturb_each_other(weights):
     """While one records its pass, another thread's launches wait, or they become part of it."""
     gpu = gpu_of()
     kernels = Kernels(gpu.device(), "float32", build)
-    first, second = (Program(kernels.steps, kernels.prepare(weights), CONFIG) for _ in range(2))
+    first, second = (
+        Program(kernels.launcher, bert, kernels.prepare(weights), CONFIG) for _ in range(2)
+    )
     batches = [packed([7, 3], 1), packed([5], 2)]
     second.launch(batches[1])()
     results = []
     thread = threading.Thread(target=lambda: results.append(second.launch(batches[1])()))
-    put_launches = first.put_launches
+    put_pass = first.put_pass
 
     def slowly(*arguments):
         if gpu.recording is not None and not thread.ident:
             thread.start()
             thread.join(0.2)  # it cannot get in
-        put_launches(*arguments)
+        return put_pass(*arguments)
 
-    first.put_launches = slowly
+    first.put_pass = slowly
     assert_close(first.launch(batches[0])(), truth(batches[0], weights))
     thread.join()
     assert_close(results[0], truth(batches[1], weights))
@@ -355,7 +365,7 @@ def test_a_failed_recording_leaves_the_stream_usable(weights):
     assert gpu.recording is None
     batch = packed([5])
     kernels = Kernels(device, "float32", build)
-    pass_ = Program(kernels.steps, kernels.prepare(weights), CONFIG)
+    pass_ = Program(kernels.launcher, bert, kernels.prepare(weights), CONFIG)
     assert_close(pass_.launch(batch)(), truth(batch, weights))
 
 
@@ -369,7 +379,7 @@ def folder(tmp_path_factory) -> Path:
 
 def on_gpu(model, gpu, dtype="float32"):
     """A loaded model, moved to an emulated GPU."""
-    kernels = table("cuda", Kernels(gpu.device(), dtype, build))
+    kernels = table("cuda", dtype, Kernels(gpu.device(), dtype, build))
     weights = load_weights(open_checkpoint(model.files.weights), model.config)
     return replace(model, kernels=kernels, weights=kernels.prepare(weights))
 
@@ -380,6 +390,7 @@ def questions(model, count):
         yield number, model.windows("Who built the ship?", [text], max_seq_length=20, doc_stride=5)
 
 
+@pytest.mark.slow
 def test_a_model_reads_the_same_on_both_devices(folder):
     model = load_model(folder, device="reference")
     ours = on_gpu(model, gpu_of()).read(questions(model, 5), batch_tokens=100)
@@ -391,6 +402,7 @@ def test_a_model_reads_the_same_on_both_devices(folder):
             assert_close(pair, their_pair)
 
 
+@pytest.mark.slow
 def test_questions_are_tokenised_while_the_gpu_works(folder):
     """The second batch is on its way before the first is waited for, and no more than two are."""
     model = load_model(folder, device="reference")
@@ -413,6 +425,7 @@ def test_questions_are_tokenised_while_the_gpu_works(folder):
     assert [first, *(key for key, _, _ in results)] == list(range(8))
 
 
+@pytest.mark.slow
 def test_batches_are_full(folder):
     """An example that does not fit begins the next batch; none is cut off into one of its own."""
     model = load_model(folder, device="reference")
@@ -420,9 +433,9 @@ def test_batches_are_full(folder):
     on_it = on_gpu(model, gpu_of())
     launch = on_it.kernels.launch
 
-    def noting(batch, *arguments):
+    def noting(steps, batch, *arguments):
         sizes.append(len(batch.input_ids))
-        return launch(batch, *arguments)
+        return launch(steps, batch, *arguments)
 
     on_it = replace(on_it, kernels=replace(on_it.kernels, launch=noting))
     examples = list(questions(model, 5))
@@ -431,6 +444,7 @@ def test_batches_are_full(folder):
     assert sizes == [2 * each, 2 * each, each]
 
 
+@pytest.mark.slow
 def test_with_a_batch_size_nothing_more_is_taken(folder):
     model = load_model(folder, device="reference")
     taken = []
@@ -464,18 +478,10 @@ def test_all_recipes_of_a_model_are_known_ahead(weights):
     for multiprocessors in (1, 4, 500):
         gpu = gpu_of(multiprocessors=multiprocessors)
         kernels = Kernels(gpu.device(), "float16", build)
-        pass_ = Program(kernels.steps, kernels.prepare(weights), CONFIG)
+        pass_ = Program(kernels.launcher, bert, kernels.prepare(weights), CONFIG)
         pass_._bucket(128)
-        seen |= set(kernels.steps.functions)
+        seen |= set(kernels.launcher.functions)
     assert seen <= known
-
-
-def test_weights_that_are_not_prepared_are_brought_over(weights):
-    kernels = Kernels(gpu_of().device(), "float32", build)
-    batch = packed([5])
-    assert_close(kernels.forward(batch, weights, CONFIG), truth(batch, weights))
-    prepared = upload_weights(kernels.device, weights, "float32")
-    assert_close(kernels.forward(batch, prepared, CONFIG), truth(batch, weights))
 
 
 def test_a_gpu_batch_has_room_for_its_tiles():

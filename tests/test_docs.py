@@ -11,9 +11,15 @@ from pathlib import Path
 import pytest
 
 import minibert
+from minibert.kernels.cuda.recipes import missing_compiler
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+DOCUMENTS = [
+    path
+    for path in sorted(ROOT.glob("**/*.md"))
+    if not any(p.startswith(".") or p == "site-packages" for p in path.relative_to(ROOT).parts)
+] + [ROOT / ".github" / "CONTRIBUTING.md"]
 SOURCES = [
     path
     for folder in ("minibert", "kernels")
@@ -28,6 +34,8 @@ MODULES = [
 
 @pytest.mark.parametrize("name", MODULES)
 def test_examples_in_docstrings_run(name):
+    if name == "minibert.kernels.cuda.ptx" and (reason := missing_compiler()):
+        pytest.skip(reason)
     module = importlib.import_module(name)
     assert doctest.testmod(module, optionflags=doctest.ELLIPSIS).failed == 0
 
@@ -36,11 +44,12 @@ def blocks(language):
     return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
 
 
-def test_the_python_of_the_readme_runs(monkeypatch):
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_python_of_the_documents_runs(document, monkeypatch):
     monkeypatch.chdir(ROOT)
-    for block in blocks("python"):
-        if "transformers" not in block:
-            exec(compile(block, "README.md", "exec"), {})
+    text = document.read_text(encoding="utf-8")
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        exec(compile(block, document.name, "exec"), {})
 
 
 @pytest.mark.parametrize("folder", [ROOT, ROOT / "tests"], ids=["in the checkout", "elsewhere"])
@@ -72,6 +81,44 @@ def test_the_file_tree_of_the_readme_is_the_tree():
             if path.name not in skipped and not path.name.startswith("."):
                 there.add(f"{folder}/{path.name}" + "/" * path.is_dir())
     assert shown == there
+
+
+def test_the_file_tree_of_the_tests_is_the_tree():
+    text = (ROOT / "tests" / "README.md").read_text(encoding="utf-8")
+    tree = re.findall(r"```tree\n(.*?)```", text, re.DOTALL)[0]
+    there = [
+        path.name + "/" * path.is_dir()
+        for path in (ROOT / "tests").iterdir()
+        if path.name not in ("README.md", "__pycache__") and not path.name.startswith(".")
+    ]
+    assert sorted(line.split()[0] for line in tree.splitlines()) == sorted(there)
+
+
+def links(text):
+    """Where the links and images of a Markdown text lead; code is left out."""
+    prose = re.sub(r"```.*?```|`[^`\n]*`", "", text, flags=re.DOTALL)
+    return re.findall(r"\]\(\s*<?([^)\s>]+)", prose) + re.findall(
+        r"^\[[^]]+\]:\s*(\S+)", prose, re.M
+    )
+
+
+def test_the_readme_has_no_links_that_fail_on_a_package_index():
+    assert links("[a](b.md) ![c](d.png) `[e](f)`\n[g]: h") == ["b.md", "d.png", "h"]
+    assert [link for link in links(README) if not re.match(r"https://|#", link)] == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_between_documents_lead_somewhere(document):
+    for link in links(document.read_text(encoding="utf-8")):
+        if not re.match(r"https?://|#", link):
+            assert (document.parent / link.partition("#")[0]).exists(), link
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_that_documents_name_are_there(document):
+    text = document.read_text(encoding="utf-8")
+    for name in re.findall(r"\b((?:minibert|kernels|tests|tools)/[\w./-]*[\w/])", text):
+        assert (ROOT / name).exists(), name
 
 
 def test_every_option_of_the_pipeline_and_the_answerer_is_in_the_readme():

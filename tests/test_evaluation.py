@@ -63,11 +63,11 @@ def test_the_files_hold_what_was_scored(finished, data):
         assert (predictions[key] == "") == (odds[key] > 0)
 
 
-def test_predictions_stand_at_their_places(finished, data):
+def test_predictions_stand_where_they_are_said_to(finished, data):
     evaluation, _ = finished
     for question in data.questions:
         if evaluation.predictions[question.id]:
-            start, end = evaluation.places[question.id]
+            start, end = evaluation.spans[question.id]
             assert question.context[start:end] == evaluation.predictions[question.id]
 
 
@@ -87,7 +87,7 @@ def test_the_answerer_decoder_gives_the_answers_of_questionanswerer(embedded, da
     qa = QuestionAnswerer(embedded)
     for question, answer in predict(embedded, data.questions, SquadSettings("answerer")):
         want = qa.answer(question.question, question.context)
-        assert (answer.text, answer.place) == (want.text, (want.start, want.end))
+        assert (answer.text, answer.span) == (want.text, (want.start, want.end))
         assert answer.probability == pytest.approx(want.probability)
         assert (answer.null_odds > 0) == want.is_null
 

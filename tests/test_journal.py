@@ -89,7 +89,7 @@ DAMAGES = {
     "best_text": [None, 5],
     "null_odds": [None, "1", float("nan"), True],
     "probability": [None, "0.5", float("nan"), -1, 1e9],
-    "place": [None, [], [1], [1, 2, 3], [0.5, 1], [-1, 2], [5, 2], "ab"],
+    "span": [None, [], [1], [1, 2, 3], [0.5, 1], [-1, 2], [5, 2], "ab"],
     "n_best": [None, "x", [1], [{"text": "x"}], [{"text": 5, "probability": 0.5}]],
 }
 

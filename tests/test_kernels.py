@@ -6,8 +6,10 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from builders import dense, norm, normal
 from hypothesis import given
 from hypothesis import strategies as st
+from unprepared import Unprepared
 
 from minibert.errors import BackendError
 from minibert.kernels import reference
@@ -28,18 +30,6 @@ def wide(array):
     return array.astype("f8")
 
 
-def normal(seed, *shape, std=1.0):
-    return np.random.default_rng(seed).normal(0, std, shape).astype(np.float32)
-
-
-def dense(seed, out, into):
-    return Dense(normal(seed, out, into, std=into**-0.5), normal(seed + 1, out, std=0.2))
-
-
-def norm(seed, width):
-    return Norm(1 + normal(seed, width, std=0.2), normal(seed + 1, width, std=0.2))
-
-
 def close(ours, truth, limit):
     assert ours.dtype == np.float32
     assert ours.shape == truth.shape
@@ -50,14 +40,14 @@ def close(ours, truth, limit):
 @pytest.mark.parametrize(("width", "heads"), WIDTHS)
 def test_linear(processor, tokens, width, heads):
     x, layer = normal(0, tokens, width), dense(1, 3 * width, width)
-    close(processor.linear(x, layer), reference.linear(wide(x), wide(layer)), 3e-6)
+    close(Unprepared(processor).linear(x, layer), reference.linear(wide(x), wide(layer)), 3e-6)
 
 
 @pytest.mark.parametrize("tokens", TOKENS)
 @pytest.mark.parametrize("activation", reference.ACTIVATIONS)
 def test_linear_activation(processor, tokens, activation):
     x, layer = normal(0, tokens, 48), dense(1, 100, 48)
-    ours = processor.linear_activation(x, layer, activation)
+    ours = Unprepared(processor).linear_activation(x, layer, activation)
     close(ours, reference.linear_activation(wide(x), wide(layer), activation), 4e-6)
 
 
@@ -66,7 +56,7 @@ def test_linear_activation(processor, tokens, activation):
 def test_linear_add_norm(processor, tokens, width, heads):
     args = normal(0, tokens, 2 * width), dense(1, width, 2 * width), normal(2, tokens, width)
     args += (norm(3, width),)
-    ours = processor.linear_add_norm(*args, EPS)
+    ours = Unprepared(processor).linear_add_norm(*args, EPS)
     close(ours, reference.linear_add_norm(*map(wide, args), EPS), 5e-6)
 
 
@@ -102,7 +92,7 @@ def test_embed(processor, tokens, int8):
         tables.append(Table(matrix if int8 else full(matrix)))
     gains = norm(9, 48)
     ids = [random.integers(0, rows, tokens).astype(np.int32) for rows in (50, 2, 600)]
-    ours = processor.embed(*ids, Tables(tables[0], tables[1], tables[2], gains), EPS)
+    ours = Unprepared(processor).embed(*ids, Tables(tables[0], tables[1], tables[2], gains), EPS)
     words, places, kinds = (full(table.matrix).astype("f8") for table in tables)
     h = words[ids[0]] + kinds[ids[1]] + places[ids[2]]
     h = (h - h.mean(-1, keepdims=True)) / np.sqrt(h.var(-1, keepdims=True) + EPS)
@@ -113,7 +103,7 @@ def test_embed(processor, tokens, int8):
 def test_span_logits(processor, tokens):
     x, head = normal(0, tokens, 100), dense(1, 2, 100)
     truth = wide(x) @ wide(head).weight.T + head.bias
-    start, end = processor.span_logits(x, head)
+    start, end = Unprepared(processor).span_logits(x, head)
     close(start, truth[:, 0], 3e-6)
     close(end, truth[:, 1], 3e-6)
 
@@ -122,14 +112,16 @@ def test_layer_norm_by_hand(processor):
     x = np.array([[1, 3]], np.float32)  # mean 2, variance 1
     nothing = Dense(np.zeros((2, 2), np.float32), np.zeros(2, np.float32))
     plain = Norm(np.ones(2, np.float32), np.zeros(2, np.float32))
-    np.testing.assert_allclose(processor.linear_add_norm(x, nothing, x, plain, 0.0), [[-1, 1]])
+    np.testing.assert_allclose(
+        Unprepared(processor).linear_add_norm(x, nothing, x, plain, 0.0), [[-1, 1]]
+    )
 
 
 def test_layer_norm_adds_eps_to_the_variance(processor):
     x = np.array([[1, 3]], np.float32)
     nothing = Dense(np.zeros((2, 2), np.float32), np.zeros(2, np.float32))
     plain = Norm(np.ones(2, np.float32), np.zeros(2, np.float32))
-    ours = processor.linear_add_norm(x, nothing, x, plain, 3.0)  # 1 / sqrt(1 + 3)
+    ours = Unprepared(processor).linear_add_norm(x, nothing, x, plain, 3.0)  # 1 / sqrt(1 + 3)
     np.testing.assert_allclose(ours, [[-0.5, 0.5]])
 
 

@@ -84,6 +84,7 @@ PUBLISHED = {
 
 @pytest.mark.skipif(not SQUAD.is_dir(), reason="SQuAD is not beside this checkout")
 @pytest.mark.parametrize(("predictions", "data"), PUBLISHED)
+@pytest.mark.slow
 def test_published_predictions_score_as_published(predictions, data):
     questions = read_squad(SQUAD / f"{data}.json.xz").questions
     texts = read_predictions(SQUAD / "predictions" / f"{predictions}.json.xz")

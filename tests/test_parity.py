@@ -5,38 +5,34 @@ stage that differs is the one with the mistake.
 """
 
 import json
+import shutil
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
-from random_models import random_batch, random_tensors
+from builders import batch_of, random_weights
+from random_models import random_batch
 from safetensors import safe_open
-from safetensors.numpy import save_file
 
-from minibert.arrays import Ints
-from minibert.batches import Batch
-from minibert.checkpoints.safetensors import open_checkpoint
 from minibert.config import BertConfig
 from minibert.encoder import qa_logits
 from minibert.trace import Trace
-from minibert.weights import load_weights
 
 GOLDENS = sorted((Path(__file__).parent / "goldens").glob("*.safetensors"))
+SMALL = ("tiny", "gelu_new", "gelu_pytorch_tanh", "relu", "silu")
 
 # Largest absolute difference allowed, float32 against float32.
 LIMITS = {"embeddings": 5e-6, "layer": 1e-5, "logits": 2e-5}
 
 
-def pack(windows) -> Batch:
-    lengths = [len(ids) for ids, _ in windows]
-    positions = [np.arange(n, dtype=np.int32) for n in lengths]
-    borders: Ints = np.cumsum([0, *lengths], dtype=np.int32)
-    ids, types = (np.concatenate(parts) for parts in zip(*windows, strict=True))
-    return Batch(ids, types, np.concatenate(positions), borders)
-
-
-@pytest.fixture(scope="module", params=GOLDENS, ids=lambda path: path.stem)
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(path, marks=[] if path.stem in SMALL else [pytest.mark.slow], id=path.stem)
+        for path in GOLDENS
+    ],
+)
 def compared(request, backend, tmp_path_factory):
     """(their stages, ours) of one golden file on one backend, by window and stage."""
     with safe_open(request.param, framework="numpy") as file:
@@ -44,10 +40,9 @@ def compared(request, backend, tmp_path_factory):
         theirs = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     config = BertConfig(**json.loads(metadata["config"]))
     seed, lengths = int(metadata["seed"]), json.loads(metadata["lengths"])
-    path = tmp_path_factory.mktemp("golden") / "model.safetensors"
-    save_file(random_tensors(config, seed), path)
-    weights = backend.prepare(load_weights(open_checkpoint(path), config))
-    batch = pack(random_batch(config, lengths, seed))
+    folder = tmp_path_factory.mktemp("golden")
+    weights = backend.prepare(random_weights(config, seed, folder))
+    batch = batch_of(random_batch(config, lengths, seed))
     trace = Trace()
     start, end = qa_logits(batch, weights, config, backend, trace)
     ours = {}
@@ -60,7 +55,7 @@ def compared(request, backend, tmp_path_factory):
     for number, (a, b) in enumerate(pairwise(batch.cu_seqlens)):
         ours[f"untraced {number}/start_logits"] = start[a:b]
         ours[f"untraced {number}/end_logits"] = end[a:b]
-    path.unlink()
+    shutil.rmtree(folder)  # half a gigabyte for the largest
     return theirs, ours
 
 

@@ -64,6 +64,14 @@ def test_a_generator_gives_an_iterator_and_is_read_as_needed(qa):
     assert len(taken) <= 4
 
 
+def test_the_answers_before_a_bad_example_come_before_its_error(qa):
+    good, bad = {"question": WHERE, "context": TEXT}, {"question": WHERE}
+    results = qa(iter([good, good, bad, good]))
+    assert [next(results)["answer"] for _ in range(2)] == ["Berlin"] * 2
+    with pytest.raises(InputError, match="example 3 has no 'context'"):
+        next(results)
+
+
 def test_empty_lists_give_an_empty_list(qa):
     assert qa([]) == []
     assert qa(question=[], context=[]) == []

@@ -43,7 +43,7 @@ VOID = {"meta", "link"}
 def make(count=40, seed=0, kinds=(True, False), **changes):
     """A random evaluation with everything in it."""
     random_ = random.Random(seed)
-    questions, predictions, best, places = [], {}, {}, {}
+    questions, predictions, best, spans = [], {}, {}, {}
     for number in range(count):
         words = random_.choices(WORDS, k=random_.choice([3, 30, 300]))
         context = " ".join(words)
@@ -65,7 +65,7 @@ def make(count=40, seed=0, kinds=(True, False), **changes):
         )
         predictions[question.id] = random_.choice([best[question.id], ""])
         if random_.random() < 0.5 and predictions[question.id] == context[slice(*span)]:
-            places[question.id] = span
+            spans[question.id] = span
     odds = {q.id: random_.choice([random_.gauss(0, 4), 0.0]) for q in questions}
     evaluation = Evaluation(
         questions,
@@ -74,7 +74,7 @@ def make(count=40, seed=0, kinds=(True, False), **changes):
         odds,
         best,
         {q.id: random_.random() for q in questions},
-        places,
+        spans,
         {"model": "some <model>", "dtype": "float32"},
         0.5,
     )
@@ -199,7 +199,7 @@ def test_hostile_texts_are_shown_as_they_are():
     predictions = {q.id: f"x {q.title}" for q in questions}
     about = {text: text for text in HOSTILE}
     html = render_report(
-        replace(evaluation, questions=questions, predictions=predictions, about=about, places={}),
+        replace(evaluation, questions=questions, predictions=predictions, about=about, spans={}),
         HOSTILE[1],
     )
     text = check(html)
@@ -222,7 +222,7 @@ def test_random_evaluations_are_rendered(count, kinds, seed):
 
 
 @pytest.mark.parametrize(
-    "missing", ["null_odds", "best_texts", "probabilities", "places", "about", "metrics"]
+    "missing", ["null_odds", "best_texts", "probabilities", "spans", "about", "metrics"]
 )
 def test_a_report_needs_no_more_than_predictions(missing):
     empty = None if missing in ("null_odds", "best_texts", "probabilities") else {}
@@ -300,6 +300,7 @@ def test_no_questions_are_refused():
         render_report(make(0, predictions={}, metrics={}))
 
 
+@pytest.mark.slow
 def test_the_page_stays_small_for_many_questions():
     random_ = np.random.default_rng(0)
     count = 40_000
@@ -316,6 +317,7 @@ def test_the_page_stays_small_for_many_questions():
     assert len(html.encode()) < 100_000
 
 
+@pytest.mark.slow
 def test_the_page_stays_small_for_long_texts():
     long = "word " * 10_000
     answers = tuple(Gold(f"{n} {long}", n) for n in range(15))
@@ -622,9 +624,9 @@ def test_no_mistakes_are_no_problem():
 def test_a_prediction_without_a_place_is_searched_and_may_be_missing():
     question = SquadQuestion("q", "Who?", "It is the  red\nfox.", (Gold("It", 0),), 0)
 
-    def shown(text, places=None):
+    def shown(text, spans=None):
         (article,) = articles(
-            render_report(Evaluation([question], {"q": text}, {}, places=places or {}))
+            render_report(Evaluation([question], {"q": text}, {}, spans=spans or {}))
         )
         return article
 

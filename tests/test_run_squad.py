@@ -76,11 +76,11 @@ def test_words_are_split_at_the_white_space_of_run_squad_only(embedded):
 @given(st.text(alphabet="ab. \t\n\u00a0\u202fé", max_size=30))
 def test_every_token_belongs_to_the_word_that_holds_it(embedded, text):
     words = WordSplitter(embedded.tokenizer).split(text)
-    assert words.texts == [text[a:b] for a, b in words.places]
+    assert words.texts == [text[a:b] for a, b in words.offsets]
     for (start, end), word in zip(
         embedded.tokenizer.encode(text).offsets.tolist(), words.of_token.tolist(), strict=True
     ):
-        a, b = words.places[word]
+        a, b = words.offsets[word]
         assert a <= start < end <= b
 
 

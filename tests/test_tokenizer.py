@@ -373,7 +373,7 @@ def test_pieces_of_a_word_share_its_number(tiny):
 @example(text="İ ß ﬁ e\u0301\u0302 각 각")
 def test_tokens_follow_each_other_inside_the_text(tiny, text):
     tokens = tiny.tokenizer.encode(text)
-    assert tokens.text is text
+    assert tokens.text == text
     assert tokens.ids.dtype == tokens.offsets.dtype == tokens.words.dtype == np.int32
     assert tokens.offsets.shape == (len(tokens), 2)
     assert len(tokens.ids) == len(tokens.words) == len(tokens)

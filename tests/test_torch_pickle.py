@@ -438,6 +438,7 @@ def test_a_list_that_holds_itself_is_skipped_or_an_error(write):
     problem(write(call("collections.OrderedDict", b"]q\x00(h\x00h\x00e")))
 
 
+@pytest.mark.slow
 def test_very_deep_nesting_is_skipped_or_an_error(write):
     deep = b")" + b"\x85" * 200_000
     assert list(read_torch_file(write(dict_of({"x": tensor(), "deep": deep})))) == ["x"]

@@ -12,7 +12,7 @@ from minibert.checkpoints.safetensors import open_checkpoint
 from minibert.errors import CheckpointError
 from minibert.kernels.numbers import quantise_rows
 from minibert.model import load_model
-from minibert.parameters import Dense, Int8, Norm, Table, full
+from minibert.parameters import Dense, Int8, full, map_layers
 from minibert.weights import expected_shapes, load_weights, stack
 
 CONFIG = tiny_config()
@@ -385,23 +385,21 @@ def test_the_logits_depend_on_every_array(tmp_path):
 # --- small parts -----------------------------------------------------------------------------
 
 
-def test_map_dense_packs_the_encoders_dense_layers_and_nothing_else(tiny_folder):
+def test_map_layers_changes_every_dense_layer_and_every_norm(tiny_folder):
     weights = load_model(tiny_folder, device="reference").weights
     seen = []
 
-    def pack(dense):
-        seen.append(dense)
-        return Dense(dense.weight, dense.bias + 1)
+    def dense(each):
+        seen.append(each.weight.shape)
+        return "dense"
 
-    packed = weights.map_dense(pack)
-    assert len(seen) == 4 * CONFIG.num_hidden_layers
-    assert packed.tables is weights.tables
-    assert packed.qa_outputs is weights.qa_outputs
-    assert isinstance(packed.layers[0].output_norm, Norm)
-    assert isinstance(packed.tables.words, Table)
-    np.testing.assert_array_equal(
-        packed.layers[1].intermediate.bias, weights.layers[1].intermediate.bias + 1
-    )
+    layers = map_layers(weights.layers, dense, lambda norm: "norm")
+    d, f = weights.layers[0].output.weight.shape
+    assert seen == [(3 * d, d), (d, d), (f, d), (d, f)] * len(weights.layers)
+    for layer in layers:
+        parts = layer.qkv, layer.attention_output, layer.intermediate, layer.output
+        assert parts == ("dense",) * 4
+        assert (layer.attention_norm, layer.output_norm) == ("norm", "norm")
 
 
 def test_a_layer_too_many_means_another_config(tmp_path):

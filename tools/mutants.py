@@ -40,6 +40,7 @@ GEMM, ROWS, PROGRAM, ATTENTION, ACTIVATIONS, COMPILER = (
     f"kernels/cpu/{name}.py"
     for name in ("gemm", "rows", "program", "attention", "activations", "compiler")
 )
+UNFINISHED, STREAM = "minibert/unfinished.py", "minibert/commands/stream.py"
 CPU = "test_cpu_kernels.py::"
 INT8 = "test_rows_of_zeros_and_of_one_sign_are_quantised"
 WINDOWS_OF_ALL = "test_attention_over_several_windows"
@@ -119,10 +120,22 @@ MUTANTS = [
            "test_run_squad.py"),
     Mutant("SQuAD: scored on what it was tuned on", EVALUATION, "if q.article not in chosen]",
            "if q.article in chosen]", "test_evaluation.py"),
-    Mutant("SQuAD: half a line is an answer", "minibert/squad/journal.py", 'content.rfind(b"\\n") + 1', "len(content)",
-           "test_journal.py"),
-    Mutant("SQuAD: other settings go on", "minibert/squad/journal.py", "if before.get(name) != value", "if False",
-           "test_journal.py"),
+    Mutant("half a line is a result", UNFINISHED, 'if not line.endswith(b"\\n"):', "if False:",
+           "test_journal.py test_stream.py"),
+    Mutant("other settings go on", UNFINISHED, "if before.get(name) != value", "if False",
+           "test_journal.py test_stream.py"),
+    Mutant("other lines go on", STREAM, "elif match[1] != digest(line[1]):", "elif False:",
+           "test_stream.py"),
+    Mutant("errors of before are forgotten", STREAM, 'bad += match[2] == b"bad"', "pass",
+           "test_stream.py"),
+    Mutant("rows wait in a buffer", STREAM, """b"bad" if row.error else b"ok", text))
+            file.flush()""", """b"bad" if row.error else b"ok", text))""", "test_stream.py"),
+    Mutant("rows with errors wait without end", "minibert/reading.py", "sum(map(len, windows)) or 1",
+           "sum(map(len, windows))", "test_stream.py"),
+    Mutant("an error comes before its turn", "minibert/reading.py", "failures.append(error)", "raise",
+           "test_pipelines.py"),
+    Mutant("blank pages are read", "minibert/model.py", "if not len(context) and len(texts) > 1:",
+           "if False:", "test_answering.py"),
     Mutant("SQuAD: the pipeline chooses among fifty", "minibert/squad/decoders.py", "k=12,", "k=50,",
            "test_evaluation.py"),
     Mutant("CPU: later blocks forget the sum", PROGRAM, "start_at, start_stride = sums, panel * 4",

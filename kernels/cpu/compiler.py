@@ -122,7 +122,10 @@ def compile_program(dtype: str, target: Target) -> bytes:
 
 def load_code(dtype: str, target: Target, code: bytes) -> Program:
     """Bring machine code into this process."""
-    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine(target))
+    # With llvmlite's memory manager, which takes one piece of memory for all sections.  LLVM's own
+    # takes each where there is some, and where that is too far apart for the code's 32-bit
+    # distances, as in workers with large address spaces, it ends the process.
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine(target), use_lmm=True)
     engine.add_object_file(llvm.ObjectFileRef.from_data(code))
     engine.finalize_object()
     return Program(dtype, target, Run(engine.get_function_address("minibert_run")), engine)

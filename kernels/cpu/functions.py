@@ -23,15 +23,16 @@ from . import records
 from .compiler import load_program
 from .jobs import Shape, attention_places, lay_out, make_job, row_blocks, set_places
 from .packing import (
+    PackedDense,
+    PackedTables,
     PackedWeights,
     address,
     aligned,
-    contiguous_tables,
     pack_dense,
     pack_head,
     pack_norm,
+    pack_tables,
     pack_weights,
-    table_fields,
 )
 from .pool import POOL
 from .targets import Target
@@ -56,9 +57,27 @@ class Kernels:
         self.inner = target.inner(dtype)  # of context and inner rows
         self.zeros = aligned((target.panel,), np.float32)
 
+    # ------------------------------------------------------------ weights, see packing.py
+
     def prepare(self, weights: Weights) -> PackedWeights:
-        """Pack a checkpoint's weights; see packing.py."""
+        """Pack a checkpoint's weights."""
         return pack_weights(weights, self.dtype, self.target)
+
+    def prepare_tables(self, tables: Tables) -> PackedTables:
+        """Pack the embedding tables."""
+        return pack_tables(tables, self.target)
+
+    def prepare_dense(self, dense: Dense) -> PackedDense:
+        """Pack a dense layer."""
+        return pack_dense(dense, self.dtype, self.target)
+
+    def prepare_norm(self, norm: Norm) -> Floats:
+        """Pack a norm."""
+        return pack_norm(norm, self.target)
+
+    def prepare_head(self, dense: Dense) -> Floats:
+        """Pack the question-answering head."""
+        return pack_head(dense, self.target)
 
     # ------------------------------------------------------------ one job
 
@@ -134,10 +153,10 @@ class Kernels:
 
     # ------------------------------------------------------------ the whole pass
 
-    def forward(self, batch: Batch, weights: Weights, config: BertConfig) -> tuple[Floats, Floats]:
-        """Start and end logits [T] of a packed batch; `weights` as `prepare` returned them."""
-        if not isinstance(weights, PackedWeights):
-            weights = self.prepare(weights)
+    def forward(
+        self, batch: Batch, weights: PackedWeights, config: BertConfig
+    ) -> tuple[Floats, Floats]:
+        """Start and end logits [T] of a packed batch."""
         tokens, hidden = len(batch.input_ids), config.hidden_size
         start, end = np.empty(tokens, np.float32), np.empty(tokens, np.float32)
         eps = np.array([config.layer_norm_eps], np.float32)
@@ -177,41 +196,38 @@ class Kernels:
         input_ids: Ints,
         token_type_ids: Ints,
         position_ids: Ints,
-        tables: Tables,
+        tables: PackedTables,
         eps: float,
     ) -> Floats:
         """See reference.embed."""
-        tables = contiguous_tables(tables)
-        norm, epsilon = pack_norm(tables.norm, self.target), np.array([eps], np.float32)
+        epsilon = np.array([eps], np.float32)
         ids = [np.ascontiguousarray(x, np.int32) for x in (input_ids, token_type_ids, position_ids)]
-        hidden = len(tables.norm.gain)
+        hidden = tables.hidden
         return self._run(
             records.EMBED,
             len(input_ids),
             Shape(hidden=hidden, x=(hidden, "float32")),
             {
-                "norm": address(norm),
                 "eps": address(epsilon),
                 "input_ids": address(ids[0]),
                 "token_type_ids": address(ids[1]),
                 "position_ids": address(ids[2]),
             }
-            | table_fields(tables),
+            | tables.fields,
             output="x",
         )
 
     def _linear(
         self,
         x: Floats,
-        dense: Dense,
+        dense: PackedDense,
         ending: int,
         to: str = "float32",
         residual: Floats | None = None,
         fields: Mapping[str, int] | None = None,
     ) -> Floats:
-        packed = pack_dense(dense, self.dtype, self.target)
-        record = np.array(packed.record, np.int64)
-        out, into = packed.size
+        record = np.array(dense.record, np.int64)
+        out, into = dense.out, dense.into
         return self._run(
             records.LINEAR,
             len(x),
@@ -233,21 +249,21 @@ class Kernels:
             output="out",
         )
 
-    def linear(self, x: Floats, dense: Dense) -> Floats:
+    def linear(self, x: Floats, dense: PackedDense) -> Floats:
         """See reference.linear."""
         return self._linear(x, dense, records.PLAIN)
 
-    def linear_activation(self, x: Floats, dense: Dense, activation: str) -> Floats:
+    def linear_activation(self, x: Floats, dense: PackedDense, activation: str) -> Floats:
         """See reference.linear_activation."""
         number = ACTIVATIONS.index(activation)
         return self._linear(x, dense, records.FIRST_ACTIVATION + number, self.inner)
 
     def linear_add_norm(
-        self, x: Floats, dense: Dense, residual: Floats, norm: Norm, eps: float
+        self, x: Floats, dense: PackedDense, residual: Floats, norm: Floats, eps: float
     ) -> Floats:
         """See reference.linear_add_norm."""
-        packed, epsilon = pack_norm(norm, self.target), np.array([eps], np.float32)
-        fields = {"norm": address(packed), "eps": address(epsilon)}
+        epsilon = np.array([eps], np.float32)
+        fields = {"norm": address(norm), "eps": address(epsilon)}
         return self._linear(x, dense, records.RESIDUAL, residual=residual, fields=fields)
 
     def attention(self, qkv: Floats, cu_seqlens: Ints, num_heads: int) -> Floats:
@@ -269,9 +285,8 @@ class Kernels:
             cu_seqlens=cu_seqlens,
         )
 
-    def span_logits(self, x: Floats, dense: Dense) -> tuple[Floats, Floats]:
+    def span_logits(self, x: Floats, head: Floats) -> tuple[Floats, Floats]:
         """See reference.span_logits."""
-        head = pack_head(dense, self.target)
         start, end = np.empty(len(x), np.float32), np.empty(len(x), np.float32)
         self._run(
             records.SPAN,

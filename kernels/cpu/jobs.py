@@ -36,7 +36,8 @@ def row_blocks(tokens: int, threads: int, target: Target) -> NDArray[np.int64]:
     count = threads * -(-tokens // (threads * BLOCK_ROWS))
     starts = np.arange(count + 1) * tokens // max(1, count) // unit * unit
     starts[-1] = tokens
-    return np.unique(starts).astype(np.int64)
+    # Not np.unique: it ends the process if a daemon thread is in it while Python ends.
+    return starts[np.diff(starts, prepend=-1) > 0].astype(np.int64)
 
 
 def attention_places(

@@ -6,7 +6,7 @@ one tile (gemm.py), a step is one float32, two bfloat16 or int16, or four int8 o
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
 
@@ -15,7 +15,17 @@ from numpy.typing import NDArray
 
 from minibert.arrays import Floats
 from minibert.kernels.numbers import from_bfloat16, quantise_rows, round_up, to_bfloat16
-from minibert.parameters import Dense, Int8, Norm, Table, Tables, Weights, full
+from minibert.parameters import (
+    Dense,
+    Int8,
+    Norm,
+    Parameters,
+    Table,
+    Tables,
+    Weights,
+    full,
+    map_layers,
+)
 
 from .records import LAYER_SIZE
 from .targets import Target
@@ -64,26 +74,50 @@ def address(array: NDArray[Any]) -> int:
 # ---------------------------------------------------------------- packed weights
 
 
-@dataclass(frozen=True, eq=False)
-class PackedDense(Dense):
-    """A dense layer in panels, which `weight` holds."""
+@dataclass(frozen=True, eq=False, repr=False)
+class PackedDense:
+    """A dense layer in panels."""
 
-    size: tuple[int, int]  # out, in
+    out: int
+    into: int
+    panels: NDArray[Any]  # see pack_panels
     start: NDArray[Any]  # [out rounded up] what sums begin with: the bias; in int8, integers
     columns: Floats  # int8 only: [panels, 3, panel], see rows.panel_end
 
     @property
     def record(self) -> list[int]:
         """Its record for the compiled program; see DENSE in records.py."""
-        steps, panels = self.weight.shape[1], self.weight.shape[0]  # type: ignore[union-attr]
-        weight = address(self.weight)  # type: ignore[arg-type]
-        return [weight, address(self.start), address(self.columns), steps, panels]
+        count, steps = self.panels.shape[:2]
+        return [*map(address, (self.panels, self.start, self.columns)), steps, count]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class PackedTables:
+    """The embedding tables, in memory that compiled code can walk through, and their norm."""
+
+    words: Table
+    positions: Table
+    token_types: Table
+    norm: Floats  # see pack_norm
+    hidden: int  # D
+
+    @property
+    def fields(self) -> dict[str, int]:
+        """Addresses of the tables, of their scales (0 without), and of the norm."""
+        found = {"norm": address(self.norm)}
+        for name, table in (
+            ("words", self.words),
+            ("positions", self.positions),
+            ("types", self.token_types),
+        ):
+            matrix = table.matrix
+            found[name] = address(matrix.values if isinstance(matrix, Int8) else matrix)
+            found[f"{name}_scales"] = address(matrix.scales) if isinstance(matrix, Int8) else 0
+        return found
 
 
 def pack_dense(dense: Dense, dtype: str, target: Target) -> PackedDense:
     """Bring a dense layer into panels of `dtype`."""
-    if isinstance(dense, PackedDense):
-        return dense
     out, into = (dense.weight.values if isinstance(dense.weight, Int8) else dense.weight).shape
     width = round_up(out, target.panel)
     bias = aligned((width,), np.float32)
@@ -110,7 +144,7 @@ def pack_dense(dense: Dense, dtype: str, target: Target) -> PackedDense:
         if dtype == "bfloat16":
             weight = from_bfloat16(to_bfloat16(weight))
         weight = pack_panels(weight, target)
-    return PackedDense(weight, dense.bias, (out, into), start, columns)
+    return PackedDense(out, into, weight, start, columns)
 
 
 def pack_norm(norm: Norm, target: Target) -> Floats:
@@ -129,21 +163,6 @@ def pack_head(dense: Dense, target: Target) -> Floats:
     return np.concatenate([packed.ravel(), dense.bias]).astype(np.float32)
 
 
-def table_fields(tables: Tables) -> dict[str, int]:
-    """Addresses of the embedding tables, which stay as they are, and of their scales."""
-    found = {}
-    named = (
-        ("words", tables.words),
-        ("positions", tables.positions),
-        ("types", tables.token_types),
-    )
-    for name, table in named:
-        matrix = table.matrix
-        found[name] = address(matrix.values if isinstance(matrix, Int8) else matrix)
-        found[f"{name}_scales"] = address(matrix.scales) if isinstance(matrix, Int8) else 0
-    return found
-
-
 def contiguous(table: Table) -> Table:
     """The same table, in memory that compiled code can walk through."""
     if isinstance(table.matrix, Int8):
@@ -152,31 +171,29 @@ def contiguous(table: Table) -> Table:
     return Table(np.ascontiguousarray(table.matrix, np.float32))
 
 
-def contiguous_tables(tables: Tables) -> Tables:
-    """All three tables, each as `contiguous` makes it."""
-    return replace(
-        tables,
-        words=contiguous(tables.words),
-        positions=contiguous(tables.positions),
-        token_types=contiguous(tables.token_types),
+def pack_tables(tables: Tables, target: Target) -> PackedTables:
+    """Embedding tables; they stay as they are, unless they lie scattered in memory."""
+    return PackedTables(
+        contiguous(tables.words),
+        contiguous(tables.positions),
+        contiguous(tables.token_types),
+        pack_norm(tables.norm, target),
+        len(tables.norm.gain),
     )
 
 
-@dataclass(frozen=True, eq=False)
-class PackedWeights(Weights):
+@dataclass(frozen=True, eq=False, repr=False)
+class PackedWeights(Parameters[PackedTables, PackedDense, Floats, Floats]):
     """A model ready to run."""
-
-    norms: tuple[Floats, ...]  # of the embeddings, then two a layer
-    head: Floats
 
     @cached_property
     def layer_records(self) -> Record:
         """[L, LAYER_SIZE]; see records.py."""
         rows = []
-        for i, layer in enumerate(self.layers):
+        for layer in self.layers:
             parts = (layer.qkv, layer.attention_output, layer.intermediate, layer.output)
-            row = [place for part in parts for place in part.record]  # type: ignore[attr-defined]
-            rows.append(row + [address(norm) for norm in self.norms[2 * i + 1 : 2 * i + 3]])
+            row = [number for part in parts for number in part.record]
+            rows.append([*row, address(layer.attention_norm), address(layer.output_norm)])
         return np.array(rows, np.int64).reshape(len(rows), LAYER_SIZE)
 
     @cached_property
@@ -185,9 +202,8 @@ class PackedWeights(Weights):
         return {
             "layers": len(self.layers),
             "layer_records": address(self.layer_records),
-            "norm": address(self.norms[0]),
-            "head": address(self.head),
-            **table_fields(self.tables),
+            "head": address(self.qa_outputs),
+            **self.tables.fields,
         }
 
     def __getstate__(self) -> dict[str, Any]:
@@ -197,13 +213,12 @@ class PackedWeights(Weights):
 
 def pack_weights(weights: Weights, dtype: str, target: Target) -> PackedWeights:
     """Pack all layers of a model; done once, when it is loaded."""
-    norms = [weights.tables.norm]
-    for layer in weights.layers:
-        norms += [layer.attention_norm, layer.output_norm]
     return PackedWeights(
-        tables=contiguous_tables(weights.tables),
-        layers=weights.map_dense(lambda dense: pack_dense(dense, dtype, target)).layers,
-        qa_outputs=weights.qa_outputs,
-        norms=tuple(pack_norm(norm, target) for norm in norms),
-        head=pack_head(weights.qa_outputs, target),
+        pack_tables(weights.tables, target),
+        map_layers(
+            weights.layers,
+            lambda dense: pack_dense(dense, dtype, target),
+            lambda norm: pack_norm(norm, target),
+        ),
+        pack_head(weights.qa_outputs, target),
     )

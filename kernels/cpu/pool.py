@@ -13,6 +13,7 @@ import ctypes
 import math
 import os
 import queue
+import re
 import sys
 import threading
 from contextlib import suppress
@@ -54,6 +55,30 @@ def group_cores(root: Path) -> float:
     except (ValueError, ZeroDivisionError):  # 'max'
         return math.inf
     return cores if cores > 0 else math.inf
+
+
+def default_threads() -> int:
+    """Threads that work on a batch if nobody says how many: all cores, or OMP_NUM_THREADS if less.
+
+    Ray, Slurm and others set that variable for each of the workers that share a machine.
+    """
+    wish = wished_threads(os.environ.get("OMP_NUM_THREADS", ""))
+    return available_cores() if wish is None else min(wish, available_cores())
+
+
+def wished_threads(variable: str) -> int | None:
+    """What OMP_NUM_THREADS asks for; None if it says nothing, or what OpenMP would ignore.
+
+    A list has a number for each level of nested parallel parts; the first level counts.
+
+    Example:
+        >>> wished_threads("4"), wished_threads("4,2"), wished_threads(""), wished_threads("0")
+        (4, 4, None, None)
+    """
+    # Nobody means a number of more than 18 digits, and Python does not convert any.
+    of_a_level = re.compile(r"\s*\+?[0-9]{1,18}\s*")
+    levels = [int(x) if of_a_level.fullmatch(x) else 0 for x in variable.split(",")]
+    return levels[0] if all(levels) else None
 
 
 def find_yield() -> int:

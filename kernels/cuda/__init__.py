@@ -26,8 +26,10 @@ To read in this order:
     driver.py             NVIDIA's driver: memory, launches, graphs
     detect.py             which GPUs there are, and why none can be used
     upload.py             weights in the GPU's memory
-    functions.py          the steps of reference.py: which kernel runs, on how many blocks
-    program.py            the whole pass as one recorded graph
+    launcher.py           which kernel runs for each step, on how many blocks
+    steps.py              the functions of reference.py on arrays in the GPU's memory
+    program.py            the whole pass, recorded as one graph
+    functions.py          the functions of device "cuda"
     measure.py            how fast products are, for the benchmark
 
 What runs needs none of Numba once the kernels are compiled: recipes.py and what follows it import

@@ -60,7 +60,7 @@ def attention(dtype: str, heads: int, head_size: int) -> Kernel:
     row_numbers = 3 * width  # from one token's qkv to the next
     row_bytes = 2 * head_size  # of a token's key in shared memory
     chunks = row_bytes // 16
-    # Chunk c of row r lies at place c ^ (r >> swizzle_shift & swizzle_mask), see gemm.py.
+    # Chunk c of row r lies as chunk c ^ (r >> swizzle_shift & swizzle_mask), see gemm.py.
     swizzle_shift, swizzle_mask = (1, 3) if chunks == 4 else (0, 7)
     threads = 32 * WARPS
     lines = threads // chunks  # rows that the block copies at once
@@ -104,7 +104,7 @@ def attention(dtype: str, heads: int, head_size: int) -> Kernel:
         # What this thread copies: a chunk of every `lines`-th row.
         line = thread // uint32(chunks)
         chunk = thread % uint32(chunks)
-        place = (
+        own_bytes = (
             start
             + line * uint32(row_bytes)
             + ((chunk ^ ((line >> uint32(swizzle_shift)) & uint32(swizzle_mask))) << uint32(4))
@@ -144,13 +144,15 @@ def attention(dtype: str, heads: int, head_size: int) -> Kernel:
                 uint32(head) * uint32(head_size) + chunk * uint32(8)
             )
 
-            # The queries pass through the place of the first keys into registers.
+            # The queries pass through the room of the first keys into registers.
             for i in range(query_copies):
                 r = first + int32(line) + int32(i * lines)
                 inside = r < length
                 source = base + uint64(r if inside else int32(0)) * uint64(row_numbers)
                 count = uint32(16) if inside else uint32(0)
-                copy16(place + uint32(i * lines * row_bytes), global_address(qkv, source), count)
+                copy16(
+                    own_bytes + uint32(i * lines * row_bytes), global_address(qkv, source), count
+                )
             commit_copies()
             wait_all()
             cuda.syncthreads()
@@ -174,7 +176,7 @@ def attention(dtype: str, heads: int, head_size: int) -> Kernel:
                         inside = r < length
                         source = base + uint64(r if inside else int32(0)) * uint64(row_numbers)
                         count = uint32(16) if inside else uint32(0)
-                        to = place + buffer + uint32(i * lines * row_bytes)
+                        to = own_bytes + buffer + uint32(i * lines * row_bytes)
                         copy16(to, global_address(qkv, source + uint64(width)), count)
                         copy16(
                             to + uint32(block_bytes),
@@ -187,15 +189,15 @@ def attention(dtype: str, heads: int, head_size: int) -> Kernel:
                     wait_older()
                     cuda.syncthreads()
                     clear_scores(scores, ZERO)
-                    place_k = key_from + buffer
-                    load_keys(keys, place_k)
+                    keys_now = key_from + buffer
+                    load_keys(keys, keys_now)
                     score0(scores, query, keys)
-                    load_keys(keys, place_k ^ uint32(32))
+                    load_keys(keys, keys_now ^ uint32(32))
                     score1(scores, query, keys)
                     if wide:
-                        load_keys(keys, place_k ^ uint32(64))
+                        load_keys(keys, keys_now ^ uint32(64))
                         score2(scores, query, keys)
-                        load_keys(keys, place_k ^ uint32(96))
+                        load_keys(keys, keys_now ^ uint32(96))
                         score3(scores, query, keys)
                     past = step * int32(KEYS) - length  # keys of this step past the end
                     if past > int32(0):
@@ -243,14 +245,14 @@ def attention(dtype: str, heads: int, head_size: int) -> Kernel:
                         store(sums, int32(4 * j + 2), load(sums, int32(4 * j + 2)) * shrink1)
                         store(sums, int32(4 * j + 3), load(sums, int32(4 * j + 3)) * shrink1)
                     probs_from(scores, probs)
-                    place_v = value_from + buffer + uint32(block_bytes)
-                    load_values(values, place_v)
+                    values_now = value_from + buffer + uint32(block_bytes)
+                    load_values(values, values_now)
                     read0(sums, probs, values)
-                    load_values(values, place_v + uint32(step_rows))
+                    load_values(values, values_now + uint32(step_rows))
                     read1(sums, probs, values)
-                    load_values(values, place_v + uint32(2 * step_rows))
+                    load_values(values, values_now + uint32(2 * step_rows))
                     read2(sums, probs, values)
-                    load_values(values, place_v + uint32(3 * step_rows))
+                    load_values(values, values_now + uint32(3 * step_rows))
                     read3(sums, probs, values)
                     cuda.syncthreads()  # before the next copies, or the next tile's queries
                 step += int32(1)

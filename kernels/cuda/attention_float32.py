@@ -90,8 +90,8 @@ def attention(heads: int, head_size: int) -> Kernel:
                     column = chunk + int32(16 * q)
                     four = load4(qkv, row + column)
                     for e in range(4):
-                        place = (column + int32(e)) * int32(key_stride) + line + int32(32 * half)
-                        store(shared, place, four[e])
+                        index = (column + int32(e)) * int32(key_stride) + line + int32(32 * half)
+                        store(shared, index, four[e])
 
             clear_sums(sums, ZERO)
             for r in range(4):
@@ -108,8 +108,8 @@ def attention(heads: int, head_size: int) -> Kernel:
                         column = chunk + int32(16 * q)
                         four = load4(qkv, row + int32(width) + column)
                         for e in range(4):
-                            place = int32(keys_at) + (column + int32(e)) * int32(key_stride)
-                            store(shared, place + line_now, four[e])
+                            index = int32(keys_at) + (column + int32(e)) * int32(key_stride)
+                            store(shared, index + line_now, four[e])
                         store4(
                             shared,
                             int32(values_at) + line_now * int32(value_stride) + column,
@@ -142,8 +142,8 @@ def attention(heads: int, head_size: int) -> Kernel:
                         store(scores, int32(8 * r + c), p)
                     store(total, int32(r), sum_of_row)
                     for c in range(value_columns):
-                        place = int32(value_columns * r + c)
-                        store(sums, place, load(sums, place) * shrink)
+                        index = int32(value_columns * r + c)
+                        store(sums, index, load(sums, index) * shrink)
                 for c in range(8):
                     key = j + int32(c % 4 + 32 * (c // 4))
                     store4(
@@ -174,15 +174,15 @@ def attention(heads: int, head_size: int) -> Kernel:
                 at = first + i + int32(r)
                 if at < length:
                     for g in range(groups):
-                        place = int32(value_columns * r + 4 * g)
+                        index = int32(value_columns * r + 4 * g)
                         store4(
                             y,
                             (begin + at) * int32(width) + head + int32(g * head_size // 2) + j,
                             (
-                                load(sums, place) * share,
-                                load(sums, place + int32(1)) * share,
-                                load(sums, place + int32(2)) * share,
-                                load(sums, place + int32(3)) * share,
+                                load(sums, index) * share,
+                                load(sums, index + int32(1)) * share,
+                                load(sums, index + int32(2)) * share,
+                                load(sums, index + int32(3)) * share,
                             ),
                         )
             item += int32(cuda.gridDim.x)

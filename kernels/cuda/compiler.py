@@ -4,7 +4,7 @@ numba.cuda turns the Python function into PTX, and nvJitLink turns PTX into a cu
 architecture.  The language's instructions (language.py) are bound to numba.cuda intrinsics (ptx.py)
 first: a copy of the function is made whose names mean those.
 
-Only this file and ptx.py import numba.cuda.  cache.py keeps what comes out.
+recipes.py keeps what comes out.
 """
 
 from __future__ import annotations

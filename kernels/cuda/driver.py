@@ -263,20 +263,18 @@ class Function:
         # The driver reads the arguments through an array of pointers, and is done with them when
         # the call returns; only the values change between launches.
         self.cells = [kinds.get(name, c_void_p)() for name in arguments]
-        places = [ctypes.addressof(cell) for cell in self.cells]
-        self.places = (c_void_p * len(places))(*places)
+        pointers = [ctypes.addressof(cell) for cell in self.cells]
+        self.pointers = (c_void_p * len(pointers))(*pointers)
 
     def launch(self, grid: tuple[int, int, int], *arguments: Any) -> None:
         """Put a launch on the device's stream; pointers are addresses or Memory."""
         device = self.device
         driver = device.activate()
-        blocks, threads = grid, (self.threads, 1, 1)
         with device.lock:  # the values in the cells are those of one launch at a time
             for cell, value in zip(self.cells, arguments, strict=True):
                 cell.value = value.address if isinstance(value, Memory) else value
-            driver.cuLaunchKernel(
-                self.handle, *blocks, *threads, self.shared_bytes, device.stream, self.places, None
-            )
+            sizes = *grid, self.threads, 1, 1, self.shared_bytes
+            driver.cuLaunchKernel(self.handle, *sizes, device.stream, self.pointers, None)
 
 
 class Device:

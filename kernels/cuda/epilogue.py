@@ -20,21 +20,21 @@ from .vectors import ACTIVATIONS, add8, map8, read8, read8_float32, write8, writ
 
 
 def ends(dtype: str, activation: str) -> dict[str, Any]:
-    """By end: a function (x, bias, residual, y, column, place), what becomes of eight sums x."""
+    """By end: a function (x, bias, residual, y, column, index), what becomes of eight sums x."""
     activate = map8(ACTIVATIONS[activation])
     read, write = read8(dtype), write8(dtype)
 
     @device
-    def store(x, bias, residual, y, column, place):
-        write(y, place, activate(add8(x, read8_float32(bias, column))))
+    def store(x, bias, residual, y, column, index):
+        write(y, index, activate(add8(x, read8_float32(bias, column))))
 
     @device
-    def add_residual(x, bias, residual, y, column, place):
-        write(y, place, add8(add8(x, read8_float32(bias, column)), read(residual, place)))
+    def add_residual(x, bias, residual, y, column, index):
+        write(y, index, add8(add8(x, read8_float32(bias, column)), read(residual, index)))
 
     @device
-    def keep(x, bias, residual, y, column, place):
-        write8_float32(y, place, x)
+    def keep(x, bias, residual, y, column, index):
+        write8_float32(y, index, x)
 
     return {"store": store, "residual": add_residual, "partial": keep}
 
@@ -67,7 +67,7 @@ def finish(
             c = int32(i % int32(chunks)) * int32(8)
             if row + r < height and column + c < width:
                 x = read8_float32(sums, r * int32(stride) + c)
-                place = (shift + row + r) * width + column + c
-                conclude(x, bias, residual, y, column + c, place)
+                index = (shift + row + r) * width + column + c
+                conclude(x, bias, residual, y, column + c, index)
 
     return finish

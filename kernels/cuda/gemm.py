@@ -6,7 +6,7 @@ that the copies hide behind the multiplications), and each warp loads its fragme
 multiplies them (mma.sync m16n8k16, sums in float32).  For 16 of K, a warp's tile of 64 x 64 needs
 8 ldmatrix for 32 mma.
 
-A row of 32 numbers is 64 bytes, four chunks of 16.  Chunk c of row r lies at place
+A row of 32 numbers is 64 bytes, four chunks of 16.  Chunk c of row r lies as chunk
 c ^ (r >> 1 & 3) of its row (a swizzle; two rows fill the 32 banks), so that the eight rows that
 ldmatrix reads at once lie in eight different groups of banks.  Chunks 2 and 3, the second 16 of K,
 are then where chunks 0 and 1 are, but for bit 5 of the address.
@@ -122,7 +122,7 @@ def gemm(
         # What this thread copies: a chunk of every `lines`-th row of x and of the weight.
         line = thread // uint32(CHUNKS)
         chunk = thread % uint32(CHUNKS)
-        place = line * uint32(ROW_BYTES) + (
+        own_bytes = line * uint32(ROW_BYTES) + (
             (chunk ^ ((line >> uint32(1)) & uint32(3))) << uint32(4)
         )
         offset = uint64(first) * uint64(DEPTH) + uint64(chunk * uint32(8))
@@ -157,7 +157,7 @@ def gemm(
                 wait()
                 cuda.syncthreads()
             if step < steps:
-                to = start + write_stage * uint32(stage) + place
+                to = start + write_stage * uint32(stage) + own_bytes
                 for i in range(x_copies):
                     inside = row + int32(line) + int32(i * lines) < height
                     count = uint32(16) if inside else uint32(0)

@@ -111,17 +111,17 @@ def gemm(end: str = "store", activation: str = "", rows: int = 128, columns: int
             if step < steps:
                 for r in range(x_reads):
                     for e in range(4):
-                        place = half_now + (chunk + int32(e)) * int32(x_stride) + line
-                        store(shared, place + int32(r * lines), load(next_x, int32(4 * r + e)))
+                        index = half_now + (chunk + int32(e)) * int32(x_stride) + line
+                        store(shared, index + int32(r * lines), load(next_x, int32(4 * r + e)))
                 for r in range(weight_reads):
                     for e in range(4):
-                        place = (
+                        index = (
                             half_now
                             + int32(x_size)
                             + (chunk + int32(e)) * int32(weight_stride)
                             + line
                         )
-                        store(shared, place + int32(r * lines), load(next_weight, int32(4 * r + e)))
+                        store(shared, index + int32(r * lines), load(next_weight, int32(4 * r + e)))
             cuda.syncthreads()
             half_now = int32(half) - half_now
             step += every

@@ -13,9 +13,10 @@ from minibert.parameters import Dense
 
 from .detect import open_device
 from .driver import Device, Event, Memory
-from .functions import Steps
+from .launcher import Launcher
 from .recipes import Built, built_kernel
-from .upload import STORED, narrow, padded, upload_dense
+from .steps import Array, Steps
+from .upload import narrow, padded, upload_dense
 
 LAUNCHES = 20  # of one graph, so that Python's launches do not count
 
@@ -39,18 +40,24 @@ def rate(
     """
     tokens, into, out = shape
     device = device or open_device(0)
-    steps = Steps(device, dtype, build)
+    memory: dict[tuple[str, int], Memory] = {}
+
+    def room(name: str, size: int) -> Memory:
+        if (name, size) not in memory:
+            memory[name, size] = Memory(device, size)
+        return memory[name, size]
+
+    counts = device.upload(np.array([tokens, 0, 0, 0], np.int32))
+    steps = Steps(Launcher(device, dtype, build), counts, tokens, 0, room)
     random = np.random.default_rng(0)
     weight = random.standard_normal((out, into), np.float32) * np.float32(into**-0.5)
     dense = upload_dense(device, Dense(weight, np.zeros(out, np.float32)), dtype)
-    x = random.standard_normal((tokens, into), np.float32)
-    on_device = device.upload(narrow(padded(x, tokens, dense.depth), dtype))
-    y = Memory(device, tokens * dense.width * np.dtype(STORED[dtype]).itemsize)
-    counts = device.upload(np.array([tokens, 0, 0, 0], np.int32))
+    numbers = padded(random.standard_normal((tokens, into), np.float32), tokens, dense.depth)
+    x = Array(device.upload(narrow(numbers, dtype)), dense.depth)
 
     def multiply(times: int) -> None:
         for _ in range(times):
-            steps.linear(counts.address, on_device, dense, y, tokens)
+            steps.linear(x, dense)
 
     multiply(1)  # loads the kernel, which cannot be recorded
     device.synchronize()

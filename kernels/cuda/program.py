@@ -1,9 +1,9 @@
 """The whole pass on a GPU: one copy in, some eighty launches, one copy out, in one call.
 
-A pass is recorded once for each *bucket*, a number of tokens that buffers are made for, as a CUDA
-graph, and then only replayed: the GPU gets all launches in one call.  Its grids and addresses are
-fixed; how many tokens and tiles there are stands at the head of the input, and blocks that find
-nothing to do end at once.
+The pass is `bert` of minibert/encoder.py, run with the functions of steps.py.  It is recorded once
+for each *bucket*, a number of tokens that memory is made for, as a CUDA graph, and then only
+replayed: the GPU gets all launches in one call.  Its grids and addresses are fixed; how many tokens
+and tiles there are stands at the head of the input, and blocks that find nothing to do end at once.
 
     input   tokens and tiles, then input ids, token types and positions [capacity], the tiles of
             attention [capacity / 16, 4]; int32, one copy from page-locked memory
@@ -23,19 +23,18 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from minibert.arrays import Floats
+from minibert.arrays import Floats, Ints
 from minibert.errors import BackendError
-from minibert.kernels.numbers import round_up
-from minibert.parameters import Weights
 
-from .driver import Event, Graph, HostMemory, Memory, OutOfMemoryError
-from .functions import Steps, attention_tiles, check_heads
-from .language import TILE_FIELDS
-from .upload import DEPTH
+from .driver import Address, Event, Graph, HostMemory, Memory, OutOfMemoryError
+from .language import QUERIES, TILE_FIELDS
+from .launcher import Launcher, check_heads
+from .steps import Steps
+from .upload import DeviceWeights
 
 if TYPE_CHECKING:
     from minibert.batches import Batch
@@ -81,14 +80,40 @@ def smaller_bucket(size: int) -> int:
     return max(SMALLEST, below)
 
 
-class Slot:
-    """A place for one batch: its input and output, and the recorded pass between them."""
+def attention_tiles(cu_seqlens: Ints) -> Ints:
+    """The list of attention's tiles: each window, cut into groups of 64 queries.
 
-    def __init__(self, program: Program, capacity: int, buffers: dict[str, Memory]):
-        device = program.steps.device
+    Args:
+        cu_seqlens: [B + 1].
+
+    Returns:
+        [tiles, 4] int32: the window's first row, its length, the tile's first query, 0.  Longest
+        windows first, so that the last blocks to begin are short.
+
+    Example:
+        >>> attention_tiles(np.array([0, 3, 73], np.int32)).tolist()
+        [[3, 70, 0, 0], [3, 70, 64, 0], [0, 3, 0, 0]]
+    """
+    lengths = np.diff(cu_seqlens)
+    order = np.argsort(-lengths, kind="stable")
+    counts = -(-lengths[order] // QUERIES)
+    windows = np.repeat(order, counts)
+    tiles = np.zeros((len(windows), TILE_FIELDS), np.int32)
+    tiles[:, 0] = cu_seqlens[:-1][windows]
+    tiles[:, 1] = lengths[windows]
+    first = np.cumsum(counts) - counts
+    tiles[:, 2] = (np.arange(len(windows)) - np.repeat(first, counts)) * QUERIES
+    return tiles
+
+
+class Slot:
+    """Room for one batch: its input and output, and the recorded pass between them."""
+
+    def __init__(self, program: Program, capacity: int, steps: Steps):
+        device = program.device
         numbers = input_numbers(capacity)
         # The graph holds only addresses: what it reads must live as long.
-        self.capacity, self.buffers, self.weights = capacity, buffers, program.weights
+        self.capacity, self.steps, self.weights = capacity, steps, program.weights
         self.host_in = HostMemory(device, 4 * numbers)
         self.host_out = HostMemory(device, 8 * capacity)
         self.input = self.host_in.view(np.int32, 0, numbers)
@@ -96,7 +121,7 @@ class Slot:
         self.input[:] = 0
         self.done = Event(device)
         self.flight: Flight | None = None
-        self.graph: Graph = device.record(lambda: program.put(self, buffers))
+        self.graph: Graph = device.record(lambda: program.put(self, steps))
 
     def fill(self, batch: Batch, tiles: Any) -> None:
         """Write a batch into the input."""
@@ -107,6 +132,15 @@ class Slot:
             self.input[begin : begin + tokens] = ids
         begin = HEADER + 3 * capacity
         self.input[begin : begin + tiles.size] = tiles.ravel()
+
+
+class Inputs(NamedTuple):
+    """What `bert` reads of a batch, as addresses in the GPU's memory."""
+
+    input_ids: Address
+    token_type_ids: Address
+    position_ids: Address
+    cu_seqlens: Address  # of attention's tiles, which are made of them
 
 
 class Flight:
@@ -145,17 +179,19 @@ class Program:
     """The pass of one model.
 
     Args:
-        steps: the kernels.
+        launcher: the kernels.
+        bert: of minibert/encoder.py: the steps of the pass, in order.
         weights: on the GPU.
         config: shape of the model.
     """
 
-    def __init__(self, steps: Steps, weights: Weights, config: BertConfig):
-        self.steps, self.weights, self.config = steps, weights, config
-        self.head_size = check_heads(config.hidden_size, config.num_attention_heads)
+    def __init__(self, launcher: Launcher, bert: Any, weights: DeviceWeights, config: BertConfig):
+        self.launcher, self.device = launcher, launcher.device
+        self.bert, self.weights, self.config = bert, weights, config
+        check_heads(config.hidden_size, config.num_attention_heads)
         self.buckets: dict[int, list[Slot]] = {}  # the slot that was used last comes last
         self.limit: int | None = None  # tokens of the largest bucket that memory suffices for
-        self.lock = steps.device.lock  # all models on the GPU share its stream
+        self.lock = self.device.lock  # all models on the GPU share its stream
 
     # ------------------------------------------------------------ one batch
 
@@ -210,68 +246,36 @@ class Program:
         self.buckets.clear()
 
     def _make_bucket(self, capacity: int) -> list[Slot]:
-        steps, config = self.steps, self.config
-        hidden, size = config.hidden_size, steps.bytes
-        layers = self.weights.layers
-        inner = round_up(config.intermediate_size, DEPTH)
-        sums = [
-            steps.sums_size(dense, capacity)  # type: ignore[arg-type]
-            for layer in layers
-            for dense in (layer.attention_output, layer.output)
-        ]
-        sizes = {
-            "x": capacity * hidden * size,
-            "attended": capacity * hidden * size,
-            "qkv": capacity * 3 * hidden * size,
-            "context": capacity * hidden * size,
-            "inner": capacity * inner * size,
-            "sums": max(sums, default=0),
-            "logits": capacity * 8,
-        }
-        buffers = {name: Memory(steps.device, bytes_) for name, bytes_ in sizes.items()}
-        buffers["input"] = steps.device.upload(np.zeros(input_numbers(capacity), np.int32))
-        # Once without recording, for no tokens: kernels cannot be loaded while recording.
-        self.put_launches(buffers, capacity)
-        steps.device.synchronize()
-        return [Slot(self, capacity, buffers) for _ in range(SLOTS)]
+        memory: dict[tuple[str, int], Memory] = {}
+
+        def room(name: str, size: int) -> Memory:
+            if (name, size) not in memory:
+                memory[name, size] = Memory(self.device, size)
+            return memory[name, size]
+
+        counts = self.device.upload(np.zeros(input_numbers(capacity), np.int32))
+        steps = Steps(self.launcher, counts, capacity, capacity // TOKENS_PER_TILE, room)
+        # Once without recording, for no tokens: neither memory nor kernels can be had later.
+        self.put_pass(steps)
+        self.device.synchronize()
+        return [Slot(self, capacity, steps) for _ in range(SLOTS)]
 
     # ------------------------------------------------------------ what is recorded
 
-    def put(self, slot: Slot, buffers: dict[str, Memory]) -> None:
-        """Put a slot's copy in, all launches, and its copy out on the stream."""
-        device = self.steps.device
-        device.copy_in(buffers["input"], slot.host_in, 4 * len(slot.input))
-        self.put_launches(buffers, slot.capacity)
-        device.copy_out(slot.host_out, buffers["logits"], 8 * slot.capacity)
+    def put(self, slot: Slot, steps: Steps) -> None:
+        """Put a slot's copy in, the pass, and its copy out on the stream."""
+        self.device.copy_in(steps.counts, slot.host_in, 4 * len(slot.input))
+        logits = self.put_pass(steps)
+        self.device.copy_out(slot.host_out, logits, 8 * slot.capacity)
 
-    def put_launches(self, buffers: dict[str, Memory], capacity: int) -> None:
-        """Put the launches of a pass on the stream: BERT, in the order of encoder.py."""
-        steps, config, weights = self.steps, self.config, self.weights
-        eps = config.layer_norm_eps
-        counts = buffers["input"].address
-        ids = tuple(counts + 4 * (HEADER + i * capacity) for i in range(3))
-        tiles = counts + 4 * (HEADER + 3 * capacity)
-        x, attended, qkv, context, inner, sums = (
-            buffers[name] for name in ("x", "attended", "qkv", "context", "inner", "sums")
-        )
-        heads, most_tiles = config.num_attention_heads, capacity // TOKENS_PER_TILE
-        layers: Any = weights.layers
-        tables: Any = weights.tables
-        head: Any = weights.qa_outputs
-
-        steps.embed(counts, ids, tables, x, eps, capacity)  # type: ignore[arg-type]
-        for layer in layers:
-            steps.linear(counts, x, layer.qkv, qkv, capacity)
-            steps.attention(counts, tiles, qkv, context, heads, self.head_size, most_tiles)
-            steps.linear_add_norm(
-                counts, context, layer.attention_output, x, layer.attention_norm, sums, attended,
-                eps, capacity,
-            )  # fmt: skip
-            steps.linear(counts, attended, layer.intermediate, inner, capacity, config.activation)
-            steps.linear_add_norm(
-                counts, inner, layer.output, attended, layer.output_norm, sums, x, eps, capacity
-            )
-        steps.span_logits(counts, x, head, buffers["logits"], capacity)
+    def put_pass(self, steps: Steps) -> Memory:
+        """Put all launches on the stream; what comes back is where the logits will be."""
+        ids = [
+            steps.counts.address + 4 * (HEADER + i * steps.capacity)
+            for i in range(4)  # input ids, token types, positions, then attention's tiles
+        ]
+        logits: Memory = self.bert(Inputs(*ids), self.weights, self.config, steps)
+        return logits
 
 
 def halves(batch: Batch) -> tuple[Batch, Batch]:

@@ -88,8 +88,8 @@ def load() -> Any:
             return None
 
         def code(context, builder, sig, args):
-            place = element(context, builder, sig.args, args)
-            return context.unpack_value(builder, sig.args[0].dtype, place)
+            item = element(context, builder, sig.args, args)
+            return context.unpack_value(builder, sig.args[0].dtype, item)
 
         return signature(array.dtype, array, index), code
 
@@ -105,8 +105,8 @@ def store() -> Any:
             return None
 
         def write(context, builder, kinds, args):
-            place = element(context, builder, kinds, args)
-            context.pack_value(builder, kinds[0].dtype, args[2], place)
+            item = element(context, builder, kinds, args)
+            context.pack_value(builder, kinds[0].dtype, args[2], item)
 
         return void(write, array, index, array.dtype)
 
@@ -123,8 +123,8 @@ def load4() -> Any:
         vector = V4F32 if array.dtype == types.float32 else V4I32
 
         def code(context, builder, sig, args):
-            place = element(context, builder, sig.args, args)
-            four = builder.load(builder.bitcast(place, vector.as_pointer()), align=16)
+            item = element(context, builder, sig.args, args)
+            four = builder.load(builder.bitcast(item, vector.as_pointer()), align=16)
             parts = [builder.extract_element(four, constant(i)) for i in range(4)]
             return cgutils.pack_array(builder, parts)
 
@@ -143,12 +143,12 @@ def store4() -> Any:
         vector = V4F32 if array.dtype == types.float32 else V4I32
 
         def write(context, builder, kinds, args):
-            place = element(context, builder, kinds, args)
+            item = element(context, builder, kinds, args)
             four = ir.Constant(vector, ir.Undefined)
             for i in range(4):
                 part = builder.extract_value(args[2], i)
                 four = builder.insert_element(four, part, constant(i))
-            builder.store(four, builder.bitcast(place, vector.as_pointer()), align=16)
+            builder.store(four, builder.bitcast(item, vector.as_pointer()), align=16)
 
         return void(write, array, index, types.UniTuple(array.dtype, 4))
 
@@ -164,8 +164,8 @@ def address(space: int, kind: Any, width: Any) -> Any:
             return None
 
         def code(context, builder, sig, args):
-            place = element(context, builder, sig.args, args)
-            inside = builder.addrspacecast(place, ir.PointerType(place.type.pointee, space))
+            item = element(context, builder, sig.args, args)
+            inside = builder.addrspacecast(item, ir.PointerType(item.type.pointee, space))
             return builder.ptrtoint(inside, width)
 
         return signature(kind, array, index), code
@@ -242,9 +242,9 @@ def load_fragments(tiles: int, step: int, xor: bool, transposed: bool) -> Any:
             start = pointer(context, builder, kinds[0], args[0])
             combine = builder.xor if xor else builder.add
             for tile in range(tiles):
-                place = combine(args[1], constant(tile * step))
+                address = combine(args[1], constant(tile * step))
                 four = ir.LiteralStructType([I32] * 4)
-                words = assembly(builder, four, [place], text, "=r,=r,=r,=r,r,~{memory}", False)
+                words = assembly(builder, four, [address], text, "=r,=r,=r,=r,r,~{memory}", False)
                 for i in range(4):
                     builder.store(builder.extract_value(words, i), at(builder, start, 4 * tile + i))
 
@@ -275,12 +275,12 @@ def multiply_fragments(m_tiles: int, n_tiles: int, dtype: str, first_word: int) 
             for m in range(m_tiles):
                 # There and back again, so that neighbours share an operand's registers.
                 for n in range(n_tiles) if m % 2 == 0 else reversed(range(n_tiles)):
-                    place = 4 * (m * n_tiles + n)
-                    operands = left[m] + right[n] + words(c, place, 4)
+                    first = 4 * (m * n_tiles + n)
+                    operands = left[m] + right[n] + words(c, first, 4)
                     four = ir.LiteralStructType([F32] * 4)
                     total = assembly(builder, four, operands, text, constraints, pure=False)
                     for i in range(4):
-                        builder.store(builder.extract_value(total, i), at(builder, c, place + i))
+                        builder.store(builder.extract_value(total, i), at(builder, c, first + i))
 
         return void(write, accumulators, a, b)
 
@@ -309,11 +309,11 @@ def store_fragments(m_tiles: int, n_tiles: int) -> Any:
                             index = 4 * (m * n_tiles + n) + 2 * half + i
                             part = builder.load(at(builder, source, index))
                             pair = builder.insert_element(pair, part, constant(i))
-                        place = builder.gep(
+                        item = builder.gep(
                             target, [builder.add(start, constant(8 * n))], inbounds=True
                         )
-                        place = builder.bitcast(place, ir.PointerType(V2F32, SHARED))
-                        builder.store(pair, place, align=8)
+                        item = builder.bitcast(item, ir.PointerType(V2F32, SHARED))
+                        builder.store(pair, item, align=8)
 
         return void(write, accumulators, shared, types.int32, types.int32, types.int32)
 
@@ -363,8 +363,8 @@ def multiply_tile(depth: int, rows: int, columns: int, strides: tuple[int, int, 
             first_b = builder.gep(start, [args[3]], inbounds=True)
 
             def numbers(first, offset):
-                place = builder.bitcast(at(builder, first, offset), ir.PointerType(V4F32, SHARED))
-                four = builder.load(place, align=16)
+                item = builder.bitcast(at(builder, first, offset), ir.PointerType(V4F32, SHARED))
+                four = builder.load(item, align=16)
                 return [builder.extract_element(four, constant(i)) for i in range(4)]
 
             for k in range(depth):
@@ -376,8 +376,8 @@ def multiply_tile(depth: int, rows: int, columns: int, strides: tuple[int, int, 
                     right += numbers(first_b, k * stride_b + group * group_b)
                 for i, x in enumerate(left):
                     for j, y in enumerate(right):
-                        place = i * columns + j
-                        sums[place] = builder.fma(x, y, sums[place])
+                        index = i * columns + j
+                        sums[index] = builder.fma(x, y, sums[index])
             for i, total in enumerate(sums):
                 builder.store(total, at(builder, c, i))
 
@@ -403,11 +403,11 @@ def store_tile(columns: int, first_row: int, rows: int, group: int) -> Any:
                         index = (first_row + row) * columns + 4 * four + i
                         part = builder.load(at(builder, c, index))
                         vector = builder.insert_element(vector, part, constant(i))
-                    place = builder.gep(
+                    item = builder.gep(
                         target, [builder.add(start, constant(four * group))], inbounds=True
                     )
-                    place = builder.bitcast(place, ir.PointerType(V4F32, SHARED))
-                    builder.store(vector, place, align=16)
+                    item = builder.bitcast(item, ir.PointerType(V4F32, SHARED))
+                    builder.store(vector, item, align=16)
 
         return void(write, accumulators, shared, types.int32, types.int32)
 

@@ -26,7 +26,7 @@ from .language import ALL_LANES, POINTERS, Kernel, device, load, store
 from .vectors import add8, read8, read8_float32, write8
 
 WARPS = 4  # rows that a block takes
-SPAN = 256  # numbers that a warp reads at once: 32 lanes times 8
+PER_WARP = 256  # numbers that a warp reads at once: 32 lanes times 8
 ZERO, ONE = np.float32(0), np.float32(1)
 
 
@@ -54,7 +54,7 @@ def normalise(dtype: str, width: int) -> Any:
 
     x: the lane's numbers, float32; total: their sum; y: where row `row` is written.
     """
-    chunks = -(-width // SPAN)
+    chunks = -(-width // PER_WARP)
     write = write8(dtype)
     share = np.float32(1 / width)
 
@@ -63,13 +63,13 @@ def normalise(dtype: str, width: int) -> Any:
         mean = sum_of_lanes(total) * share
         squares = ZERO
         for c in range(chunks):
-            if lane * int32(8) + int32(c * SPAN) < int32(width):
+            if lane * int32(8) + int32(c * PER_WARP) < int32(width):
                 for j in range(8):
                     centred = load(x, int32(8 * c + j)) - mean
                     squares += centred * centred
         scale = ONE / math.sqrt(sum_of_lanes(squares) * share + eps)
         for c in range(chunks):
-            column = lane * int32(8) + int32(c * SPAN)
+            column = lane * int32(8) + int32(c * PER_WARP)
             if column < int32(width):
                 g = read8_float32(gain, column)
                 b = read8_float32(bias, column)
@@ -106,22 +106,25 @@ def embed(dtype: str, width: int) -> Kernel:
     Kernel arguments: counts, input ids [T], token types [T], positions [T], the tables of words,
     token types and positions, gain, bias, y [T, width], eps.
     """
-    chunks = -(-width // SPAN)
+    chunks = -(-width // PER_WARP)
     held = 8 * chunks
     read = read8(dtype)
     finish_row = normalise(dtype, width)
 
-    def kernel(counts, ids, kinds, places, words, token_types, positions, gain, bias, y, eps):
+    def kernel(
+        counts, input_ids, token_type_ids, position_ids, words, token_types, positions, gain, bias,
+        y, eps,
+    ):  # fmt: skip
         lane, row = own_row()
         if row >= load(counts, int32(0)):
             return
         x = cuda.local.array(held, float32)
-        word = load(ids, row) * int32(width)
-        token_type = load(kinds, row) * int32(width)
-        position = load(places, row) * int32(width)
+        word = load(input_ids, row) * int32(width)
+        token_type = load(token_type_ids, row) * int32(width)
+        position = load(position_ids, row) * int32(width)
         total = ZERO
         for c in range(chunks):
-            column = lane * int32(8) + int32(c * SPAN)
+            column = lane * int32(8) + int32(c * PER_WARP)
             if column < int32(width):
                 values = add8(read(words, word + column), read(token_types, token_type + column))
                 total += keep8(x, c, add8(values, read(positions, position + column)))
@@ -144,7 +147,7 @@ def norm(dtype: str, width: int) -> Kernel:
 
     Kernel arguments: counts, x [T, width], gain, bias, y [T, width], eps.
     """
-    chunks = -(-width // SPAN)
+    chunks = -(-width // PER_WARP)
     held = 8 * chunks
     read = read8(dtype)
     finish_row = normalise(dtype, width)
@@ -156,7 +159,7 @@ def norm(dtype: str, width: int) -> Kernel:
         held_x = cuda.local.array(held, float32)
         total = ZERO
         for c in range(chunks):
-            column = lane * int32(8) + int32(c * SPAN)
+            column = lane * int32(8) + int32(c * PER_WARP)
             if column < int32(width):
                 total += keep8(held_x, c, read(x, row * int32(width) + column))
         finish_row(held_x, total, gain, bias, y, row, lane, eps)
@@ -176,7 +179,7 @@ def add_norm(dtype: str, width: int) -> Kernel:
     Kernel arguments: counts, parts [splits, capacity, width] float32, splits, capacity, bias of
     the product, residual [T, width], gain, bias, y [T, width], eps.
     """
-    chunks = -(-width // SPAN)
+    chunks = -(-width // PER_WARP)
     held = 8 * chunks
     read = read8(dtype)
     finish_row = normalise(dtype, width)
@@ -188,12 +191,12 @@ def add_norm(dtype: str, width: int) -> Kernel:
         x = cuda.local.array(held, float32)
         total = ZERO
         for c in range(chunks):
-            column = lane * int32(8) + int32(c * SPAN)
+            column = lane * int32(8) + int32(c * PER_WARP)
             if column < int32(width):
                 values = read8_float32(product_bias, column)
                 for part in range(splits):
-                    place = (int32(part) * capacity + row) * int32(width) + column
-                    values = add8(values, read8_float32(parts, place))
+                    index = (int32(part) * capacity + row) * int32(width) + column
+                    values = add8(values, read8_float32(parts, index))
                 values = add8(values, read(residual, row * int32(width) + column))
                 total += keep8(x, c, values)
         finish_row(x, total, gain, bias, y, row, lane, eps)
@@ -216,7 +219,7 @@ def span_logits(dtype: str, width: int) -> Kernel:
     Kernel arguments: counts, x [T, width], weight [2, width] and bias [2] in float32, logits
     [2, capacity] float32, capacity.
     """
-    chunks = -(-width // SPAN)
+    chunks = -(-width // PER_WARP)
     read = read8(dtype)
 
     @device
@@ -231,7 +234,7 @@ def span_logits(dtype: str, width: int) -> Kernel:
         start = ZERO
         end = ZERO
         for c in range(chunks):
-            column = lane * int32(8) + int32(c * SPAN)
+            column = lane * int32(8) + int32(c * PER_WARP)
             if column < int32(width):
                 values = read(x, row * int32(width) + column)
                 start += dot8(values, read8_float32(weight, column))

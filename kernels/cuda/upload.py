@@ -7,7 +7,7 @@ which the GEMMs need; zeros add nothing, so the results are the same.  (Every ac
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 
 from minibert.arrays import Floats
 from minibert.kernels.numbers import from_bfloat16, round_up, to_bfloat16
-from minibert.parameters import Dense, LayerWeights, Norm, Table, Tables, Weights, full
+from minibert.parameters import Dense, Norm, Parameters, Table, Tables, Weights, full, map_layers
 
-from .driver import Device
+from .driver import Device, Memory
 
-DEPTH = 32  # inputs of a dense layer are padded to a multiple of so many
+# Outputs and inputs of a dense layer are padded to multiples of so many.
+WIDTH, DEPTH = 8, 32
 STORED = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16}
 
 
@@ -43,71 +44,83 @@ def padded(x: Floats, rows: int, columns: int) -> Floats:
 
 
 @dataclass(frozen=True, eq=False)
-class DeviceDense(Dense):
-    """A dense layer on the GPU; `weight` and `bias` are Memory."""
+class DeviceDense:
+    """A dense layer on the GPU."""
 
+    weight: Memory  # [width, depth]
+    bias: Memory  # [width] float32
     out: int  # as in the file
     width: int  # out, padded
     depth: int  # in, padded
 
 
 @dataclass(frozen=True, eq=False)
-class DeviceNorm(Norm):
-    """A norm on the GPU; `gain` and `bias` are Memory."""
+class DeviceHead:
+    """The question-answering head on the GPU, in float32."""
+
+    weight: Memory  # [2, width]
+    bias: Memory  # [2]
+    width: int  # D
 
 
 @dataclass(frozen=True, eq=False)
-class DeviceTables(Tables):
-    """The embedding tables on the GPU; the tables are Memory."""
+class DeviceNorm:
+    """A norm on the GPU, in float32."""
 
-    width: int
+    gain: Memory  # [D]
+    bias: Memory  # [D]
 
 
 @dataclass(frozen=True, eq=False)
-class DeviceWeights(Weights):
+class DeviceTables:
+    """The embedding tables on the GPU."""
+
+    words: Memory  # [V, D]
+    positions: Memory  # [P, D]
+    token_types: Memory  # [2, D]
+    norm: DeviceNorm
+    width: int  # D
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class DeviceWeights(Parameters[DeviceTables, DeviceDense, DeviceNorm, DeviceHead]):
     """A model on the GPU."""
 
-    programs: list[Any]  # the pass of these weights, once it has been made
+    # The pass of these weights, once it has been made.
+    programs: list[Any] = field(default_factory=list)
 
 
-def upload_dense(device: Device, dense: Dense, dtype: str, multiple: int = 8) -> DeviceDense:
-    """Bring a dense layer to the GPU, with its outputs padded to a multiple of so many."""
-    if isinstance(dense, DeviceDense):
-        return dense
+def upload_dense(device: Device, dense: Dense, dtype: str) -> DeviceDense:
+    """Bring a dense layer to the GPU."""
     weight = full(dense.weight)
     out, into = weight.shape
-    width, depth = round_up(out, multiple), round_up(into, DEPTH)
-    bias = padded(dense.bias[None], 1, width)
-    matrix: Any = device.upload(narrow(padded(weight, width, depth), dtype))
-    start: Any = device.upload(bias.astype(np.float32))
-    return DeviceDense(matrix, start, out, width, depth)
+    width, depth = round_up(out, WIDTH), round_up(into, DEPTH)
+    return DeviceDense(
+        device.upload(narrow(padded(weight, width, depth), dtype)),
+        device.upload(padded(dense.bias[None], 1, width).astype(np.float32)),
+        out,
+        width,
+        depth,
+    )
+
+
+def upload_head(device: Device, dense: Dense) -> DeviceHead:
+    """Bring the question-answering head to the GPU."""
+    weight = full(dense.weight).astype(np.float32)
+    bias = device.upload(dense.bias.astype(np.float32))
+    return DeviceHead(device.upload(weight), bias, weight.shape[1])
 
 
 def upload_norm(device: Device, norm: Norm) -> DeviceNorm:
     """Bring a norm to the GPU."""
-    if isinstance(norm, DeviceNorm):
-        return norm
-    gain: Any = device.upload(norm.gain.astype(np.float32))
-    bias: Any = device.upload(norm.bias.astype(np.float32))
+    gain, bias = (device.upload(each.astype(np.float32)) for each in (norm.gain, norm.bias))
     return DeviceNorm(gain, bias)
-
-
-def upload_head(device: Device, dense: Dense) -> DeviceDense:
-    """Bring the question-answering head to the GPU, in float32 and not padded."""
-    if isinstance(dense, DeviceDense):
-        return dense
-    weight = full(dense.weight).astype(np.float32)
-    matrix: Any = device.upload(weight)
-    bias: Any = device.upload(dense.bias.astype(np.float32))
-    return DeviceDense(matrix, bias, 2, 2, weight.shape[1])
 
 
 def upload_tables(device: Device, tables: Tables, dtype: str) -> DeviceTables:
     """Bring the embedding tables to the GPU."""
-    if isinstance(tables, DeviceTables):
-        return tables
 
-    def table(each: Table) -> Any:
+    def table(each: Table) -> Memory:
         return device.upload(narrow(full(each.matrix), dtype))
 
     return DeviceTables(
@@ -121,25 +134,24 @@ def upload_tables(device: Device, tables: Tables, dtype: str) -> DeviceTables:
 
 def upload_weights(device: Device, weights: Weights, dtype: str) -> DeviceWeights:
     """Bring a whole model to the GPU."""
-
-    def dense(each: Dense) -> DeviceDense:
-        return upload_dense(device, each, dtype)
-
     layers = tuple(
-        LayerWeights(
-            qkv=dense(layer.qkv),
-            attention_output=dense(layer.attention_output),
-            attention_norm=upload_norm(device, layer.attention_norm),
-            # Its outputs are the inputs of the next, row for row.
-            intermediate=upload_dense(device, layer.intermediate, dtype, DEPTH),
-            output=dense(layer.output),
-            output_norm=upload_norm(device, layer.output_norm),
-        )
+        # The outputs of one are the inputs of the other, number for number: padded alike.
+        replace(layer, intermediate=more_outputs(layer.intermediate))
         for layer in weights.layers
     )
     return DeviceWeights(
-        tables=upload_tables(device, weights.tables, dtype),
-        layers=layers,
-        qa_outputs=upload_head(device, weights.qa_outputs),
-        programs=[],
+        upload_tables(device, weights.tables, dtype),
+        map_layers(
+            layers,
+            lambda dense: upload_dense(device, dense, dtype),
+            lambda norm: upload_norm(device, norm),
+        ),
+        upload_head(device, weights.qa_outputs),
     )
+
+
+def more_outputs(dense: Dense) -> Dense:
+    """The layer with outputs that are 0 behind its own, up to a multiple of `DEPTH`."""
+    weight = full(dense.weight)
+    width = round_up(len(weight), DEPTH)
+    return Dense(padded(weight, width, weight.shape[1]), padded(dense.bias[None], 1, width)[0])

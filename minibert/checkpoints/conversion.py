@@ -23,11 +23,11 @@ from minibert.checkpoints.torch_pickle import read_torch_file
 from minibert.config import BertConfig
 from minibert.errors import CheckpointError, InputError, ModelNotFoundError
 from minibert.kernels.numbers import quantise_rows
+from minibert.options import STORED_DTYPES
 from minibert.parameters import full
 from minibert.tokenizer import load_tokenizer
 from minibert.weights import HEAD, LAYOUT, check_weights, expected_shapes, plain_name, read_matrix
 
-DTYPES = ("float32", "float16", "int8")
 # How names of files end that a model's folder holds; only such a folder is overwritten.
 MODEL_FILES = (
     *("config.json", ".safetensors", ".safetensors.index.json", ".bin", "vocab.txt", "README.md"),
@@ -69,8 +69,8 @@ def convert(
         MinibertError: the model cannot be read, is no BERT for question answering, or the output
             is in the way.
     """
-    if dtype not in DTYPES:
-        raise InputError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
+    if dtype not in STORED_DTYPES:
+        raise InputError(f"dtype must be one of {', '.join(STORED_DTYPES)}, got {dtype!r}")
     if not isinstance(output, str | os.PathLike) or not str(output):
         raise InputError(f"the output must be a folder's name, got {output!r:.80}")
     target = Path(os.path.expanduser(output))

@@ -257,8 +257,8 @@ def _layout_problems(header: dict[str, Any], size: int) -> list[str]:
     """Check that the tensors fill the data from its first byte to its last, each byte once."""
     problems = []
     position, previous = 0, ""
-    places = sorted((*entry["data_offsets"], name) for name, entry in header.items())
-    for begin, end, name in places:
+    ranges = sorted((*entry["data_offsets"], name) for name, entry in header.items())
+    for begin, end, name in ranges:
         if begin < position:
             problems.append(f"{quote(name)} overlaps {quote(previous)}")
         elif begin > position:

@@ -179,10 +179,10 @@ def _read_legacy(content: mmap.mmap) -> dict[str, NDArray[Any]]:
     if not isinstance(keys, list):
         raise ValueError(f"expected the list of storages, found {quote(keys)}")
 
-    places: dict[str, tuple[int, int]] = {}
+    ranges: dict[str, tuple[int, int]] = {}
     position = content.tell()
     for key in keys:
-        if not isinstance(key, str) or key not in storages or key in places:
+        if not isinstance(key, str) or key not in storages or key in ranges:
             raise ValueError(f"storage {quote(key)} is listed twice, or belongs to no tensor")
         storage = storages[key]
         begin = position + 8  # after the number of its elements
@@ -193,13 +193,13 @@ def _read_legacy(content: mmap.mmap) -> dict[str, NDArray[Any]]:
         count = int.from_bytes(content[position:begin], "little", signed=True)
         if count != storage.count:
             raise ValueError(f"storage {quote(key)} has {count} elements, expected {storage.count}")
-        places[key] = begin, end
+        ranges[key] = begin, end
         position = end
 
     def read_storage(storage: _Storage) -> bytes:
-        if storage.key not in places:
+        if storage.key not in ranges:
             raise ValueError(f"storage {quote(storage.key)} is missing")
-        begin, end = places[storage.key]
+        begin, end = ranges[storage.key]
         return content[begin:end]
 
     return _arrays(state, read_storage, len(content))

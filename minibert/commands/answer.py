@@ -1,23 +1,22 @@
-"""minibert answer: one question, or a file of them."""
+"""minibert answer: one question; stream.py answers a file of them."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 import sys
-from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 
-from minibert.commands.options import add_model_options, at_least, dump
+from minibert.commands.options import add_model_options, at_least, dump, examples, file_name
 from minibert.errors import InputError
-from minibert.files import writing
-from minibert.progress import progress
+from minibert.files import check_apart, check_output, writing
+from minibert.progress import notice
 
 if TYPE_CHECKING:
+    from minibert.answering import QuestionAnswerer
     from minibert.spans import Answer
 
 
@@ -27,6 +26,10 @@ def add_command(commands: Any) -> None:
         "answer",
         help="answer a question from a text",
         description="Find the words of a text that answer a question, or say that none do.",
+        **examples(
+            'minibert answer "Who wrote it?" --file play.txt notes.txt --top-k 3',
+            "minibert answer --jsonl questions.jsonl --output answers.jsonl",
+        ),
     )
     answer.set_defaults(run=command_answer, check=check_usage, parser=answer)
     answer.add_argument("question", nargs="?", help="the question")
@@ -38,18 +41,33 @@ def add_command(commands: Any) -> None:
     answer.add_argument(
         "--file",
         action="append",
+        nargs="+",
         metavar="FILE",
-        help="read the text from a file (- for standard input); repeat it to "
-        "search several texts together",
+        help="read the text from a file (- for standard input); several are searched together",
     )
     answer.add_argument(
         "--jsonl",
         metavar="FILE",
-        help="answer many: each line an object with 'question' and 'context' (a "
-        "text or a list of texts); other fields are passed on; - for standard "
-        "input",
+        help="answer many: each line an object with 'question' and 'context' (a text or a list of "
+        "texts); other fields are passed on; a row that cannot be answered gets an 'error' "
+        "instead; - for standard input",
     )
-    answer.add_argument("--output", metavar="FILE", help="write there instead of standard output")
+    answer.add_argument(
+        "--strict", action="store_true", help="with --jsonl: stop at the first row with an error"
+    )
+    answer.add_argument(
+        "--output",
+        type=file_name,
+        metavar="FILE",
+        help="write there instead of standard output; with --jsonl, a run that was interrupted "
+        "goes on where it was",
+    )
+    answer.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="with --jsonl and --output: drop what an unfinished run has left, as far as it does "
+        "not fit this one",
+    )
     answer.add_argument("--json", action="store_true", help="print JSON instead of prose")
     answer.add_argument(
         "--top-k",
@@ -94,31 +112,69 @@ def add_command(commands: Any) -> None:
 
 def check_usage(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """End with status 2 if options contradict each other."""
+    if args.question is None and args.file:
+        args.question = take_question(args.file)
     sources = [name for name in ("text", "file", "jsonl") if getattr(args, name) is not None]
     if args.jsonl is not None and args.question is not None:
         parser.error("with --jsonl the questions come from the file: give no QUESTION")
     if args.jsonl is None and args.question is None:
-        parser.error("a QUESTION is needed, or --jsonl FILE")
+        where = "; it goes before --file, which takes all that follows" if args.file else ""
+        parser.error(f"a QUESTION is needed{where or ', or --jsonl FILE'}")
     if len(sources) > 1:
         parser.error("give the text once: as TEXT, with --file, or with --jsonl")
+    if args.strict and args.jsonl is None:
+        parser.error("--strict needs --jsonl")
+    if args.overwrite and (args.jsonl is None or args.output is None):
+        parser.error("--overwrite needs --jsonl and --output")
     if args.null_threshold != args.null_threshold:
         parser.error("argument --null-threshold: must be a number, got nan")
+
+
+def take_question(groups: list[list[str]]) -> str | None:
+    """Take out the question that stands behind names of files: --file takes all that follows it.
+
+    Example:
+        >>> groups = [["act1.txt", "act2.txt", "Who wrote it?"], ["notes.txt"]]
+        >>> take_question(groups), groups
+        ('Who wrote it?', [['act1.txt', 'act2.txt'], ['notes.txt']])
+    """
+    for names in groups:
+        if len(names) > 1 and not looks_like_file(names[-1]):
+            return names.pop()
+    return None
+
+
+FILE_NAME = re.compile(r"\S*[^\s.]\.[A-Za-z][A-Za-z0-9]{0,4}")  # no space, and an ending
+
+
+def looks_like_file(text: str) -> bool:
+    """Whether a text is the name of a file, as far as one can tell.
+
+    Example:
+        >>> [looks_like_file(text) for text in ("notes.txt", "-", "It was 3.5", "Who?", "e.g.")]
+        [True, True, False, False, False]
+    """
+    there = os.path.exists(text) and not os.path.isdir(text)
+    return text == "-" or there or bool(FILE_NAME.fullmatch(text))
 
 
 def command_answer(args: argparse.Namespace) -> None:
     """Run `minibert answer`."""
     if args.jsonl is not None:
-        with writing(args.output) as out:
-            for line in answer_lines(args):
-                out.write(line + "\n")
-                if args.output is None:
-                    out.flush()
+        check_output(args.output)
+        check_apart([args.jsonl], args.output)
+        with open_file(args.jsonl) as source:  # before the model, which may take longer
+            from minibert.commands.stream import answer_rows
+
+            answer_rows(load_answerer(args), source, args)
         return
     names, texts = read_texts(args)
+    if args.output is not None:
+        check_apart(names, args.output)
     answers = load_answerer(args).n_best(args.question, texts, args.top_k)
     with writing(args.output) as out:
         if args.json:
-            shown = [as_json(answer) for answer in answers]
+            shown = [asdict(answer) for answer in answers]
             out.write(dump(shown[0] if args.top_k == 1 else shown) + "\n")
         else:
             marks = marks_for(out)
@@ -126,7 +182,7 @@ def command_answer(args: argparse.Namespace) -> None:
             out.write("\n\n".join(blocks) + "\n")
 
 
-def load_answerer(args: argparse.Namespace) -> Any:
+def load_answerer(args: argparse.Namespace) -> QuestionAnswerer:
     """The QuestionAnswerer that the options describe."""
     from minibert.answering import QuestionAnswerer  # here: --help needs no NumPy
 
@@ -147,36 +203,52 @@ def load_answerer(args: argparse.Namespace) -> Any:
 def read_texts(args: argparse.Namespace) -> tuple[list[str], list[str]]:
     """The texts to search, and a name to show for each."""
     if args.text is not None:
+        if looks_like_file(args.text):
+            name = args.text
+            notice(f"minibert: {name!r} is the text that is searched; did you mean --file {name}?")
         return [""], [args.text]
-    if args.file:
-        return args.file, [read_file(path) for path in args.file]
-    if sys.stdin.isatty():
+    if args.file is not None:
+        names = [name for group in args.file for name in group]
+        return names, [read_file(name, may_be_empty=len(names) > 1) for name in names]
+    if sys.stdin is not None and sys.stdin.isatty():
         print("Type or paste the text, then Ctrl-D:", file=sys.stderr)
     return [""], [read_file("-")]
 
 
-def read_file(path: str) -> str:
+def read_file(path: str, may_be_empty: bool = False) -> str:
     """A whole UTF-8 file, or standard input for '-'.
 
     Raises:
-        InputError: it cannot be read, is not UTF-8, or is empty.
+        InputError: it cannot be read, is not UTF-8, or is empty and may not be.
     """
     shown = "standard input" if path == "-" else path
-    try:
-        data = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
-        text = data.decode("utf-8-sig")
-    except OSError as error:
-        raise InputError(f"{shown}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{shown}: is not UTF-8 text: byte {error.start}") from None
-    if not text:
+    with open_file(path) as file:
+        try:
+            text = file.read().decode("utf-8-sig")
+        except OSError as error:
+            raise InputError(f"{shown}: cannot be read: {error.strerror}") from None
+        except UnicodeDecodeError as error:
+            raise InputError(f"{shown}: is not UTF-8 text: byte {error.start}") from None
+    if not text and not may_be_empty:
         raise InputError(f"{shown}: is empty; the text to search cannot be")
     return text
 
 
-def as_json(answer: Answer) -> dict[str, Any]:
-    """An answer's fields, in their order."""
-    return asdict(answer)
+def open_file(path: str) -> AbstractContextManager[BinaryIO]:
+    """Open a file for reading, or standard input for '-', which stays open.
+
+    Raises:
+        InputError: that cannot be done.
+    """
+    if path == "-":
+        if sys.stdin is None:
+            raise InputError("standard input is closed; name a file")
+        return nullcontext(sys.stdin.buffer)
+    try:
+        return open(path, "rb")
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{path}: cannot be read: {reason}") from None
 
 
 def marks_for(out: TextIO) -> tuple[str, str]:
@@ -216,79 +288,3 @@ def sentence_around(text: str, start: int, end: int) -> tuple[int, int]:
         first = match.end()
     following = SENTENCE_END.search(text, max(start, end - 1), last)
     return first, following.end() if following else last
-
-
-def answer_lines(args: argparse.Namespace) -> Iterator[str]:
-    """Answer a JSON-lines file: one line out for each line in, in the same order."""
-    qa = load_answerer(args)
-    rows: list[dict[str, Any]] = []  # those whose answers are still to come
-    number = 0  # of the line that was read last
-
-    def examples() -> Iterator[tuple[str, Any]]:
-        nonlocal number
-        for number, line in enumerate(open_lines(args.jsonl), 1):
-            if not line.strip():
-                continue
-            row = parse_row(line, f"{args.jsonl}, line {number}")
-            rows.append(row)
-            yield row["question"], row["context"]
-
-    results = qa.n_best_many(examples(), args.top_k)
-    try:
-        for answers in progress(results, count_lines(args.jsonl), "questions", with_results=True):
-            row = rows.pop(0)
-            kept = {key: value for key, value in row.items() if key != "context"}
-            found = [as_json(answer) for answer in answers]
-            yield dump(kept | ({"answer": found[0]} if args.top_k == 1 else {"answers": found}))
-    except InputError as error:
-        if str(error).startswith(args.jsonl):  # it says already where it happened
-            raise
-        raise InputError(f"{args.jsonl}, line {number}: {error}") from None
-
-
-def open_lines(path: str) -> Iterator[str]:
-    """The lines of a UTF-8 file, or of standard input for '-', as they come.
-
-    Raises:
-        InputError: it cannot be read, or is not UTF-8.
-    """
-    try:
-        with open(sys.stdin.fileno() if path == "-" else path, "rb", closefd=path != "-") as file:
-            for number, line in enumerate(file, 1):
-                try:
-                    yield line.decode("utf-8-sig" if number == 1 else "utf-8")
-                except UnicodeDecodeError:
-                    raise InputError(f"{path}, line {number}: is not UTF-8 text") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
-
-
-def count_lines(path: str) -> int | None:
-    """How many questions a file holds; None for what can be read only once."""
-    if not Path(path).is_file():
-        return None
-    return sum(1 for line in open_lines(path) if line.strip())
-
-
-def parse_row(line: str, where: str) -> dict[str, Any]:
-    """One question of a JSON-lines file.
-
-    Raises:
-        InputError: it is not an object with a question and a context.
-    """
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{where}: is not JSON: {error}") from None
-    if not isinstance(row, dict):
-        raise InputError(f"{where}: must be an object, found {type(row).__name__}")
-    for key in ("question", "context"):
-        if key not in row:
-            raise InputError(f"{where}: has no {key!r}; found {', '.join(row) or 'nothing'}")
-    texts = row["context"] if isinstance(row["context"], list) else [row["context"]]
-    for key, text in [("question", row["question"]), *(("context", t) for t in texts)]:
-        if not isinstance(text, str) or not text:
-            raise InputError(f"{where}: {key!r} must be a non-empty string, got {text!r:.60}")
-    if not texts:
-        raise InputError(f"{where}: 'context' is an empty list")
-    return row

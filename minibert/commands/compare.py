@@ -11,6 +11,7 @@ from minibert.commands.options import (
     add_file_options,
     add_running_options,
     decoding_settings,
+    examples,
     read_data,
 )
 from minibert.files import check_output, writing
@@ -25,6 +26,10 @@ def add_command(commands: Any) -> None:
         help="measure several models on one SQuAD file",
         description="Run models over the same questions, one after the other, and print a table: "
         "exact match, F1, size of the weights on disk, questions a second.",
+        **examples(
+            "minibert compare --data dev-v2.0.json embedded my_model",
+            "minibert compare --data dev-v2.0.json --dtype float32 --dtype int8 --limit 1000",
+        ),
     )
     parser.set_defaults(run=command_compare, check=check_usage, parser=parser)
     parser.add_argument(

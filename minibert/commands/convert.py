@@ -5,6 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from minibert.commands.options import examples
+from minibert.options import STORED_DTYPES
+
 
 def add_command(commands: Any) -> None:
     """Describe the command and its options."""
@@ -14,6 +17,10 @@ def add_command(commands: Any) -> None:
         description="Write a model as a folder with model.safetensors, config.json and its "
         "tokenizer. Old pytorch_model.bin files are read without torch, and nothing in them is "
         "executed.",
+        **examples(
+            "minibert convert old_folder new_folder",
+            "minibert convert embedded folder --dtype float32",
+        ),
     )
     convert.set_defaults(run=command_convert)
     convert.add_argument(
@@ -24,7 +31,7 @@ def add_command(commands: Any) -> None:
     convert.add_argument("output", help="the folder to write")
     convert.add_argument(
         "--dtype",
-        choices=["float32", "float16", "int8"],
+        choices=STORED_DTYPES,
         default="float32",
         help="how to store the numbers; a model in int8 becomes floats of the same values, which "
         "other programs can read (default: float32)",

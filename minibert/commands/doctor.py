@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import os
 import platform
 import time
 from typing import Any
 
 from minibert import __version__
-from minibert.commands.options import dump
+from minibert.commands.options import dump, examples
 from minibert.errors import BackendError, MinibertError
 
 Findings = dict[str, dict[str, str]]
@@ -33,6 +34,10 @@ def add_command(commands: Any) -> None:
         description="Print versions, the processor and the kernels that it gets, and run the "
         "embedded model in each dtype beside the definition in NumPy. The status is 1 if they "
         "differ.",
+        **examples(
+            "minibert doctor",
+            "minibert doctor --json > findings.json",
+        ),
     )
     doctor.set_defaults(run=command_doctor)
     doctor.add_argument("--json", action="store_true", help="print JSON instead of prose")
@@ -58,8 +63,7 @@ def examine() -> Findings:
     """Everything worth knowing when something is slow or wrong, by title and name."""
     from minibert.kernels.cache import cache_folder, read_cache
     from minibert.kernels.cpu.compiler import cache_name
-    from minibert.kernels.cpu.pool import available_cores
-    from minibert.kernels.cpu.targets import find_target, host_targets
+    from minibert.kernels.cpu.targets import find_target
 
     target = find_target()
     folder = cache_folder()
@@ -69,13 +73,7 @@ def examine() -> Findings:
             "Python": f"{platform.python_version()}, {platform.system()} {platform.machine()}",
             **{name: version(name) for name in PACKAGES},
         },
-        "processor": {
-            "name": processor_name(),
-            "cores": str(available_cores()),
-            "kernels": target.name,
-            "others it can run": ", ".join(each.name for each in host_targets() if each != target)
-            + " (MINIBERT_CPU=NAME chooses)",
-        },
+        "processor": examine_processor(),
         "multiplies": {
             "float32": "fused multiply-add" if target.fma else "multiply, then add",
             "bfloat16": "dot products of pairs (vdpbf16ps)"
@@ -99,6 +97,23 @@ def examine() -> Findings:
         },
         "CUDA": examine_cuda(),
         "check": {dtype: check("cpu", dtype) for dtype in LIMITS} | check_cuda(),
+    }
+
+
+def examine_processor() -> dict[str, str]:
+    """The processor, how many of its cores work on a batch, and the kernels that it gets."""
+    from minibert.kernels.cpu.pool import available_cores, default_threads
+    from minibert.kernels.cpu.targets import find_target, host_targets
+
+    cores, threads = available_cores(), default_threads()
+    others = (each.name for each in host_targets() if each != find_target())
+    return {
+        "name": processor_name(),
+        "cores": str(cores),
+        "threads": str(threads)
+        + (f" (OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']})" if threads < cores else ""),
+        "kernels": find_target().name,
+        "others it can run": f"{', '.join(others)} (MINIBERT_CPU=NAME chooses)",
     }
 
 

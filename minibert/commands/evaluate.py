@@ -12,6 +12,7 @@ from minibert.commands.options import (
     add_file_options,
     add_model_options,
     decoding_settings,
+    examples,
     file_name,
     read_data,
 )
@@ -31,6 +32,10 @@ def add_command(commands: Any) -> None:
         help="measure a model, or predictions, on a SQuAD file",
         description="Answer all questions of a SQuAD file and print exact match and F1 as JSON, "
         "as the official script computes them. With --predictions nothing is run.",
+        **examples(
+            "minibert evaluate --data dev-v2.0.json --output-dir run --report report.html",
+            "minibert evaluate --data dev-v2.0.json --predictions run/predictions.json",
+        ),
     )
     parser.set_defaults(run=command_evaluate, check=check_usage, parser=parser)
     add_file_options(parser)

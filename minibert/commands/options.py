@@ -17,6 +17,24 @@ DECODING = {
 }
 
 
+class HelpFormatter(argparse.HelpFormatter):
+    """Fills the lines of a help text, but leaves its examples as they are."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return text if text.startswith(EXAMPLES) else super()._fill_text(text, width, indent)
+
+
+EXAMPLES = "examples:\n"
+
+
+def examples(*lines: str) -> dict[str, Any]:
+    """What a parser is made with for its help to end with examples."""
+    return {
+        "epilog": EXAMPLES + "\n".join(f"  {line}" for line in lines),
+        "formatter_class": HelpFormatter,
+    }
+
+
 def dump(value: Any) -> str:
     """One line of JSON, in plain UTF-8."""
     return json.dumps(value, ensure_ascii=False)

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from minibert.commands.options import examples
 from minibert.errors import BackendError
 from minibert.options import DEVICE_DTYPES, DTYPES
 
@@ -19,6 +20,10 @@ def add_command(commands: Any) -> None:
         "compiled when they first run. The cache is $MINIBERT_CACHE_DIR, or a folder 'minibert' in "
         "the user's cache folder; it must be readable when the kernels run. For GPUs, kernels are "
         "compiled for one model's shape; with --arch no GPU is needed.",
+        **examples(
+            "minibert warmup --dtype float32 --dtype int8",
+            "minibert warmup --device cuda --arch 9.0 --model my_model",
+        ),
     )
     warmup.set_defaults(run=command_warmup)
     warmup.add_argument(
@@ -112,7 +117,7 @@ def warm_up_cuda(
     from minibert.checkpoints.hub import find_model
     from minibert.config import BertConfig
     from minibert.kernels.cuda.detect import find_gpus
-    from minibert.kernels.cuda.functions import recipes_of
+    from minibert.kernels.cuda.launcher import recipes_of
     from minibert.kernels.cuda.recipes import LEAST_CAPABILITY, built_kernel, cache_path, is_built
 
     if capability is None:

@@ -95,8 +95,8 @@ class Bin(NamedTuple):
 def calibration_bins(probabilities: Floats, exact: Floats) -> list[Bin]:
     """Bins of equal width over the probabilities from 0 to 1; empty ones are left out."""
     edges = np.arange(1, CALIBRATION_BINS) / CALIBRATION_BINS
-    place = np.searchsorted(edges, probabilities, "right")
-    inside = [place == which for which in range(CALIBRATION_BINS)]
+    bin_of_each = np.searchsorted(edges, probabilities, "right")
+    inside = [bin_of_each == which for which in range(CALIBRATION_BINS)]
     return [
         Bin(int(chosen.sum()), float(probabilities[chosen].mean()), float(exact[chosen].mean()))
         for chosen in inside

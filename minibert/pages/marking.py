@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 from minibert.squad.files import SquadQuestion
 
-Span: TypeAlias = tuple[int, int]  # context[start:end], in characters
+CharSpan: TypeAlias = tuple[int, int]  # context[start:end], in characters
 LISTED = 10  # right answers of a mistake that are shown
 WHOLE = 700  # characters of a context that is shown whole
 MARGIN = 200  # characters of a longer one that are shown around each end of a span
@@ -18,7 +18,7 @@ SPACE = 40  # where such a part ends at a space, if there is one within so many 
 CUT = '<span class="cut"> […] </span>'
 
 
-def find(context: str, text: str) -> Span | None:
+def find(context: str, text: str) -> CharSpan | None:
     """Where a text stands first in its context, whatever white space is between its words.
 
     Example:
@@ -29,18 +29,18 @@ def find(context: str, text: str) -> Span | None:
     return found.span() if found and found[0] else None
 
 
-def gold_spans(question: SquadQuestion) -> list[Span]:
+def gold_spans(question: SquadQuestion) -> list[CharSpan]:
     """Where the first right answers stand, those that are in the context."""
     spans = []
     for text, start in dict.fromkeys((gold.text, gold.start) for gold in question.answers[:LISTED]):
         if text and start is not None and question.context.startswith(text, start):
             spans.append((start, start + len(text)))
-        elif place := find(question.context, text):
-            spans.append(place)
+        elif span := find(question.context, text):
+            spans.append(span)
     return spans
 
 
-def marked(context: str, golds: Sequence[Span], predicted: Span | None) -> str:
+def marked(context: str, golds: Sequence[CharSpan], predicted: CharSpan | None) -> str:
     """A context as HTML, the right answers in <mark> and the prediction in <ins>.
 
     It is taken apart wherever a span begins or ends, as spans may overlap and elements may not.
@@ -65,11 +65,11 @@ def marked(context: str, golds: Sequence[Span], predicted: Span | None) -> str:
     return "".join(parts) + CUT * (shown < len(context))
 
 
-def excerpts(context: str, spans: Sequence[Span]) -> list[Span]:
+def excerpts(context: str, spans: Sequence[CharSpan]) -> list[CharSpan]:
     """The parts of a context to show: all if it is short, else what is around the ends of spans."""
     if len(context) <= WHOLE:
         return [(0, len(context))]
-    parts: list[Span] = []
+    parts: list[CharSpan] = []
     for edge in sorted(edge for span in spans or [(0, MARGIN)] for edge in span):
         begin, end = max(edge - MARGIN, 0), min(edge + MARGIN, len(context))
         if begin:  # behind a space and before one, where one is near

@@ -436,14 +436,14 @@ def mistake(
 ) -> Iterator[str]:
     """A question with its context, prediction and right answers."""
     predicted = evaluation.predictions[question.id]
-    place = None
+    span = None
     if predicted:
-        place = evaluation.places.get(question.id) or find(question.context, predicted)
+        span = evaluation.spans.get(question.id) or find(question.context, predicted)
     answers = list(dict.fromkeys(gold.text for gold in question.answers))
     yield f'<article>\n<h3 dir="auto">{escape(question.question) or "(an empty question)"}</h3>'
-    text = marked(question.context, gold_spans(question), place)
+    text = marked(question.context, gold_spans(question), span)
     yield f'<p class="context" dir="auto">{text}</p>\n<dl>'
-    lost = " (not found in the text)" if predicted and place is None else ""
+    lost = " (not found in the text)" if predicted and span is None else ""
     yield f"<dt>predicted</dt><dd>{quoted(predicted)}{lost}</dd>\n<dt>right</dt>"
     yield from (f"<dd>{quoted(answer)}</dd>" for answer in answers[:LISTED] or [""])
     if len(answers) > LISTED:

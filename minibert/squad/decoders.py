@@ -72,7 +72,7 @@ class Prediction:
     best_text: str  # the best that is not "no answer"
     null_odds: float | None  # how much better "no answer" is; None where it is not an answer
     probability: float  # of the text, in the decoder's sense
-    place: tuple[int, int]  # start and end of the text in its context, in characters
+    span: tuple[int, int]  # start and end of the text in its context, in characters
     n_best: list[dict[str, Any]]  # text and figures of the n best, best first
 
 
@@ -129,7 +129,7 @@ class RunSquad:
             best_text=found.best.text,
             null_odds=found.null_odds,
             probability=chosen.probability,
-            place=(chosen.start, chosen.end),
+            span=(chosen.start, chosen.end),
             n_best=[
                 {
                     "text": entry.text,
@@ -204,7 +204,7 @@ class Pipeline(_Plain):
             best_text=best["answer"],
             null_odds=odds,
             probability=min(1.0, null_score if none else best["score"]),
-            place=(0, 0) if none else (best["start"], best["end"]),
+            span=(0, 0) if none else (best["start"], best["end"]),
             n_best=[{"text": e["answer"], "probability": e["score"]} for e in entries],
         )
 
@@ -234,7 +234,7 @@ class Answerer(_Plain):
             best_text=best.text,
             null_odds=chosen.null_score - best.score if settings.with_null else None,
             probability=chosen.probability,
-            place=(chosen.start, chosen.end),
+            span=(chosen.start, chosen.end),
             n_best=[
                 {"text": a.text, "probability": a.probability, "score": a.score}
                 for a in answers

@@ -53,7 +53,7 @@ class Evaluation:
     # Of each prediction, by the decoder that made it, "no answer" too: from 0 to 1.
     probabilities: Mapping[str, float] | None = None
     # Where each predicted text stands in its context: start and end, in characters.
-    places: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    spans: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     about: Mapping[str, str] = field(default_factory=dict)  # model, dtype ...: name -> value
     null_threshold: float | None = None  # odds above it are "no answer"
     questions_per_second: float | None = None  # of those that this run answered
@@ -145,7 +145,7 @@ def evaluate(
         null_odds=odds,
         best_texts={key: answer.best_text for key, answer in found.items()},
         probabilities={key: answer.probability for key, answer in found.items()},
-        places={key: answer.place for key, answer in found.items() if any(answer.place)},
+        spans={key: answer.span for key, answer in found.items() if any(answer.span)},
         about=describe(model, data, settings),
         null_threshold=settings.null_threshold,
         questions_per_second=len(rest) / seconds if rest else None,

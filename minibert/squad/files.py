@@ -66,7 +66,7 @@ def read_squad(path: str | Path) -> SquadData:
 
     Raises:
         InputError: it cannot be read, is damaged, holds no question, or is of another form; with
-            the place of each problem.
+            where each problem is.
     """
     text = read_compressed(path)
     document = parse_json(path, text)
@@ -122,7 +122,7 @@ def parse_json(path: str | Path, data: bytes) -> Any:
 
 
 class _Reader:
-    """Walks through a SQuAD document and keeps every problem with its place."""
+    """Walks through a SQuAD document and keeps every problem and where it is."""
 
     def __init__(self) -> None:
         self.problems: list[str] = []
@@ -138,10 +138,10 @@ class _Reader:
             at = f"data[{number}]"
             title = article.get("title", "") if isinstance(article, dict) else ""
             for p, paragraph in enumerate(self.part(article, "paragraphs", list, at, [])):
-                place = f"{at}.paragraphs[{p}]"
-                context = self.part(paragraph, "context", str, place, "")
-                for q, qa in enumerate(self.part(paragraph, "qas", list, place, [])):
-                    where = f"{place}.qas[{q}]"
+                paragraph_at = f"{at}.paragraphs[{p}]"
+                context = self.part(paragraph, "context", str, paragraph_at, "")
+                for q, qa in enumerate(self.part(paragraph, "qas", list, paragraph_at, [])):
+                    where = f"{paragraph_at}.qas[{q}]"
                     questions.append(
                         SquadQuestion(
                             self.identifier(qa, where),
@@ -163,8 +163,8 @@ class _Reader:
         elif not isinstance(parent[key], kind):
             found = type(parent[key]).__name__
             self.problems.append(f"{where}.{key} must be a {kind.__name__}, found {found}")
-        elif kind is str and (place := half_surrogate(parent[key])) is not None:
-            self.problems.append(f"{where}.{key} holds half of a surrogate pair, character {place}")
+        elif kind is str and (index := half_surrogate(parent[key])) is not None:
+            self.problems.append(f"{where}.{key} holds half of a surrogate pair, character {index}")
         else:
             return parent[key]
         return otherwise

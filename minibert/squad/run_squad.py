@@ -93,7 +93,7 @@ class Words:
 
     texts: list[str]
     basic: list[str]  # each as the tokenizer sees it: lower case, spaces around punctuation
-    places: list[tuple[int, int]]  # in characters of the text
+    offsets: list[tuple[int, int]]  # in characters of the text
     of_token: Ints  # [N] which word each token is from
 
 
@@ -108,15 +108,15 @@ class WordSplitter:
         """Split a text."""
         gaps = [match.span() for match in SPACE.finditer(text)]
         begins, ends = [0, *(end for _, end in gaps)], [*(begin for begin, _ in gaps), len(text)]
-        places = [(a, b) for a, b in zip(begins, ends, strict=True) if a < b]
-        texts = [text[a:b] for a, b in places]
-        first = np.array([a for a, _ in places], np.int32)
-        offsets = self.tokenizer.encode(text).offsets
+        offsets = [(a, b) for a, b in zip(begins, ends, strict=True) if a < b]
+        texts = [text[a:b] for a, b in offsets]
+        first = np.array([a for a, _ in offsets], np.int32)
+        starts = self.tokenizer.encode(text).offsets[:, 0]
         return Words(
             texts=texts,
             basic=[" ".join(self.tokenizer.basic_words(word)) for word in texts],
-            places=places,
-            of_token=np.searchsorted(first, offsets[:, 0], side="right").astype(np.int32) - 1,
+            offsets=offsets,
+            of_token=np.searchsorted(first, starts, side="right").astype(np.int32) - 1,
         )
 
 
@@ -142,12 +142,12 @@ def answer_text(names: list[str], words: list[str], basic: list[str]) -> str:
     begin = seen.find(wanted)
     if begin < 0 or not wanted or wanted == seen:
         return whole
-    places = [i for i, char in enumerate(whole) if char != " "]
-    if len(places) != len(seen) - seen.count(" "):
+    shown = [i for i, char in enumerate(whole) if char != " "]
+    if len(shown) != len(seen) - seen.count(" "):
         return whole
     first = begin - seen.count(" ", 0, begin)  # among the characters that are not spaces
     last = first + len(wanted) - wanted.count(" ") - 1
-    return whole[places[first] : places[last] + 1]
+    return whole[shown[first] : shown[last] + 1]
 
 
 # ---------------------------------------------------------------- the n best
@@ -231,9 +231,9 @@ def n_best(
         if window == NULL:
             found.setdefault("", Entry("", 0.0, null_start, null_end))
             continue
-        text, place = _text_of_span(windows[window], first, last, words, tokenizer)
+        text, span = _text_of_span(windows[window], first, last, words, tokenizer)
         start, end = logits[window]
-        entry = Entry(text, 0.0, float(start[first]), float(end[last]), *place)
+        entry = Entry(text, 0.0, float(start[first]), float(end[last]), *span)
         found.setdefault(text, entry)
     entries = list(found.values())
     if with_null and "" not in found:
@@ -264,7 +264,7 @@ def _candidates(
         in_text[window.offset : window.offset + len(mine)] = True
         may_start = np.zeros(len(window), bool)
         may_start[window.offset : window.offset + len(mine)] = mine
-        first, last = _best_places(start, n), _best_places(end, n)
+        first, last = _best_tokens(start, n), _best_tokens(end, n)
         length = last[None, :] - first[:, None] + 1  # [n, n]
         allowed = may_start[first][:, None] & in_text[last][None, :]
         allowed &= (length >= 1) & (length <= longest)
@@ -275,7 +275,7 @@ def _candidates(
     return np.concatenate(spans), np.concatenate(sums)
 
 
-def _best_places(logits: NDArray[np.float32], n: int) -> NDArray[np.int64]:
+def _best_tokens(logits: NDArray[np.float32], n: int) -> NDArray[np.int64]:
     """Where the n largest are, the largest first; of equals, the first."""
     return np.argsort(-logits, kind="stable")[:n]
 
@@ -289,10 +289,10 @@ def _text_of_span(
     names = tokenizer.names(window.input_ids[first : last + 1])
     text = answer_text(names, words.texts[chosen], words.basic[chosen])
     offsets = window.context.offsets
-    place = int(offsets[begin, 0]), int(offsets[end, 1])
-    if " ".join(SPACE.split(window.context.text[slice(*place)])) != text:  # whole words, then
-        place = words.places[chosen][0][0], words.places[chosen][-1][1]
-    return text, place
+    span = int(offsets[begin, 0]), int(offsets[end, 1])
+    if " ".join(SPACE.split(window.context.text[slice(*span)])) != text:  # whole words, then
+        span = words.offsets[chosen][0][0], words.offsets[chosen][-1][1]
+    return text, span
 
 
 def _softmax(scores: list[float]) -> list[float]:
