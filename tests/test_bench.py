@@ -88,7 +88,7 @@ def test_wrong_usage_exits_with_2_and_says_why(arguments, message, capsys):
 # ---------------------------------------------------------------- numbers and tables
 
 
-@pytest.mark.parametrize("room", [gemm, options, roofline, squad, tables, workload])
+@pytest.mark.parametrize("room", [gemm, options, peers, roofline, squad, tables, workload])
 def test_examples_in_docstrings_run(room):
     found = doctest.testmod(room)
     assert found.attempted

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmark.machine import count_cores
-from benchmark.peers import Peer
+from benchmark.peers import Peer, files_for
 from benchmark.processes import Worker, say
 from benchmark.results import Case, Results, Series
 from benchmark.tables import three_digits
@@ -64,34 +64,23 @@ def prepare_model(folder: Path, shape: str, peers: Sequence[Peer], results: Resu
     return path
 
 
-def prepare_embedded(
-    folder: Path, peers: Sequence[Peer], results: Results, names: Sequence[str] = ()
-) -> Path:
+def prepare_embedded(folder: Path, peers: Sequence[Peer], results: Results) -> Path:
     """A folder with the embedded model in float32, and with the files that the peers read."""
     path = folder / "embedded"
     if not path.exists() and (source := float32_model(None, path)) != str(path):
         shutil.copytree(source, path)
-    build_files(path, peers, results, names)
+    build_files(path, peers, results)
     return path
 
 
-def build_files(
-    folder: Path, peers: Sequence[Peer], results: Results, names: Sequence[str] = ()
-) -> None:
-    """Make the files that peers read beside a model's, and note which cannot be made.
-
-    Args:
-        folder: the model's.
-        peers: who will read them.
-        results: where to note.
-        names: files that will do, in the order of BUILT; none: all that there are.
-    """
+def build_files(folder: Path, peers: Sequence[Peer], results: Results) -> None:
+    """Make the files that peers read beside a model's, and note which cannot be made."""
     if all((folder / peer.file).exists() for peer in peers):
         return
     say(f"{folder.name}: building the peers' models")
     worker = Worker("the peers' models", count_cores(), "build")
     with contextlib.closing(worker):
-        failed = worker.ask(do="build", folder=str(folder), names=list(names))
+        failed = worker.ask(do="build", folder=str(folder), names=files_for(peers))
     for name, reason in failed.items():
         results.note(f"{name} could not be built: {reason}")
 

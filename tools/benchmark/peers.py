@@ -14,6 +14,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -327,8 +328,8 @@ def make_openvino_int8(folder: Path) -> None:
     ov.save_model(model, folder / "openvino-int8.xml", compress_to_fp16=False)
 
 
-def make_ctranslate2(folder: Path) -> None:
-    """Convert the encoder alone, in both precisions."""
+def make_ctranslate2(folder: Path, dtype: str) -> None:
+    """Convert the encoder alone."""
     from ctranslate2.converters import TransformersConverter
     from transformers import BertModel
 
@@ -343,19 +344,35 @@ def make_ctranslate2(folder: Path) -> None:
         (encoder / "config.json").write_text(json.dumps(config), encoding="utf-8")
         tokenizer = {"tokenizer_class": "BertTokenizer", "model_max_length": 512}
         (encoder / "tokenizer_config.json").write_text(json.dumps(tokenizer), encoding="utf-8")
-        for dtype in ("float32", "int8"):
-            converter = TransformersConverter(name)
-            converter.convert(str(folder / f"ctranslate2-{dtype}"), quantization=dtype)
+        converter = TransformersConverter(name)
+        converter.convert(str(folder / CTRANSLATE2_FILES[dtype]), quantization=dtype)
 
 
-# In this order: later ones read what earlier ones wrote.
-BUILT: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
-    "model.onnx": (make_onnx, (*TORCH, "onnx")),
-    "int8.onnx": (make_onnx_int8, ("onnxruntime", "onnx")),
-    "openvino.xml": (make_openvino, ("openvino",)),
-    "openvino-int8.xml": (make_openvino_int8, ("openvino", "nncf")),
-    "ctranslate2-int8": (make_ctranslate2, ("ctranslate2", *TORCH)),
+# What makes each file, the modules for it, and the file that it is made of, which stands before it.
+BUILT: dict[str, tuple[Callable[[Path], None], tuple[str, ...], str]] = {
+    "model.onnx": (make_onnx, (*TORCH, "onnx"), ""),
+    "int8.onnx": (make_onnx_int8, ("onnxruntime", "onnx"), "model.onnx"),
+    "openvino.xml": (make_openvino, ("openvino",), "model.onnx"),
+    "openvino-int8.xml": (make_openvino_int8, ("openvino", "nncf"), "openvino.xml"),
+    **{
+        file: (partial(make_ctranslate2, dtype=dtype), ("ctranslate2", *TORCH), "")
+        for dtype, file in CTRANSLATE2_FILES.items()
+    },
 }
+
+
+def files_for(peers: Sequence[Peer]) -> list[str]:
+    """The files that peers read, and those that these are made of, in the order of making.
+
+    Example:
+        >>> files_for([peer_of("onnxruntime", "int8"), peer_of("torch", "float32")])
+        ['model.onnx', 'int8.onnx']
+    """
+    wanted = {peer.file for peer in peers}
+    for name in reversed(BUILT):
+        if name in wanted:
+            wanted.add(BUILT[name][2])
+    return [name for name in BUILT if name in wanted]
 
 
 def remove(path: Path) -> None:
@@ -371,7 +388,7 @@ def build(folder: Path, names: Sequence[str]) -> dict[str, str]:
 
     Args:
         folder: the model's.
-        names: of those files, in the order of BUILT.
+        names: of those files, in the order of making.
 
     Returns:
         Which files could not be made: name -> why.
@@ -381,7 +398,7 @@ def build(folder: Path, names: Sequence[str]) -> dict[str, str]:
     for name in names:
         if (folder / name).exists():
             continue
-        make, needs = BUILT[name]
+        make, needs, _ = BUILT[name]
         if missing := missing_modules(needs):
             failed[name] = f"no {' and no '.join(missing)} here"
             continue

@@ -272,9 +272,7 @@ def load_sides(
         BenchError: minibert cannot.
     """
     folder = stack.enter_context(model_folder(args.keep))
-    if files := [peer.file for peer in peers if peer.file]:
-        names = dict.fromkeys(["model.onnx", *files])  # the others are made of the first
-        folder = prepare_embedded(folder, peers, results, tuple(names))
+    folder = prepare_embedded(folder, peers, results)
     workers = {}
     for peer in peers:
         if not (folder / peer.file).exists():

@@ -25,7 +25,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from benchmark.peers import BUILT, Peer, build, peer_of
+from benchmark.peers import Peer, build, peer_of
 from benchmark.workload import (
     CONTEXT,
     QUESTIONS,
@@ -174,8 +174,8 @@ class Serve:
 
 
 def answer_build(message: Mapping[str, Any]) -> Answer:
-    """Make the files that peers need of the model in a `folder`."""
-    return build(Path(message["folder"]), message["names"] or tuple(BUILT))
+    """Make some files, by their `names`, that peers need of the model in a `folder`."""
+    return build(Path(message["folder"]), message["names"])
 
 
 def answerer(role: str, arguments: list[str]) -> Callable[[Mapping[str, Any]], Answer]:
