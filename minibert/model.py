@@ -74,7 +74,7 @@ class Model:
 
         Args:
             question: not empty.
-            texts: one that is not empty, or several: those without a token are passed over.
+            texts: one that is not empty, or several: those without a word are passed over.
             max_seq_length: longest window, in tokens; None for 384, as in SQuAD's scripts, or
                 less if the model or its tokenizer says so.
             doc_stride: tokens that neighbouring windows share; None for 128, or half a window.
@@ -102,7 +102,8 @@ class Model:
         windows = []
         for number, text in enumerate(texts):
             context = self.tokenizer.encode(text)
-            if not len(context) and len(texts) > 1:  # a blank page: it has nothing to say
+            # A blank page, which to some tokenizers is a token or two, has nothing to say.
+            if len(texts) > 1 and not (len(context) and text.strip()):
                 continue
             asked = tokens
             if max_question_length is not None and (truncate_always or room < min(1, len(context))):

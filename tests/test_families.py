@@ -188,6 +188,13 @@ def test_robertas_windows_have_two_separators_and_one_type(roberta):
     assert window.offset == len(question) + 3
 
 
+def test_a_blank_page_has_tokens_of_bytes_and_is_passed_over_all_the_same(roberta):
+    model = load_model(roberta)
+    assert len(model.tokenizer.encode(" \n\n"))
+    windows = model.windows("who sailed", [" \n\n", "ada lee", ""])
+    assert [window.document for window in windows] == [1]
+
+
 def test_tokens_of_bytes_stand_for_whole_characters_without_the_space_before(roberta):
     text = "ada  lée 東"
     tokens = load_model(roberta).tokenizer.encode(text)
