@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from minibert.errors import ConfigError, ModelNotFoundError
+from minibert.families import FAMILIES
 
 LARGEST = {"num_hidden_layers": 1000}  # sizes beyond these are a damaged file, not a model
 LARGEST_SIZE = 10**8
@@ -23,6 +24,20 @@ ACTIVATIONS = {
     "silu": "silu",
     "swish": "silu",
 }
+
+
+# Fields of BertConfig that config.json has.
+FIELDS = (
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "max_position_embeddings",
+    "type_vocab_size",
+    "layer_norm_eps",
+    "hidden_act",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +59,8 @@ class BertConfig:
     type_vocab_size: int = 2  # 0 = question, 1 = text
     layer_norm_eps: float = 1e-12
     hidden_act: str = "gelu"
+    family: str = "bert"  # model_type in config.json, a key of `FAMILIES`
+    first_position: int = 0  # row of the position table for the first token of a window
 
     def __post_init__(self) -> None:
         """Reject shapes the encoder cannot run; all problems at once."""
@@ -63,10 +80,14 @@ class BertConfig:
                     f"{name} must be a whole number of at least 1 and at most {largest}, "
                     f"got {value!r:.80}"
                 )
-        if type(self.type_vocab_size) is not int or not 2 <= self.type_vocab_size <= LARGEST_SIZE:
+        types, least = self.type_vocab_size, max(1, FAMILIES[self.family].token_types)
+        if type(types) is not int or not least <= types <= LARGEST_SIZE:
+            why = " (question and text)" if least == 2 else ""
+            problems.append(f"type_vocab_size must be at least {least}{why}, got {types!r}")
+        first, positions = self.first_position, self.max_position_embeddings
+        if not problems and (type(first) is not int or not 0 <= first < positions):
             problems.append(
-                "type_vocab_size must be at least 2 (question and text), "
-                f"got {self.type_vocab_size!r}"
+                f"the first position, pad_token_id + 1, must be below {positions}, got {first!r}"
             )
         eps = self.layer_norm_eps
         if type(eps) not in (int, float) or not (math.isfinite(eps) and eps >= 0):
@@ -82,6 +103,11 @@ class BertConfig:
             )
         if problems:
             raise ConfigError("; ".join(problems))
+
+    @property
+    def longest_window(self) -> int:
+        """Tokens of a window for which there are positions."""
+        return self.max_position_embeddings - self.first_position
 
     @property
     def activation(self) -> str:
@@ -102,20 +128,33 @@ class BertConfig:
         """
         reasons = []
         model_type = raw.get("model_type", "bert")  # Google's bert_config.json has none
-        if model_type != "bert":
-            reasons.append(f"model_type is {model_type!r}, and minibert runs 'bert' only")
+        family = FAMILIES.get(model_type) if isinstance(model_type, str) else None
+        if family is None:
+            known = ", ".join(FAMILIES)
+            reasons.append(f"model_type is {model_type!r}, and minibert runs {known}")
+            family = FAMILIES["bert"]
         position = raw.get("position_embedding_type", "absolute")
         if position != "absolute":
             reasons.append(f"position_embedding_type is {position!r}, expected 'absolute'")
         for flag in ("is_decoder", "is_encoder_decoder", "add_cross_attention"):
             if raw.get(flag):
                 reasons.append(f"{flag} is true, expected an encoder")
-        if (width := raw.get("embedding_size", raw.get("hidden_size"))) != raw.get("hidden_size"):
+        values = dict(family.defaults)
+        for name in FIELDS:
+            if (key := family.keys.get(name, name)) in raw:
+                values[name] = raw[key]
+        hidden = values.get("hidden_size", cls.hidden_size)
+        width = raw.get("embedding_size", 128 if model_type == "electra" else hidden)
+        if width != hidden:
             reasons.append(f"embedding_size {width!r} differs from hidden_size")
         if reasons:
             raise ConfigError("not a BERT encoder with absolute positions: " + "; ".join(reasons))
-        known = {field.name for field in fields(cls)}
-        return cls(**{name: value for name, value in raw.items() if name in known})
+        if not family.token_types:
+            values["type_vocab_size"] = 1  # every token is of the same type
+        if family.positions_after_padding:
+            padding = raw.get("pad_token_id", 1)
+            values["first_position"] = padding + 1 if type(padding) is int else padding
+        return cls(family=str(model_type), **values)
 
     @classmethod
     def from_json(cls, path: Path) -> BertConfig:

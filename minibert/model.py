@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,10 @@ from minibert.kernels.backend import Backend, get_backend
 from minibert.parameters import Parameters
 from minibert.reading import BATCH_TOKENS, GPU_BATCH_TOKENS, Example, Key, read_examples
 from minibert.spans import Logits
-from minibert.tokenizer import Tokenizer, load_tokenizer
+from minibert.tokenizer import Pair, Tokenizer, load_tokenizer
 from minibert.trace import Trace
 from minibert.weights import load_weights
-from minibert.windows import Window, make_windows, text_room
+from minibert.windows import Window, make_windows
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,9 +49,15 @@ class Model:
         return self.kernels.dtype
 
     @property
+    def pair(self) -> Pair:
+        """How a question and a text are joined; types only where the model knows two."""
+        pair = self.tokenizer.pair
+        return pair if self.config.type_vocab_size > 1 else replace(pair, text_type=0)
+
+    @property
     def usual_seq_length(self) -> int:
         """Tokens of a window where nobody says: 384, as SQuAD's scripts, or the model's limit."""
-        positions = self.config.max_position_embeddings
+        positions = self.config.longest_window
         return min(384, self.tokenizer.model_max_length or 384, positions)
 
     def windows(
@@ -68,7 +74,7 @@ class Model:
 
         Args:
             question: not empty.
-            texts: one that is not empty, or several: those without a token are passed over.
+            texts: one that is not empty, or several: those without a word are passed over.
             max_seq_length: longest window, in tokens; None for 384, as in SQuAD's scripts, or
                 less if the model or its tokenizer says so.
             doc_stride: tokens that neighbouring windows share; None for 128, or half a window.
@@ -81,7 +87,7 @@ class Model:
         check_text("question", question)
         for text in texts:
             check_text("context", text, may_be_empty=len(texts) > 1)
-        positions = self.config.max_position_embeddings
+        positions = self.config.longest_window
         if max_seq_length is None:
             max_seq_length = self.usual_seq_length
         if max_seq_length > positions:
@@ -92,21 +98,20 @@ class Model:
         if doc_stride is None:
             doc_stride = min(128, max_seq_length // 2)
         tokens = self.tokenizer.encode(question)
+        room = self.pair.text_room(tokens, max_seq_length)
         windows = []
         for number, text in enumerate(texts):
             context = self.tokenizer.encode(text)
-            if not len(context) and len(texts) > 1:  # a blank page: it has nothing to say
+            # A blank page, which to some tokenizers is a token or two, has nothing to say.
+            if len(texts) > 1 and not (len(context) and text.strip()):
                 continue
             asked = tokens
-            if max_question_length is not None and (
-                truncate_always or text_room(tokens, max_seq_length) < min(1, len(context))
-            ):
+            if max_question_length is not None and (truncate_always or room < min(1, len(context))):
                 asked = tokens.first(max_question_length)
             windows += make_windows(
                 asked,
                 context,
-                cls_id=self.tokenizer.cls_id,
-                sep_id=self.tokenizer.sep_id,
+                pair=self.pair,
                 max_seq_length=max_seq_length,
                 doc_stride=doc_stride,
                 document=number,
@@ -200,7 +205,7 @@ def load_model(
         raise InputError(f"tokenizer must be a folder or a Tokenizer, got {tokenizer!r:.80}")
     if not isinstance(tokenizer, Tokenizer):
         folder = files.folder if tokenizer is None else Path(os.path.expanduser(tokenizer))
-        tokenizer = load_tokenizer(folder)
+        tokenizer = load_tokenizer(folder, config.family)
     try:
         tokenizer.check_fits(config)
     except TokenizerError as error:

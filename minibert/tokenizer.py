@@ -9,6 +9,7 @@ In: a question or a text.  Out: `Tokens`.  Next: minibert/windows.py.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -16,11 +17,14 @@ from typing import Any
 
 import numpy as np
 import tokenizers
-from tokenizers import AddedToken, models, normalizers, pre_tokenizers
+from tokenizers import AddedToken, models, normalizers, pre_tokenizers, processors
 
 from minibert.arrays import Ints
 from minibert.config import BertConfig, read_json_object
 from minibert.errors import ConfigError, InputError, ModelNotFoundError, TokenizerError
+from minibert.families import FAMILIES
+
+MOST_ROUNDING = 128  # trainers round embedding tables up to a multiple of so many rows
 
 # Texts whose tokens are kept, so that a text that is asked many questions is tokenised once.
 CACHED_TEXTS = 64
@@ -44,6 +48,23 @@ class Tokens:
     def first(self, count: int) -> Tokens:
         """The first `count` tokens."""
         return Tokens(self.text, self.ids[:count], self.offsets[:count], self.words[:count])
+
+
+@dataclass(frozen=True)
+class Pair:
+    """How a model joins a question and a text: [CLS] question [SEP] text [SEP].
+
+    RoBERTa has two [SEP] between them, and writes <s> and </s>.
+    """
+
+    cls_id: int
+    sep_id: int
+    separators: int = 1  # [SEP] between the question and the text
+    text_type: int = 1  # token type of the text; 0 where a model does not tell it from the question
+
+    def text_room(self, question: Tokens, max_seq_length: int) -> int:
+        """Tokens of a window left for the text, beside the question, [CLS] and all [SEP]."""
+        return max_seq_length - len(question) - self.separators - 2
 
 
 class Tokenizer:
@@ -70,16 +91,25 @@ class Tokenizer:
         backend.no_truncation()  # windows.py cuts long texts itself
         backend.no_padding()
         self.backend = backend
-        self.cls_id, self.sep_id = (_special_id(backend, t) for t in (cls_token, sep_token))
+        self.pair = find_pair(backend, *(_special_id(backend, t) for t in (cls_token, sep_token)))
         self.model_max_length = model_max_length
         self.encode = lru_cache(CACHED_TEXTS)(self._encode)
         self._names: dict[int, str] | None = None  # made when first asked for
         self._arguments = (backend, cls_token, sep_token, model_max_length)
-        self._check_layout()
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle what it was made of: a cache cannot travel to another process."""
         return Tokenizer, self._arguments
+
+    @property
+    def cls_id(self) -> int:
+        """Id of the token that begins a window."""
+        return self.pair.cls_id
+
+    @property
+    def has_word_pieces(self) -> bool:
+        """Whether the tokens are BERT's: parts of words, of which the later ones begin with ##."""
+        return isinstance(self.backend.model, models.WordPiece)
 
     @property
     def vocab_size(self) -> int:
@@ -128,38 +158,19 @@ class Tokenizer:
             self._names = {token: name for name, token in vocabulary.items()}
         return [self._names[token] for token in ids.tolist()]
 
-    def _check_layout(self) -> None:
-        """Refuse a splitter that does not build [CLS] question [SEP] text [SEP]."""
-        if self.backend.post_processor is None:
-            return
-        pair = self.backend.encode("a", "b")
-        part = [
-            [i for i, seq in zip(pair.ids, pair.sequence_ids, strict=True) if seq == n]
-            for n in (0, 1)
-        ]
-        want = [self.cls_id, *part[0], self.sep_id, *part[1], self.sep_id]
-        types = [0] * (len(part[0]) + 2) + [1] * (len(part[1]) + 1)
-        if pair.ids != want or pair.type_ids != types:
-            raise TokenizerError(
-                "the tokenizer joins a question and a text as "
-                f"{' '.join(pair.tokens)} (token types {pair.type_ids}), "
-                "and BERT as [CLS] question [SEP] text [SEP] (token types 0 and 1)"
-            )
-
     def check_fits(self, config: BertConfig) -> None:
         """Compare the vocabulary with the model's embedding table.
 
+        A table may have more rows: some trainers round it up for the GPU, others leave room.
+
         Raises:
-            TokenizerError: they belong to different models.
+            TokenizerError: there are more tokens than rows: they belong to different models.
         """
         rows, tokens = config.vocab_size, self.vocab_size
-        # Some trainers round the table up for the GPU; those rows belong to no token.
-        rounded = {-(-tokens // multiple) * multiple for multiple in (1, 8, 16, 32, 64, 128)}
-        if rows not in rounded:
+        if tokens > rows:
             raise TokenizerError(
-                f"the vocabulary has {tokens} tokens, {'more' if tokens > rows else 'fewer'} than "
-                f"the {rows} rows of the model's word embeddings. "
-                "Is the tokenizer from the same model?"
+                f"the vocabulary has {tokens} tokens, more than the {rows} rows of the model's "
+                "word embeddings. Is the tokenizer from the same model?"
             )
         highest = max(self.backend.get_vocab(with_added_tokens=True).values())
         if highest >= rows:
@@ -167,6 +178,38 @@ class Tokenizer:
                 f"the vocabulary has a token with id {highest}, beyond the {rows} rows of the "
                 "model's word embeddings"
             )
+        if rows > -(-tokens // MOST_ROUNDING) * MOST_ROUNDING:
+            warnings.warn(
+                f"the vocabulary has {tokens} tokens and the model's word embeddings {rows} rows. "
+                "If answers make no sense, is the tokenizer from the same model?",
+                stacklevel=2,
+            )
+
+
+def find_pair(backend: tokenizers.Tokenizer, cls_id: int, sep_id: int) -> Pair:
+    """How a splitter joins a question and a text; as BERT does, if it does not say.
+
+    Raises:
+        TokenizerError: neither as BERT nor as RoBERTa.
+    """
+    if backend.post_processor is None:
+        return Pair(cls_id, sep_id)
+    both = backend.encode("a", "b")
+    question, text = (
+        [i for i, part in zip(both.ids, both.sequence_ids, strict=True) if part == n]
+        for n in (0, 1)
+    )
+    for separators, text_type in ((1, 1), (2, 0)):
+        between = [sep_id] * separators
+        ids = [cls_id, *question, *between, *text, sep_id]
+        types = [0] * (len(question) + separators + 1) + [text_type] * (len(text) + 1)
+        if both.ids == ids and both.type_ids == types:
+            return Pair(cls_id, sep_id, separators, text_type)
+    raise TokenizerError(
+        f"the tokenizer joins a question and a text as {' '.join(both.tokens)} (token types "
+        f"{both.type_ids}), and BERT as [CLS] question [SEP] text [SEP] (token types 0 and 1), "
+        "RoBERTa as <s> question </s></s> text </s>"
+    )
 
 
 def _special_id(backend: tokenizers.Tokenizer, token: str) -> int:
@@ -180,31 +223,38 @@ def _special_id(backend: tokenizers.Tokenizer, token: str) -> int:
 # ---------------------------------------------------------------- loading
 
 
-def load_tokenizer(folder: Path) -> Tokenizer:
+def load_tokenizer(folder: Path, family: str = "bert") -> Tokenizer:
     """Load a tokenizer from tokenizer.json, or from vocab.txt; tokenizer_config.json adds to both.
 
     Args:
         folder: the model's folder.
+        family: of the model, a key of `FAMILIES`; names [CLS] and [SEP] where no file does.
 
     Raises:
-        ModelNotFoundError: neither file is there.
-        TokenizerError: a file is damaged, or is not a BERT WordPiece tokenizer.
+        ModelNotFoundError: no file is there.
+        TokenizerError: a file is damaged, or joins questions and texts as no known family does.
     """
     settings = _settings(folder / "tokenizer_config.json")
     if (file := folder / "tokenizer.json").is_file():
         backend = _from_tokenizer_json(file, settings)
     elif (file := folder / "vocab.txt").is_file():
         backend = _from_vocab_txt(file, settings)
+    elif (file := folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
+        backend = _from_merges(file, folder / "merges.txt", settings)
     else:
-        raise ModelNotFoundError(f"{folder}: holds neither tokenizer.json nor vocab.txt")
+        raise ModelNotFoundError(
+            f"{folder}: holds neither tokenizer.json nor vocab.txt, nor vocab.json and merges.txt"
+        )
+    # A vocab.txt is BERT's, whatever model it lies beside.
+    usual = FAMILIES["bert" if file.name == "vocab.txt" else family]
     longest = settings.get("model_max_length")
     # transformers writes 1e30 for "no limit".
     limit = int(longest) if isinstance(longest, int | float) and 0 < longest < 1e9 else None
     try:
         return Tokenizer(
             backend,
-            _content(settings.get("cls_token", "[CLS]")),
-            _content(settings.get("sep_token", "[SEP]")),
+            _content(settings.get("cls_token", usual.cls_token)),
+            _content(settings.get("sep_token", usual.sep_token)),
             limit,
         )
     except TokenizerError as error:
@@ -240,9 +290,10 @@ def _from_tokenizer_json(file: Path, settings: dict[str, Any]) -> tokenizers.Tok
         backend = tokenizers.Tokenizer.from_str(file.read_text(encoding="utf-8"))
     except Exception as error:  # the Rust side raises plain Exception for every bad file
         raise TokenizerError(f"{file}: is not a tokenizer file: {error}") from None
-    if not isinstance(backend.model, models.WordPiece):
+    if isinstance(backend.model, models.WordLevel):
         raise TokenizerError(
-            f"{file}: holds a {type(backend.model).__name__} tokenizer, expected BERT's WordPiece"
+            f"{file}: holds a {type(backend.model).__name__} tokenizer, expected BERT's WordPiece, "
+            "RoBERTa's BPE or XLM-R's Unigram"
         )
     normalizer = backend.normalizer
     if isinstance(normalizer, normalizers.BertNormalizer):
@@ -293,5 +344,34 @@ def _from_vocab_txt(file: Path, settings: dict[str, Any]) -> tokenizers.Tokenize
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     backend.add_special_tokens(
         [AddedToken(t, special=True, normalized=False) for t in special.values() if t in vocab]
+    )
+    return backend
+
+
+def _from_merges(file: Path, merges: Path, settings: dict[str, Any]) -> tokenizers.Tokenizer:
+    """Build the tokenizer of RoBERTa, byte-level BPE, from its vocabulary and its merges."""
+    try:
+        backend = tokenizers.Tokenizer(models.BPE.from_file(str(file), str(merges)))
+    except Exception as error:  # the Rust side raises plain Exception for every bad file
+        raise TokenizerError(f"{file}: is not a vocabulary of a BPE: {error}") from None
+    special = {
+        name: _content(settings.get(f"{name}_token", default))
+        for name, default in (
+            ("cls", "<s>"), ("sep", "</s>"), ("unk", "<unk>"), ("pad", "<pad>"), ("mask", "<mask>"),
+        )
+    }  # fmt: skip
+    space = bool(settings.get("add_prefix_space", False))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=space)
+    backend.add_special_tokens(
+        [
+            AddedToken(token, special=True, normalized=False, lstrip=name == "mask")
+            for name, token in special.items()
+            if backend.token_to_id(token) is not None
+        ]
+    )
+    sep, cls = ((special[name], _special_id(backend, special[name])) for name in ("sep", "cls"))
+    trim = bool(settings.get("trim_offsets", True))
+    backend.post_processor = processors.RobertaProcessing(
+        sep, cls, trim_offsets=trim, add_prefix_space=space
     )
     return backend

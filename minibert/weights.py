@@ -15,6 +15,7 @@ import numpy as np
 from minibert.checkpoints.safetensors import FLOAT_DTYPES, Checkpoint
 from minibert.config import BertConfig
 from minibert.errors import CheckpointError
+from minibert.families import FAMILIES, bert_name, family_name, wrapping
 from minibert.parameters import (
     Dense,
     Int8,
@@ -33,12 +34,15 @@ HEAD = ("qa_outputs.weight", "qa_outputs.bias")
 
 
 def expected_shapes(config: BertConfig) -> dict[str, tuple[int, ...]]:
-    """Every array that the config calls for: its name, without a `bert.` prefix -> its shape."""
+    """Every array that the config calls for: BERT's name for it, without a prefix -> its shape."""
     d, f = config.hidden_size, config.intermediate_size
     shapes: dict[str, tuple[int, ...]] = {
         "embeddings.word_embeddings.weight": (config.vocab_size, d),
         "embeddings.position_embeddings.weight": (config.max_position_embeddings, d),
-        "embeddings.token_type_embeddings.weight": (config.type_vocab_size, d),
+    }
+    if FAMILIES[config.family].token_types:
+        shapes["embeddings.token_type_embeddings.weight"] = (config.type_vocab_size, d)
+    shapes |= {
         "embeddings.LayerNorm.weight": (d,),
         "embeddings.LayerNorm.bias": (d,),
     }
@@ -60,25 +64,11 @@ def expected_shapes(config: BertConfig) -> dict[str, tuple[int, ...]]:
     return shapes | {"qa_outputs.weight": (2, d), "qa_outputs.bias": (2,)}
 
 
-def plain_name(name: str) -> str:
-    """A file's name for an array -> ours: no `bert.`, and no gamma and beta of old checkpoints.
-
-    Example:
-        >>> plain_name("bert.embeddings.LayerNorm.gamma")
-        'embeddings.LayerNorm.weight'
-    """
-    name = name.removeprefix("bert.")
-    for old, new in ((".gamma", ".weight"), (".beta", ".bias")):
-        if name.endswith("LayerNorm" + old):
-            name = name.removesuffix(old) + new
-    return name
-
-
 def check_weights(checkpoint: Checkpoint, config: BertConfig) -> dict[str, str]:
     """Compare a weights file with its config; report every difference at once.
 
     Returns:
-        Our name -> the file's name, for every expected array.  What else is in the file (a
+        BERT's name -> the file's name, for every expected array.  What else is in the file (a
         pooler, a pre-training head) is left out.
 
     Raises:
@@ -90,11 +80,15 @@ def check_weights(checkpoint: Checkpoint, config: BertConfig) -> dict[str, str]:
             f"{checkpoint.path}: the weights are stored in layout {layout!r}, and this minibert "
             f"reads {LAYOUT!r}. Install a newer minibert."
         )
+    family = FAMILIES[config.family]
     expected = expected_shapes(config)
+    before = wrapping(checkpoint.names())
+    plain_names = {
+        name: bert_name(name.removeprefix(before), family) for name in checkpoint.names()
+    }
     names: dict[str, str] = {}
     problems = []
-    for name in checkpoint.names():
-        plain = plain_name(name)
+    for name, plain in plain_names.items():
         if plain not in expected:
             # A pooler or another head may be there; a layer too many means another config.
             if plain.startswith("encoder.") and plain.removesuffix(".scale") not in expected:
@@ -108,10 +102,10 @@ def check_weights(checkpoint: Checkpoint, config: BertConfig) -> dict[str, str]:
             f"{checkpoint.path}: this BERT has no question-answering head ('qa_outputs.weight' is "
             "missing). Use a model that was fine-tuned on SQuAD or a similar data set."
         )
-    scales = {plain_name(name): name for name in checkpoint.names() if name.endswith(".scale")}
+    scales = {plain: name for name, plain in plain_names.items() if plain.endswith(".scale")}
     for name, shape in expected.items():
         if name not in names:
-            problems.append(f"missing: {name} {list(shape)}")
+            problems.append(f"missing: {family_name(name, family)} {list(shape)}")
             continue
         found, dtype = checkpoint.shape(names[name]), checkpoint.dtype(names[name])
         if found != shape:
@@ -121,7 +115,9 @@ def check_weights(checkpoint: Checkpoint, config: BertConfig) -> dict[str, str]:
         elif dtype == "I8" and len(shape) == 2:
             scale = scales.get(f"{name}.scale")
             if scale is None:
-                problems.append(f"missing: {name}.scale [{shape[0]}], which an int8 matrix needs")
+                problems.append(
+                    f"missing: {names[name]}.scale [{shape[0]}], which an int8 matrix needs"
+                )
             elif checkpoint.shape(scale) != shape[:1] or checkpoint.dtype(scale) != "F32":
                 problems.append(
                     f"wrong scale: {scale} is {checkpoint.dtype(scale)} "
@@ -150,6 +146,13 @@ def read_matrix(checkpoint: Checkpoint, name: str) -> Matrix:
     """Read one matrix, by the file's name for it."""
     array = checkpoint.read(name)
     return Int8(array, checkpoint.read(f"{name}.scale")) if array.dtype == np.int8 else array
+
+
+def rows_from(matrix: Matrix, first: int) -> Matrix:
+    """A matrix without the rows before `first`."""
+    if isinstance(matrix, Int8):
+        return Int8(matrix.values[first:], matrix.scales[first:])
+    return matrix[first:]
 
 
 def stack(parts: list[Dense]) -> Dense:
@@ -193,11 +196,18 @@ def load_weights(checkpoint: Checkpoint, config: BertConfig) -> Weights:
             output_norm=norm(prefix + "output.LayerNorm"),
         )
 
+    types = "embeddings.token_type_embeddings.weight"
     return Parameters(
         tables=Tables(
             words=Table(matrix("embeddings.word_embeddings.weight")),
-            positions=Table(matrix("embeddings.position_embeddings.weight")),
-            token_types=Table(matrix("embeddings.token_type_embeddings.weight")),
+            positions=Table(
+                rows_from(matrix("embeddings.position_embeddings.weight"), config.first_position)
+            ),
+            token_types=Table(
+                matrix(types)
+                if types in names
+                else np.zeros((config.type_vocab_size, config.hidden_size), np.float32)
+            ),
             norm=norm("embeddings.LayerNorm"),
         ),
         layers=tuple(layer(i) for i in range(config.num_hidden_layers)),

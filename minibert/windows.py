@@ -15,7 +15,7 @@ import numpy as np
 
 from minibert.arrays import Ints
 from minibert.errors import InputError
-from minibert.tokenizer import Tokens
+from minibert.tokenizer import Pair, Tokens
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,11 +35,6 @@ class Window:
 
     def __len__(self) -> int:
         return len(self.input_ids)
-
-
-def text_room(question: Tokens, max_seq_length: int) -> int:
-    """Tokens of a window left for the text, beside the question, [CLS] and two [SEP]."""
-    return max_seq_length - len(question) - 3
 
 
 def text_parts(length: int, room: int, step: int) -> list[tuple[int, int]]:
@@ -63,8 +58,7 @@ def make_windows(
     question: Tokens,
     context: Tokens,
     *,
-    cls_id: int,
-    sep_id: int,
+    pair: Pair,
     max_seq_length: int,
     doc_stride: int,
     document: int = 0,
@@ -74,8 +68,7 @@ def make_windows(
     Args:
         question: its tokens.
         context: the text's tokens.
-        cls_id: id of [CLS].
-        sep_id: id of [SEP].
+        pair: how the model joins them.
         max_seq_length: longest window, in tokens, special tokens included.
         doc_stride: how many tokens two neighbouring windows share, as in transformers.  (In
             Google's run_squad.py the word means the step from one window to the next.)
@@ -88,7 +81,7 @@ def make_windows(
         InputError: the question leaves no room for the text, or the overlap is as long as the
             part of the text in a window, so that the windows would not advance.
     """
-    room = text_room(question, max_seq_length)
+    room = pair.text_room(question, max_seq_length)
     if len(context) > room and room < 1:
         raise InputError(
             f"the question has {len(question)} tokens and leaves no room for the text in a window "
@@ -104,10 +97,11 @@ def make_windows(
         )
     windows = []
     for begin, end in text_parts(len(context), room, room - doc_stride):
-        head = np.concatenate(([cls_id], question.ids, [sep_id])).astype(np.int32)
-        tail = np.append(context.ids[begin:end], np.int32(sep_id))
+        between = [pair.sep_id] * pair.separators
+        head = np.concatenate(([pair.cls_id], question.ids, between)).astype(np.int32)
+        tail = np.append(context.ids[begin:end], np.int32(pair.sep_id))
         types = np.zeros(len(head) + len(tail), np.int32)
-        types[len(head) :] = 1
+        types[len(head) :] = pair.text_type
         windows.append(
             Window(np.concatenate((head, tail)), types, context, begin, end, len(head), document)
         )

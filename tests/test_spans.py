@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minibert import spans
-from minibert.tokenizer import Tokens
+from minibert.tokenizer import Pair, Tokens
 from minibert.windows import make_windows
 
 CLS, SEP = 1, 2
@@ -37,8 +37,7 @@ def cases(draw, max_tokens=14, whole_numbers=False):
         windows += make_windows(
             question,
             text_tokens(list(np.cumsum(steps))),
-            cls_id=CLS,
-            sep_id=SEP,
+            pair=Pair(CLS, SEP),
             max_seq_length=length,
             doc_stride=draw(st.integers(0, length - len(question) - 4)),
             document=document,
@@ -141,7 +140,7 @@ def test_shifting_all_logits_changes_no_probability(case, shift):
 
 def test_a_text_of_white_space_has_no_answer():
     windows = make_windows(
-        text_tokens([0]), text_tokens([]), cls_id=1, sep_id=2, max_seq_length=9, doc_stride=1
+        text_tokens([0]), text_tokens([]), pair=Pair(1, 2), max_seq_length=9, doc_stride=1
     )
     (answer,) = decode(windows, [(np.ones(4, np.float32), np.ones(4, np.float32))])
     assert answer.is_null
@@ -195,7 +194,7 @@ def test_equal_answers_are_merged_and_their_scores_added(case):
 
 def test_the_null_score_is_the_smallest_of_all_windows():
     windows = make_windows(
-        text_tokens([0]), text_tokens([0, 1, 2]), cls_id=1, sep_id=2, max_seq_length=6, doc_stride=1
+        text_tokens([0]), text_tokens([0, 1, 2]), pair=Pair(1, 2), max_seq_length=6, doc_stride=1
     )
     assert len(windows) == 2
     flat = np.zeros(6, np.float32)  # [CLS] and two text tokens allowed: a third each
@@ -209,7 +208,7 @@ def test_the_null_score_is_the_smallest_of_all_windows():
 @pytest.mark.parametrize("aligned", [True, False])
 def test_answers_are_widened_to_words_only_when_asked(aligned):
     windows = make_windows(
-        text_tokens([0]), text_tokens([0, 0, 1]), cls_id=1, sep_id=2, max_seq_length=9, doc_stride=1
+        text_tokens([0]), text_tokens([0, 0, 1]), pair=Pair(1, 2), max_seq_length=9, doc_stride=1
     )
     logits = np.zeros(7, np.float32)
     logits[windows[0].offset + 1] = 20  # the second piece of the first word
@@ -221,9 +220,7 @@ def test_answers_that_differ_in_case_only_are_one_answer():
     offsets = np.array([(0, 2), (3, 5)], np.int32)
     words = np.array([0, 1], np.int32)
     text = Tokens("Ab aB", np.array([10, 11], np.int32), offsets, words)
-    windows = make_windows(
-        text_tokens([0]), text, cls_id=1, sep_id=2, max_seq_length=9, doc_stride=1
-    )
+    windows = make_windows(text_tokens([0]), text, pair=Pair(1, 2), max_seq_length=9, doc_stride=1)
     logits = np.zeros(6, np.float32)  # [CLS] and both words: nearly a third each
     logits[3] = 1e-3
     first, *others = probabilities(windows, [(logits, logits)], max_answer_len=1, top_k=9)
@@ -234,7 +231,7 @@ def test_answers_that_differ_in_case_only_are_one_answer():
 
 def test_at_the_threshold_itself_the_span_wins():
     windows = make_windows(
-        text_tokens([0]), text_tokens([0]), cls_id=1, sep_id=2, max_seq_length=9, doc_stride=1
+        text_tokens([0]), text_tokens([0]), pair=Pair(1, 2), max_seq_length=9, doc_stride=1
     )
     logits = np.array([2, 0, 0, 1, 0], np.float32)  # null score 4, the only span 2
     best = [

@@ -239,7 +239,7 @@ def test_an_int8_matrix_without_its_scale_is_named(tmp_path, tensors):
     store_int8(tensors, QUERY)
     del tensors[f"{QUERY}.scale"]
     message = problem(write(tmp_path, tensors))
-    assert "missing: encoder.layer.0.attention.self.query.weight.scale [32]" in message
+    assert "missing: bert.encoder.layer.0.attention.self.query.weight.scale [32]" in message
 
 
 @pytest.mark.parametrize(
@@ -305,7 +305,7 @@ def test_half_a_head_is_reported_as_a_missing_array(tmp_path, tensors, name):
 def test_weights_of_another_architecture_are_all_missing(tmp_path):
     message = problem(write(tmp_path, {"roberta.x.weight": np.zeros(2, np.float32)}))
     assert f"({len(expected_shapes(CONFIG))} problems)" in message
-    assert "missing: embeddings.word_embeddings.weight" in message
+    assert "missing: bert.embeddings.word_embeddings.weight" in message
     assert "..." in message
     assert len(message.splitlines()) < 15
 
@@ -316,7 +316,7 @@ def test_all_problems_are_reported_at_once(tmp_path, tensors):
     tensors["qa_outputs.bias"] = np.zeros(2, np.int64)
     message = problem(write(tmp_path, tensors))
     assert "(3 problems)" in message
-    assert "missing: embeddings.LayerNorm.bias [32]" in message
+    assert "missing: bert.embeddings.LayerNorm.bias [32]" in message
     assert f"wrong shape: {QUERY} is [32, 31], the config says [32, 32]" in message
     assert "wrong dtype: qa_outputs.bias is I64" in message
     assert "same model?" in message
@@ -331,7 +331,7 @@ def test_a_transposed_matrix_is_a_wrong_shape(tmp_path, tensors):
 def test_a_config_with_more_layers_misses_them(tmp_path, tensors):
     message = problem(write(tmp_path, tensors), tiny_config(num_hidden_layers=3))
     assert "(16 problems)" in message
-    assert "missing: encoder.layer.2.attention.self.query.weight" in message
+    assert "missing: bert.encoder.layer.2.attention.self.query.weight" in message
 
 
 @pytest.mark.parametrize(

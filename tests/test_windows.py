@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from minibert.batches import pack
 from minibert.errors import InputError, MinibertError
-from minibert.tokenizer import Tokens
+from minibert.tokenizer import Pair, Tokens
 from minibert.windows import make_windows, text_parts
 
 
@@ -21,8 +21,7 @@ def windows(question=3, context=20, length=12, stride=2):
     return make_windows(
         tokens(question),
         tokens(context),
-        cls_id=1,
-        sep_id=2,
+        pair=Pair(1, 2),
         max_seq_length=length,
         doc_stride=stride,
     )

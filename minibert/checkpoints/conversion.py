@@ -22,18 +22,25 @@ from minibert.checkpoints.safetensors import open_checkpoint
 from minibert.checkpoints.torch_pickle import read_torch_file
 from minibert.config import BertConfig
 from minibert.errors import CheckpointError, InputError, ModelNotFoundError
+from minibert.families import FAMILIES, bert_name, family_name, wrapping
 from minibert.kernels.numbers import quantise_rows
 from minibert.options import STORED_DTYPES
 from minibert.parameters import full
 from minibert.tokenizer import load_tokenizer
-from minibert.weights import HEAD, LAYOUT, check_weights, expected_shapes, plain_name, read_matrix
+from minibert.weights import HEAD, LAYOUT, check_weights, expected_shapes, read_matrix
 
 # How names of files end that a model's folder holds; only such a folder is overwritten.
 MODEL_FILES = (
     *("config.json", ".safetensors", ".safetensors.index.json", ".bin", "vocab.txt", "README.md"),
-    *("tokenizer.json", "special_tokens_map.json", "added_tokens.json"),
+    *("vocab.json", "merges.txt", "tokenizer.json", "special_tokens_map.json", "added_tokens.json"),
 )
-TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "tokenizer_config.json")
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer_config.json",
+)
 
 
 def convert(
@@ -79,7 +86,7 @@ def convert(
         model, revision=revision, token=token, cache_dir=cache_dir, accept_pickles=True
     )
     config = BertConfig.from_json(files.folder / "config.json")
-    load_tokenizer(files.folder).check_fits(config)
+    load_tokenizer(files.folder, config.family).check_fits(config)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
@@ -157,7 +164,7 @@ def _arrays(
     else:
         arrays = _pickled(files.weights, config)
     for name, array in arrays.items():
-        yield name if name in HEAD else f"bert.{name}", array
+        yield family_name(name, FAMILIES[config.family]), array
 
 
 def _pickled(path: Path, config: BertConfig) -> dict[str, NDArray[np.floating]]:
@@ -170,8 +177,10 @@ def _pickled(path: Path, config: BertConfig) -> dict[str, NDArray[np.floating]]:
     names: dict[str, str] = {}
     arrays: dict[str, NDArray[np.floating]] = {}
     problems = []
-    for name, array in read_torch_file(path).items():
-        plain = plain_name(name)
+    read = read_torch_file(path)
+    before = wrapping(read)
+    for name, array in read.items():
+        plain = bert_name(name.removeprefix(before), FAMILIES[config.family])
         if plain not in expected:
             if plain.startswith("encoder."):  # a layer too many: the config is another model's
                 problems.append(f"unexpected: {name} {list(array.shape)}")

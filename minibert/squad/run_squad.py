@@ -28,7 +28,7 @@ from minibert.errors import InputError
 from minibert.model import Model
 from minibert.spans import Logits, max_context_tokens
 from minibert.tokenizer import Tokenizer
-from minibert.windows import Window, make_windows, text_room
+from minibert.windows import Window, make_windows
 
 SPACE = re.compile("[ \t\r\n\u202f]+")  # what stands between words; other spaces are part of one
 NOTHING = "empty"  # the answer where a window has no candidate at all
@@ -64,10 +64,10 @@ def run_squad_windows(
     Raises:
         InputError: the question leaves no room for the text, or windows are too long for the model.
     """
-    if max_seq_length > model.config.max_position_embeddings:
+    if max_seq_length > model.config.longest_window:
         raise InputError(
             f"max_seq_length {max_seq_length} is beyond the "
-            f"{model.config.max_position_embeddings} positions of this model. Lower it."
+            f"{model.config.longest_window} positions of this model. Lower it."
         )
     tokenizer = model.tokenizer
     asked = tokenizer.encode(question).first(max_query_length)
@@ -77,10 +77,9 @@ def run_squad_windows(
     return make_windows(
         asked,
         context,
-        cls_id=tokenizer.cls_id,
-        sep_id=tokenizer.sep_id,
+        pair=model.pair,
         max_seq_length=max_seq_length,
-        doc_stride=max(0, text_room(asked, max_seq_length) - doc_stride),
+        doc_stride=max(0, model.pair.text_room(asked, max_seq_length) - doc_stride),
     )
 
 

@@ -1,0 +1,227 @@
+"""Families beside BERT: the same arrays under other names give the same logits.
+
+test_families_live.py compares them with transformers.
+"""
+
+import json
+
+import numpy as np
+import pytest
+import tokenizers
+from random_models import random_tensors, tiny_config, write_model
+from safetensors.numpy import load_file, save_file
+from tokenizers import processors
+
+from minibert import QuestionAnswerer, convert, pipeline
+from minibert.config import BertConfig
+from minibert.errors import CheckpointError, ConfigError, InputError
+from minibert.families import FAMILIES, bert_name, family_name
+from minibert.model import load_model
+from minibert.squad.decoders import SquadSettings, make_decoder
+from minibert.weights import expected_shapes
+
+CONFIG = tiny_config()
+OTHERS = [name for name in FAMILIES if name != "bert"]
+POSITIONS = "embeddings.position_embeddings.weight"
+TYPES = "embeddings.token_type_embeddings.weight"
+TEXT = "ada lee sailed from berlin to paris in 1843 . the ship was lost ."
+
+
+def plain_tensors():
+    """A BERT's arrays; both token types are the same, so that it does not tell them apart."""
+    tensors = {name.removeprefix("bert."): x for name, x in random_tensors(CONFIG, 0).items()}
+    tensors[TYPES][1] = tensors[TYPES][0]
+    return tensors
+
+
+def write_family(folder, model_type):
+    """The same model as BERT and as the family has it, in two folders."""
+    tensors, family = plain_tensors(), FAMILIES[model_type]
+    if not family.token_types:
+        tensors[TYPES][:] = 0
+    write_model(folder / "bert", CONFIG)
+    save_file(tensors, folder / "bert" / "model.safetensors")
+    if family.positions_after_padding:
+        garbage = np.full((2, CONFIG.hidden_size), 7, np.float32)
+        tensors[POSITIONS] = np.concatenate([garbage, tensors[POSITIONS]])
+    if not family.token_types:
+        del tensors[TYPES]
+    elif family.token_types == 1:
+        tensors[TYPES] = tensors[TYPES][:1].copy()
+    write_model(folder / "other", CONFIG)
+    renamed = {family_name(name, family): x for name, x in tensors.items()}
+    save_file(renamed, folder / "other" / "model.safetensors")
+    raw = {"model_type": model_type, "pad_token_id": 1}
+    for name, value in vars(CONFIG).items():
+        raw[family.keys.get(name, name)] = value
+    raw["embedding_size"] = CONFIG.hidden_size
+    raw["max_position_embeddings"] = len(tensors[POSITIONS])
+    raw["type_vocab_size"] = len(tensors.get(TYPES, "x"))
+    (folder / "other" / "config.json").write_text(json.dumps(raw), encoding="utf-8")
+    return folder / "bert", folder / "other"
+
+
+@pytest.fixture(params=OTHERS)
+def folders(request, tmp_path):
+    return write_family(tmp_path, request.param)
+
+
+@pytest.mark.parametrize("device", ["reference", "cpu"])
+def test_the_same_arrays_under_other_names_give_the_same_logits(folders, device):
+    bert, other = (load_model(folder, device=device) for folder in folders)
+    assert other.usual_seq_length == bert.usual_seq_length == CONFIG.max_position_embeddings
+    ours, theirs = (
+        model.logits(model.windows("who sailed ?", [TEXT], max_seq_length=16, doc_stride=4))
+        for model in (other, bert)
+    )
+    assert len(ours) > 1
+    for mine, yours in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(mine, yours)
+
+
+def test_both_faces_answer_alike(folders):
+    answers = [QuestionAnswerer(folder).answer("who sailed ?", TEXT) for folder in folders]
+    assert answers[0] == answers[1]
+    results = [pipeline(model=folder)(question="who sailed ?", context=TEXT) for folder in folders]
+    assert results[0] == results[1]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+def test_a_converted_model_keeps_its_names_and_its_answers(folders, tmp_path, dtype):
+    _, other = folders
+    new = convert(other, tmp_path / "new", dtype=dtype)
+    before, after = (load_file(each / "model.safetensors") for each in (other, new))
+    assert set(before) == {name for name in after if not name.endswith(".scale")}
+    windows = load_model(other).windows("who sailed ?", [TEXT])
+    for ours, theirs in zip(
+        load_model(new).logits(windows)[0], load_model(other).logits(windows)[0], strict=True
+    ):
+        assert np.abs(ours - theirs).max() <= (0 if dtype == "float32" else 0.2)
+
+
+def test_names_go_there_and_back():
+    for model_type, family in FAMILIES.items():
+        shapes = expected_shapes(tiny_config(family=model_type))
+        names = [family_name(name, family) for name in shapes]
+        assert len(set(names)) == len(names)
+        assert [bert_name(name, family) for name in names] == list(shapes)
+
+
+@pytest.mark.parametrize("before", ["module.", "model.", "_orig_mod.", "module._orig_mod."])
+def test_what_training_programs_put_before_every_name_is_taken_off(tmp_path, before):
+    bert, other = write_family(tmp_path, "distilbert")
+    for folder in (bert, other):
+        whole = load_model(folder)
+        tensors = load_file(folder / "model.safetensors")
+        save_file({before + name: x for name, x in tensors.items()}, folder / "model.safetensors")
+        windows = whole.windows("who sailed ?", [TEXT])
+        np.testing.assert_array_equal(load_model(folder).logits(windows), whole.logits(windows))
+        assert load_file(convert(folder, tmp_path / f"new-{folder.name}") / "model.safetensors")
+
+
+def test_what_is_missing_is_named_as_in_the_file(tmp_path):
+    _, other = write_family(tmp_path, "distilbert")
+    tensors = load_file(other / "model.safetensors")
+    del tensors["distilbert.transformer.layer.1.ffn.lin1.bias"]
+    save_file(tensors, other / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"missing: distilbert\.transformer\.layer\.1\.ffn"):
+        load_model(other)
+
+
+def test_a_window_may_be_as_long_as_there_are_positions_behind_padding(tmp_path):
+    _, other = write_family(tmp_path, "roberta")
+    model = load_model(other)
+    assert model.config.max_position_embeddings == 66
+    assert len(model.windows("who ?", [TEXT * 9], max_seq_length=64)[0]) == 64
+    with pytest.raises(InputError, match="65 is beyond the 64 positions"):
+        model.windows("who ?", [TEXT], max_seq_length=65)
+
+
+def test_defaults_are_those_of_the_family():
+    small = BertConfig.from_dict({"model_type": "distilbert"})
+    assert (small.num_hidden_layers, small.hidden_size, small.type_vocab_size) == (6, 768, 1)
+    assert BertConfig.from_dict({"model_type": "roberta"}).vocab_size == 50265
+
+
+@pytest.mark.parametrize("padding", [-2, 511, "1", None, 1.5])
+def test_a_padding_token_that_leaves_no_positions_is_refused(padding):
+    with pytest.raises(ConfigError, match="pad_token_id"):
+        BertConfig.from_dict({"model_type": "roberta", "pad_token_id": padding})
+
+
+def test_electra_with_a_narrow_embedding_is_refused_with_the_reason():
+    with pytest.raises(ConfigError, match="embedding_size 128 differs from hidden_size"):
+        BertConfig.from_dict({"model_type": "electra"})
+
+
+# ---------------------------------------------------------------- RoBERTa's tokenizer
+
+
+@pytest.fixture(scope="module")
+def roberta(tmp_path_factory):
+    """A RoBERTa with byte-level BPE of its own, as vocab.json and merges.txt."""
+    folder = tmp_path_factory.mktemp("roberta")
+    _, other = write_family(folder, "roberta")
+    bpe = tokenizers.ByteLevelBPETokenizer()
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    bpe.train_from_iterator([TEXT] * 3, vocab_size=300, special_tokens=special)
+    bpe.save_model(str(other))
+    raw = json.loads((other / "config.json").read_text())
+    raw["vocab_size"] = size = bpe.get_vocab_size()
+    (other / "config.json").write_text(json.dumps(raw))
+    tensors = load_file(other / "model.safetensors")
+    name = "roberta.embeddings.word_embeddings.weight"
+    tensors[name] = np.resize(tensors[name], (size, CONFIG.hidden_size))
+    save_file(tensors, other / "model.safetensors")
+    (other / "vocab.txt").unlink()
+    (other / "tokenizer_config.json").unlink()
+    return other
+
+
+def test_robertas_windows_have_two_separators_and_one_type(roberta):
+    model = load_model(roberta)
+    (window,) = model.windows("who sailed", ["ada lee"])
+    cls, sep = (model.tokenizer.backend.token_to_id(token) for token in ("<s>", "</s>"))
+    question, text = (model.tokenizer.encode(x).ids.tolist() for x in ("who sailed", "ada lee"))
+    assert window.input_ids.tolist() == [cls, *question, sep, sep, *text, sep]
+    assert not window.token_type_ids.any()
+    assert window.offset == len(question) + 3
+
+
+def test_a_blank_page_has_tokens_of_bytes_and_is_passed_over_all_the_same(roberta):
+    model = load_model(roberta)
+    assert len(model.tokenizer.encode(" \n\n"))
+    windows = model.windows("who sailed", [" \n\n", "ada lee", ""])
+    assert [window.document for window in windows] == [1]
+
+
+def test_tokens_of_bytes_stand_for_whole_characters_without_the_space_before(roberta):
+    text = "ada  lée 東"
+    tokens = load_model(roberta).tokenizer.encode(text)
+    pieces = [text[a:b] for a, b in tokens.offsets.tolist()]
+    assert not any(piece.startswith(" ") for piece in pieces if piece.strip())
+    assert {"ada", "東"} <= set(pieces)
+
+
+def test_a_tokenizer_json_with_robertas_layout_is_taken(roberta, tmp_path):
+    model = load_model(roberta)
+    backend = model.tokenizer.backend
+    ids = [(token, backend.token_to_id(token)) for token in ("<s>", "</s>")]
+    backend.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=ids
+    )
+    backend.save(str(tmp_path / "tokenizer.json"))
+    other = load_model(roberta, tokenizer=tmp_path)
+    assert other.tokenizer.pair == model.tokenizer.pair
+
+
+def test_run_squads_decoder_needs_word_pieces(roberta):
+    with pytest.raises(InputError, match="Use decoder 'answerer' or 'pipeline'"):
+        make_decoder(load_model(roberta), SquadSettings(decoder="run_squad"))
+    make_decoder(load_model(roberta), SquadSettings(decoder="answerer"))
+
+
+def test_a_vocabulary_without_merges_is_no_tokenizer(roberta, tmp_path):
+    (tmp_path / "vocab.json").write_bytes((roberta / "vocab.json").read_bytes())
+    with pytest.raises(OSError, match="neither tokenizer.json nor vocab.txt"):
+        load_model(roberta, tokenizer=tmp_path)
