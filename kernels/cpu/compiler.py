@@ -52,8 +52,8 @@ class Program:
     def run(self, entry: str, job: int, slot: int) -> None:
         """Take tasks of the job at this address until none is left."""
         nothing = ctypes.c_int64()
-        place = ctypes.addressof(nothing)
-        self.entries[entry](place, place, job, slot)
+        unused = ctypes.addressof(nothing)
+        self.entries[entry](unused, unused, job, slot)
 
 
 # ---------------------------------------------------------------- the cache

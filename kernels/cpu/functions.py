@@ -211,7 +211,7 @@ def set_logits(job: Job) -> tuple[Floats, Floats]:
 def done(job: Job, **inputs: Floats) -> Iterator[None]:
     """Fill a job's buffers and do it; what it wrote can be read from them while this lasts."""
     with POOL.lock:
-        job.place(POOL.reserve)
+        job.work_in(POOL.reserve)
         for name, x in inputs.items():
             job.put(name, x)
         POOL.run(job)

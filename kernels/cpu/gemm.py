@@ -40,12 +40,12 @@ from .simd import F32, I8, I16, I32, BFloat, Code, Value
 
 
 def dot_float32(code: Code, total: Value, x: Value, w: Value) -> Value:
-    """Total + x w."""
+    """The total, plus x w."""
     return code.fma(code.float_bits(x), code.float_bits(w), total)
 
 
 def dot_bfloat16(code: Code, total: Value, x: Value, w: Value) -> Value:
-    """Total + x0 w0 + x1 w1, of the two bfloat16 in each lane; in float32."""
+    """The total, plus x0 w0 + x1 w1 of the two bfloat16 in each lane; in float32."""
     pairs = ir.VectorType(BFloat(), 2 * code.lanes)
     a, b = code.bits(x, pairs), code.bits(w, pairs)
     name = f"llvm.x86.avx512bf16.dpbf16ps.{32 * code.lanes}"
@@ -53,13 +53,13 @@ def dot_bfloat16(code: Code, total: Value, x: Value, w: Value) -> Value:
 
 
 def dot_int16(code: Code, total: Value, x: Value, w: Value) -> Value:
-    """Total + x0 w0 + x1 w1, of the two int16 in each lane; exact."""
+    """The total, plus x0 w0 + x1 w1 of the two int16 in each lane; exact."""
     total = total + ((x << 16) >> 16) * ((w << 16) >> 16)
     return total + (x >> 16) * (w >> 16)
 
 
 def dot_int8(code: Code, total: Value, x: Value, w: Value) -> Value:
-    """Total + sum of x_i w_i, of the four unsigned x and signed w in each lane; exact."""
+    """The total, plus the sum of x_i w_i of the four unsigned x, signed w in each lane; exact."""
     bytes_ = ir.VectorType(I8, 4 * code.lanes)
     if code.target.int8 == "vnni":
         # LLVM 22 gave these operands their true type; before, they were int32.

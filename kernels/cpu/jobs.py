@@ -3,7 +3,7 @@
 job = Job("linear", program, num_threads, tokens, sizes, buffers, row_tasks(...))
 job.record["dense"] = dense.record
 with POOL.lock:
-    job.place(POOL.reserve)
+    job.work_in(POOL.reserve)
     job.put("x", x)
     POOL.run(job)
     y = job.get("out")
@@ -161,7 +161,7 @@ def scratch(room: Room, sizes: Sizes, dtype: str, target: Target) -> tuple[Recor
         thread[name], is_address[name] = (room.take(rows * each), each), (1, 0)
 
     take("sums", rows * panel * 4)
-    take("quantised", rows * 8)
+    take("row_scales", rows * 8)
     take_rows("y", sizes.hidden, 4)
     take_rows("operand", max(sizes.hidden, sizes.inner), SIZES[target.operand(dtype)])
     take_rows("inner", sizes.inner, SIZES[target.inner(dtype)])
@@ -229,7 +229,7 @@ class Job:
         """How many take part, at most."""
         return max(1, min(self.num_threads, self.tasks))
 
-    def place(self, reserve: Callable[[int], NDArray[Any]]) -> None:
+    def work_in(self, reserve: Callable[[int], NDArray[Any]]) -> None:
         """Work in memory of so many bytes as the job needs."""
         dtype, target = self.program.dtype, self.program.target
         buffers = tuple(self.buffers.items())

@@ -82,7 +82,7 @@ THREAD = in_whole_lines(
         "stage_begin",
         "stage_end",
         "sums",
-        "quantised",
+        "row_scales",
         ("operand", ROWS),
         ("y", ROWS),
         ("inner", ROWS),

@@ -51,7 +51,7 @@ def panel_end(
     panel: Value,
     sums: Value,
     rows: Value,
-    quantised: Value,
+    row_scales: Value,
     columns: Value,
     residual: Value,
     residual_stride: Value,
@@ -70,7 +70,7 @@ def panel_end(
         panel: which, counted from the left.
         sums: address of the tiles' result, [rows, panel], bias included except in int8.
         rows: how many.
-        quantised: int8 only: scale and zero point of each row.
+        row_scales: int8 only: scale and zero point of each row.
         columns: int8 only: address of the layer's columns, [panels, 3, panel] float32: scale,
             scale * sum(w), bias.
         residual: address of the block's first row; float32.
@@ -89,8 +89,8 @@ def panel_end(
         if dtype != "int8":
             return code.load(sums + i * (2 * width) + offset)
         integers = code.load(sums + i * (2 * width) + offset, I32)
-        scale = code.broadcast(quantised + i * 8)
-        zero = code.broadcast(quantised + i * 8 + 4)
+        scale = code.broadcast(row_scales + i * 8)
+        zero = code.broadcast(row_scales + i * 8 + 4)
         w_scale = code.load(columns + offset)
         w_sum = code.load(columns + 2 * width + offset)
         bias = code.load(columns + 4 * width + offset)
@@ -197,13 +197,13 @@ def quantise(
     width: Value,
     out: Value,
     out_stride: Value,
-    quantised: Value,
+    row_scales: Value,
     *,
     to: str,
 ) -> None:
     """Turn float32 rows into integers of 8 or 7 bits, kept as `to`: 'int8', no sign, or 'int16'.
 
-    Their scales and zero points go to `quantised`.
+    Their scales and zero points go to `row_scales`.
     """
     lanes, largest = code.lanes, float(code.target.largest)
 
@@ -228,8 +228,8 @@ def quantise(
         scale = code.select(span > 1e-30, span * (1 / largest), 1.0)
         inverse = 1.0 / scale
         zero = (smallest * inverse * -1.0 + ROUND) - ROUND
-        code.store(scale, quantised + i * 8)
-        code.store(zero, quantised + i * 8 + 4)
+        code.store(scale, row_scales + i * 8)
+        code.store(zero, row_scales + i * 8 + 4)
         factor, shift = code.splat(inverse), code.splat(zero)
 
         def narrow(k: Value, _: list[Value]) -> None:

@@ -104,9 +104,9 @@ def write_operands(dtype: str, target: Target) -> tuple[Any, Any, Any]:
 
     @jit
     def quantise(x, dense, thread):
-        """Rows in int8; their scales are in `thread.quantised`."""
+        """Rows in int8; their scales are in `thread.row_scales`."""
         width, to = padded(dense.into, panel), thread.operand
-        quantise_rows(x.address, x.stride, x.count, width, to.address, to.stride, thread.quantised)
+        quantise_rows(x.address, x.stride, x.count, width, to.address, to.stride, thread.row_scales)
         return rows_of(to, 0, x.count)
 
     @jit
@@ -155,7 +155,7 @@ def write_multiply(dtype: str, target: Target) -> Any:
                 start, start_stride = thread.sums, panel * 4
                 done += steps
             panel_end(
-                ending, p, thread.sums, x.count, thread.quantised, dense.columns,
+                ending, p, thread.sums, x.count, thread.row_scales, dense.columns,
                 residual.address, residual.stride, out.address, out.stride,
             )  # fmt: skip
 
