@@ -110,8 +110,9 @@ def compile_program(dtype: str, target: Target) -> bytes:
                 "NUMBA_DISABLE_JIT is set, so the CPU kernels cannot be compiled. Unset it, or use "
                 "device='reference'."
             )
-        module, host = llvm.parse_assembly(""), machine(target)
-        for name, entry in write_program(dtype, target).items():
+        entries, host = write_program(dtype, target), machine(target)
+        module = llvm.parse_assembly(kernels_text(target))
+        for name, entry in entries.items():
             signature = (Pointer(JOBS[name]), numba.types.intp)
             entry.compile(signature)
             own_name = entry.overloads[signature].fndesc.llvm_func_name
@@ -121,6 +122,26 @@ def compile_program(dtype: str, target: Target) -> bytes:
         module.triple, module.data_layout = host.triple, str(host.target_data)
         following()
         return bytes(host.emit_object(module))
+
+
+def kernels_text(target: Target) -> str:
+    """All kernels that `write_program` has made callable, optimised by Numba, in LLVM's language.
+
+    Numba's own engine has them from now on, and so finds them when it compiles what calls them.
+    """
+    from numba.core.compiler_lock import global_compiler_lock
+    from numba.core.registry import cpu_target
+
+    from . import simd
+
+    library = cpu_target.target_context.codegen().create_library("kernels")
+    module = library.create_ir_module("kernels")
+    for name, kernel in simd.CALLABLE.items():
+        simd.write(module, name, kernel, target)
+    library.add_ir_module(module)
+    with global_compiler_lock:
+        library.finalize()
+    return str(library.get_llvm_str())
 
 
 def load_code(dtype: str, target: Target, code: bytes) -> Program:

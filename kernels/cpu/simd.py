@@ -388,13 +388,16 @@ def parameters(kernel: Callable[..., None]) -> list[str]:
     return [each.name for each in found if each.kind == kind][1:]
 
 
+def declare(module: Any, name: str, kernel: Callable[..., None]) -> Any:
+    """The LLVM function of a kernel, for a module that calls it."""
+    of = ir.FunctionType(ir.VoidType(), [I64] * len(parameters(kernel)))
+    return module.globals.get(name) or ir.Function(module, of, name)
+
+
 def write(module: Any, name: str, kernel: Callable[..., None], target: Target) -> Any:
-    """The LLVM function of a kernel in this module; written when it is first asked for."""
-    found = module.globals.get(name)
-    if found is None:
-        of = ir.FunctionType(ir.VoidType(), [I64] * len(parameters(kernel)))
-        found = ir.Function(module, of, name)
-        found.linkage = "linkonce_odr"  # every module that calls it brings it along
+    """The LLVM function of a kernel, with its instructions; written when it is first asked for."""
+    found = declare(module, name, kernel)
+    if found.is_declaration:
         found.attributes.add("noinline")
         code = Code(ir.IRBuilder(found.append_basic_block("entry")), target)
         kernel(code, *(Value(code, argument) for argument in found.args))
@@ -402,18 +405,23 @@ def write(module: Any, name: str, kernel: Callable[..., None], target: Target) -
     return found
 
 
-def function(name: str, kernel: Callable[..., None], target: Target) -> Any:
+# What `function` made callable: name -> kernel.  Compiled code only names them: they are written
+# once, into a module of their own (compiler.py), not optimised anew in each function that calls.
+CALLABLE: dict[str, Callable[..., None]] = {}
+
+
+def function(name: str, kernel: Callable[..., None]) -> Any:
     """Make a kernel callable from Numba-compiled code, as a function of integers.
 
     Args:
         name: of the LLVM function; one name, one kernel.
         kernel: gets a `Code`, and one `Value` for each integer that the caller passes.
-        target: what to write it for.
     """
+    CALLABLE[name] = kernel
 
     def typing(context: Any, *arguments: Any) -> Any:
         def generate(_: Any, builder: Any, signature: Any, values: Any) -> Any:
-            builder.call(write(builder.module, name, kernel, target), values)
+            builder.call(declare(builder.module, name, kernel), values)
             return ir.Constant(I8.as_pointer(), None)  # Numba's None
 
         return types.void(*[types.intp] * len(arguments)), generate

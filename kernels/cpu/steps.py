@@ -291,7 +291,7 @@ def write_attention(dtype: str, target: Target) -> Any:
 
 def kernel(name: str, body: Any, target: Target, /, **constants: Any) -> Any:
     """A kernel with its constants, for compiled code to call."""
-    return function(name, partial(body, **constants), target)
+    return function(name, partial(body, **constants))
 
 
 @jit
