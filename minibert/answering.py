@@ -59,8 +59,8 @@ class QuestionAnswerer:
         dtype: in which matrices are multiplied: 'float32', 'bfloat16', 'int8' (processor) or
             'float16' (GPU); None: 'float32'.
         num_threads: at most so many work on one batch; None: every core that this process may use.
-        tokenizer: another folder to take the tokenizer from.
-        revision: branch, tag or commit on the Hub.
+        tokenizer: another folder or name to take the tokenizer from, or a loaded Tokenizer.
+        revision: branch, tag or commit on the Hub, of the tokenizer too.
         token: for private models on the Hub.
         cache_dir: where the Hub's files are kept.
         **options: the fields of `Options`, for every question; each call can set its own.
