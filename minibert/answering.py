@@ -16,6 +16,7 @@ from minibert.errors import InputError
 from minibert.model import Model, load_model
 from minibert.options import check_count
 from minibert.reading import Example
+from minibert.reprs import changed_fields
 from minibert.spans import Answer, decode_answers
 from minibert.tokenizer import Tokenizer
 from minibert.windows import Window
@@ -102,6 +103,9 @@ class QuestionAnswerer:
             token=token,
             cache_dir=cache_dir,
         )
+
+    def __repr__(self) -> str:
+        return f"QuestionAnswerer({', '.join([repr(self.model), *changed_fields(self.options)])})"
 
     def answer(self, question: str, context: Context, **options: Any) -> Answer:
         """The best answer; `is_null` if "no answer" wins.

@@ -20,6 +20,7 @@ from minibert.errors import InputError, TokenizerError
 from minibert.kernels.backend import Backend, get_backend
 from minibert.parameters import Parameters
 from minibert.reading import BATCH_TOKENS, GPU_BATCH_TOKENS, Example, Key, read_examples
+from minibert.reprs import short
 from minibert.spans import Logits
 from minibert.tokenizer import Pair, Tokenizer, load_tokenizer
 from minibert.trace import Trace
@@ -37,6 +38,15 @@ class Model:
     kernels: Backend
     weights: Parameters[Any, Any, Any, Any]  # as `kernels.prepare` made them
     files: ModelFiles | None = None  # where it came from
+
+    def __repr__(self) -> str:
+        config, kernels = self.config, self.kernels
+        shape = f"{config.num_hidden_layers} layers x {config.hidden_size}"
+        threads = f", {kernels.num_threads} threads" if kernels.num_threads else ""
+        return (
+            f"Model({short(self.name)}, {config.family}, {shape}, {kernels.name}, "
+            f"{kernels.dtype}{threads})"
+        )
 
     @property
     def device(self) -> str:

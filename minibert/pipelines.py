@@ -20,6 +20,7 @@ import numpy as np
 from minibert.errors import InputError
 from minibert.model import Model, load_model
 from minibert.options import DEVICE_DTYPES, check_count, gpu_index
+from minibert.reprs import changed_fields
 from minibert.spans import decode_probabilities
 from minibert.tokenizer import Tokenizer
 from minibert.windows import Window
@@ -203,6 +204,10 @@ class QuestionAnsweringPipeline:
         self.model = model
         self.tokenizer = model.tokenizer
         self.options = _changed(PipelineOptions(), options)
+
+    def __repr__(self) -> str:
+        shown = ", ".join([repr(self.model), *changed_fields(self.options)])
+        return f"QuestionAnsweringPipeline({shown})"
 
     @property
     def device(self) -> str:

@@ -22,6 +22,7 @@ from minibert.arrays import Ints
 from minibert.config import BertConfig, read_json_object
 from minibert.errors import ConfigError, InputError, ModelNotFoundError, TokenizerError
 from minibert.families import FAMILIES
+from minibert.reprs import short_repr
 
 # Texts whose tokens are kept, so that a text that is asked many questions is tokenised once.
 CACHED_TEXTS = 64
@@ -38,6 +39,8 @@ class Tokens:
     ids: Ints  # [N] rows of the vocabulary
     offsets: Ints  # [N, 2] text[start:end] is what the token stands for; code points
     words: Ints  # [N] number of the word the token belongs to; -1 for none
+
+    __repr__ = short_repr
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -97,6 +100,10 @@ class Tokenizer:
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle what it was made of: a cache cannot travel to another process."""
         return Tokenizer, self._arguments
+
+    def __repr__(self) -> str:
+        kind = type(self.backend.model).__name__
+        return f"Tokenizer({kind}, {self.vocab_size} tokens)"
 
     @property
     def cls_id(self) -> int:
