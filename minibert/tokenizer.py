@@ -10,7 +10,6 @@ In: a question or a text.  Out: `Tokens`.  Next: minibert/windows.py.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +21,8 @@ from minibert.arrays import Ints
 from minibert.config import BertConfig, read_json_object
 from minibert.errors import ConfigError, InputError, ModelNotFoundError, TokenizerError
 from minibert.families import FAMILIES
+from minibert.recent import Recent
 from minibert.reprs import short_repr
-
-# Texts whose tokens are kept, so that a text that is asked many questions is tokenised once.
-CACHED_TEXTS = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +90,7 @@ class Tokenizer:
         self.backend = backend
         self.pair = find_pair(backend, *(_special_id(backend, t) for t in (cls_token, sep_token)))
         self.model_max_length = model_max_length
-        self.encode = lru_cache(CACHED_TEXTS)(self._encode)
+        self.encode = Recent(self._encode, len)
         self._names: dict[int, str] | None = None  # made when first asked for
         self._arguments = (backend, cls_token, sep_token, model_max_length)
 

@@ -174,7 +174,7 @@ class Side:
             seconds in all; encoder, those of them inside the encoder; cores, how many were busy;
             computed, tokens with padding; lengths, tokens of each window; the predicted texts.
         """
-        self.model.tokenizer.encode.cache_clear()  # every round tokenises all texts
+        self.model.tokenizer.encode.clear()  # every round tokenises all texts
         meter = Meter()
         begin, busy = time.perf_counter(), time.process_time()
         if self.peer.packed:
