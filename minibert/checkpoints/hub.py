@@ -23,12 +23,13 @@ EMBEDDED = Path(__file__).parents[1] / "models" / "minilm-l6-squad2"
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 PICKLE = "pytorch_model.bin"  # what checkpoints were before safetensors
+# The settings first: where they are not in the Hub's cache, the rest is not either.
 TOKENIZER_FILES = (
+    "tokenizer_config.json",
     "tokenizer.json",
     "vocab.txt",
     "vocab.json",
     "merges.txt",
-    "tokenizer_config.json",
 )
 
 # For the first answer of the Hub: a mistyped name is told from a folder's within two seconds.
@@ -132,10 +133,11 @@ def find_tokenizer(
     if path is not None:
         return path if path.is_dir() else path.parent
     hub = HubModel(str(tokenizer), revision, token, cache_dir)
-    found = [path for path in map(hub.fetch, TOKENIZER_FILES) if path is not None]
-    if not found:
-        raise hub.lacks("tokenizer.json, vocab.txt, or vocab.json and merges.txt")
-    return found[0].parent
+    _, *vocabularies = [hub.fetch(file) for file in TOKENIZER_FILES]
+    for path in vocabularies:
+        if path is not None:
+            return path.parent
+    raise hub.lacks("tokenizer.json, vocab.txt, or vocab.json and merges.txt")
 
 
 def _local(kind: str, name: object) -> Path | None:
@@ -211,7 +213,7 @@ class HubModel:
     """A model on the Hub; or, where the Hub cannot be reached, what its cache holds of the model.
 
     Whether it can be reached is asked once, without huggingface_hub's retries, which take 24 s for
-    each file.  Downloads then have them.
+    each file.  Downloads then have them; where they fail, the rest is looked for in the cache.
 
     Args:
         name: organisation/name, or name.
@@ -247,26 +249,23 @@ class HubModel:
         All files come from the commit that the first one came from.
 
         Raises:
-            ModelNotFoundError: the Hub does not give it, or the connection is lost.
+            ModelNotFoundError: the Hub does not give it.
         """
-        from huggingface_hub import hf_hub_download
+        from huggingface_hub import hf_hub_download, try_to_load_from_cache
         from huggingface_hub.utils import EntryNotFoundError, LocalEntryNotFoundError
 
+        revision = self.folder.name if self.folder else self.revision
         try:
-            path = hf_hub_download(
-                self.name,
-                file,
-                revision=self.folder.name if self.folder else self.revision,
-                token=self.token,
-                cache_dir=self.cache_dir,
-                local_files_only=bool(self.offline),
-            )
-        except LocalEntryNotFoundError as error:
-            if not self.offline:
-                raise ModelNotFoundError(
-                    f"{self.at}: the connection to the Hub was lost before {file} was here: "
-                    f"{first_line(error)}"
-                ) from None
+            if self.offline:
+                path = try_to_load_from_cache(self.name, file, self.cache_dir, revision)
+                if not isinstance(path, str):
+                    return None
+            else:
+                path = hf_hub_download(
+                    self.name, file, revision=revision, token=self.token, cache_dir=self.cache_dir
+                )
+        except LocalEntryNotFoundError as error:  # after all retries
+            self.offline = first_line(error.__cause__ or error)
             return None
         except EntryNotFoundError:
             return None
@@ -274,7 +273,8 @@ class HubModel:
             raise ModelNotFoundError(
                 f"{self.at}: the Hub does not give this model: {first_line(error)}"
             ) from None
-        self.folder = Path(path).parent
+        if self.folder is None:
+            self.folder = Path(path).parent
         return Path(path)
 
     def has(self, file: str) -> bool:
@@ -311,8 +311,8 @@ def why_unreachable(url: str) -> str:
     Args:
         url: of a file on the Hub, whose head is asked for.
     """
-    from huggingface_hub import constants, get_hf_file_metadata
-    from huggingface_hub.utils import HfHubHTTPError
+    from huggingface_hub import constants
+    from huggingface_hub.utils import get_session
 
     seconds = SECONDS_TO_ANSWER
     if os.environ.get("HF_HUB_ETAG_TIMEOUT"):
@@ -324,9 +324,7 @@ def why_unreachable(url: str) -> str:
         """Empty `reasons`, or put the right one there."""
         try:
             # Without a token: to be told that one is needed is an answer.
-            get_hf_file_metadata(url, token=False, timeout=seconds)
-        except HfHubHTTPError:
-            pass
+            get_session().head(url, timeout=seconds)
         except failures as error:
             reasons[:] = [first_line(error)]
             return
