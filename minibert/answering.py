@@ -16,6 +16,7 @@ from minibert.errors import InputError
 from minibert.model import Model, load_model
 from minibert.options import check_count
 from minibert.reading import Example
+from minibert.reprs import changed_fields
 from minibert.spans import Answer, decode_answers
 from minibert.tokenizer import Tokenizer
 from minibert.windows import Window
@@ -59,8 +60,8 @@ class QuestionAnswerer:
         dtype: in which matrices are multiplied: 'float32', 'bfloat16', 'int8' (processor) or
             'float16' (GPU); None: 'float32'.
         num_threads: at most so many work on one batch; None: every core that this process may use.
-        tokenizer: another folder to take the tokenizer from.
-        revision: branch, tag or commit on the Hub.
+        tokenizer: another folder or name to take the tokenizer from, or a loaded Tokenizer.
+        revision: branch, tag or commit on the Hub, of the tokenizer too.
         token: for private models on the Hub.
         cache_dir: where the Hub's files are kept.
         **options: the fields of `Options`, for every question; each call can set its own.
@@ -102,6 +103,9 @@ class QuestionAnswerer:
             token=token,
             cache_dir=cache_dir,
         )
+
+    def __repr__(self) -> str:
+        return f"QuestionAnswerer({', '.join([repr(self.model), *changed_fields(self.options)])})"
 
     def answer(self, question: str, context: Context, **options: Any) -> Answer:
         """The best answer; `is_null` if "no answer" wins.

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minibert.arrays import Floats
+from minibert.reprs import short_repr
 from minibert.windows import Window
 
 # What a window's logits are: (start_logits [S], end_logits [S]), both float32.
@@ -40,6 +41,8 @@ class Answer:
     null_score: float  # logit sum of [CLS], the lowest over all windows: how unanswerable it looks
     document: int = 0  # which text, if the question was asked of several
     window: int = 0  # which window of that text
+
+    __repr__ = short_repr
 
     @property
     def is_null(self) -> bool:

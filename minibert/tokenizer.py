@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +22,10 @@ from minibert.arrays import Ints
 from minibert.config import BertConfig, read_json_object
 from minibert.errors import ConfigError, InputError, ModelNotFoundError, TokenizerError
 from minibert.families import FAMILIES
+from minibert.recent import Recent
+from minibert.reprs import short_repr
 
 MOST_ROUNDING = 128  # trainers round embedding tables up to a multiple of so many rows
-
-# Texts whose tokens are kept, so that a text that is asked many questions is tokenised once.
-CACHED_TEXTS = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +39,8 @@ class Tokens:
     ids: Ints  # [N] rows of the vocabulary
     offsets: Ints  # [N, 2] text[start:end] is what the token stands for; code points
     words: Ints  # [N] number of the word the token belongs to; -1 for none
+
+    __repr__ = short_repr
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -93,13 +93,17 @@ class Tokenizer:
         self.backend = backend
         self.pair = find_pair(backend, *(_special_id(backend, t) for t in (cls_token, sep_token)))
         self.model_max_length = model_max_length
-        self.encode = lru_cache(CACHED_TEXTS)(self._encode)
+        self.encode = Recent(self._encode, len)
         self._names: dict[int, str] | None = None  # made when first asked for
         self._arguments = (backend, cls_token, sep_token, model_max_length)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle what it was made of: a cache cannot travel to another process."""
         return Tokenizer, self._arguments
+
+    def __repr__(self) -> str:
+        kind = type(self.backend.model).__name__
+        return f"Tokenizer({kind}, {self.vocab_size} tokens)"
 
     @property
     def cls_id(self) -> int:

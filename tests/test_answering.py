@@ -6,6 +6,7 @@ import multiprocessing
 import pickle
 import random
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,14 +15,20 @@ from random_models import answer_with_the_embedded_model
 from minibert import (
     Answer,
     BackendError,
+    Evaluation,
+    Gold,
     InputError,
     MinibertError,
     Options,
     QuestionAnswerer,
+    SquadData,
+    SquadQuestion,
     Trace,
     convert,
     load_model,
+    pipeline,
 )
+from minibert.batches import pack
 
 TEXT = (
     "Ada Lovelace wrote the first program in 1843. The machine was designed by Charles Babbage, "
@@ -253,7 +260,7 @@ def test_except_exception_catches_every_error():
 def test_arguments_of_the_wrong_type_are_named(qa, tmp_path):
     with pytest.raises(InputError, match="a model is a folder, a file or a name, got int: 5"):
         load_model(5)
-    with pytest.raises(InputError, match="tokenizer must be a folder or a Tokenizer, got 3"):
+    with pytest.raises(InputError, match="must be a folder, a name or a Tokenizer .* got int: 3"):
         load_model(tokenizer=3)
     with pytest.raises(BackendError, match="device must be one of auto, cpu.* got None"):
         load_model(device=None)
@@ -261,6 +268,47 @@ def test_arguments_of_the_wrong_type_are_named(qa, tmp_path):
         list(qa.answer_many(None))
     with pytest.raises(InputError, match="the output must be a folder's name, got 7"):
         convert(tmp_path, 7)
+
+
+def test_what_a_notebook_shows_of_a_model_is_a_line(embedded):
+    qa = QuestionAnswerer(embedded, null_score_diff_threshold=1.5)
+    threads = f"{embedded.kernels.num_threads} threads"
+    model = f"Model('minilm-l6-squad2', bert, 6 layers x 384, cpu, float32, {threads})"
+    assert repr(embedded) == model
+    assert repr(qa) == f"QuestionAnswerer({model}, null_score_diff_threshold=1.5)"
+    assert repr(pipeline(model=embedded, top_k=3)) == f"QuestionAnsweringPipeline({model}, top_k=3)"
+    assert repr(embedded.tokenizer) == "Tokenizer(WordPiece, 30522 tokens)"
+    on_reference = load_model(device="reference")
+    assert repr(on_reference).endswith("6 layers x 384, reference, float32)")
+
+
+def test_what_a_notebook_shows_of_anything_else_is_short(embedded):
+    windows = embedded.windows(WHO, [TEXT * 100])
+    trace = Trace()
+    embedded.logits(windows[:1], trace)
+    batch = pack(windows)
+    gold = Gold(TEXT * 10, 0)
+    question = SquadQuestion("1", WHO * 10, TEXT * 100, (gold,) * 5, 0)
+    data = SquadData("dev.json", "0" * 64, [question] * 20_000, True)
+    many = {str(n): TEXT for n in range(20_000)}
+    evaluation = Evaluation(data.questions, many, {"exact": 1.0}, many, many, many)
+    answer = QuestionAnswerer(embedded).answer(WHO, TEXT)
+    shown = [
+        *(windows[0], windows[0].context, batch, trace, Trace(), embedded.files, embedded.config),
+        *(gold, question, data, evaluation, answer, replace(answer, text=TEXT * 10), Options()),
+    ]
+    for device in ("cpu", "reference"):
+        weights = load_model(device=device).weights
+        shown += [weights, weights.layers[0], weights.tables]
+    plain = weights
+    shown += [plain.tables.words, plain.tables.words.matrix, plain.layers[0].qkv, plain.tables.norm]
+    for each in shown:
+        assert len(repr(each)) < 600, repr(each)[:1000]
+        assert "..." not in repr(each).replace("'...", ""), "numbers of an array"
+    assert repr(plain.layers[0].qkv) == "Dense(weight=float32[1152, 384], bias=float32[1152])"
+    assert repr(trace) == f"Trace({len(trace)} arrays, 'embeddings' to 'layer.5')"
+    assert "questions=list of 20000" in repr(data)
+    assert repr(answer).startswith("Answer(text='Ada Lovelace', start=0, end=12, score=")
 
 
 def test_numbers_of_numpy_are_numbers(qa):

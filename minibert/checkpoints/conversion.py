@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from minibert.checkpoints.hub import ModelFiles, find_model
+from minibert.checkpoints.hub import TOKENIZER_FILES, ModelFiles, find_model
 from minibert.checkpoints.safetensors import open_checkpoint
 from minibert.checkpoints.torch_pickle import read_torch_file
 from minibert.config import BertConfig
@@ -33,13 +33,6 @@ from minibert.weights import HEAD, LAYOUT, check_weights, expected_shapes, read_
 MODEL_FILES = (
     *("config.json", ".safetensors", ".safetensors.index.json", ".bin", "vocab.txt", "README.md"),
     *("vocab.json", "merges.txt", "tokenizer.json", "special_tokens_map.json", "added_tokens.json"),
-)
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
-    "tokenizer_config.json",
 )
 
 

@@ -16,6 +16,7 @@ from typing import Any
 from minibert.errors import InputError
 from minibert.model import Model
 from minibert.progress import notice, progress
+from minibert.reprs import short_repr
 from minibert.squad.decoders import Prediction, SquadSettings, make_decoder
 from minibert.squad.files import (
     SquadData,
@@ -57,6 +58,8 @@ class Evaluation:
     about: Mapping[str, str] = field(default_factory=dict)  # model, dtype ...: name -> value
     null_threshold: float | None = None  # odds above it are "no answer"
     questions_per_second: float | None = None  # of those that this run answered
+
+    __repr__ = short_repr
 
 
 # ---------------------------------------------------------------- running a model

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from minibert.errors import InputError
+from minibert.reprs import short_repr
 
 SHOWN = 10  # problems of a file that are listed
 
@@ -29,6 +30,8 @@ class Gold:
 
     text: str
     start: int | None = None  # in characters of the context; None if the file does not say
+
+    __repr__ = short_repr
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,8 @@ class SquadQuestion:
     answers: tuple[Gold, ...]
     article: int  # its number in the file, from 0
     title: str = ""  # of the article
+
+    __repr__ = short_repr
 
     @property
     def answerable(self) -> bool:
@@ -56,6 +61,8 @@ class SquadData:
     digest: str  # SHA-256 of its JSON, before compression
     questions: list[SquadQuestion]
     with_null: bool  # whether the file has questions without an answer, as SQuAD 2.0 has
+
+    __repr__ = short_repr
 
 
 def read_squad(path: str | Path) -> SquadData:
