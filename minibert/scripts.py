@@ -1,0 +1,65 @@
+"""What the characters of a text say about its words, in every script."""
+
+from __future__ import annotations
+
+import unicodedata
+
+# First and last character of the blocks of scripts that do not part words with spaces.
+WITHOUT_SPACES = (
+    (0x0E00, 0x0EFF),  # Thai, Lao
+    (0x0F00, 0x0FFF),  # Tibetan
+    (0x1000, 0x109F),  # Burmese
+    (0x1780, 0x17FF),  # Khmer
+    (0x1950, 0x1AAF),  # Tai Le, New Tai Lue, Tai Tham
+    (0x1B00, 0x1B7F),  # Balinese
+    (0x2E80, 0x2FDF),  # radicals of Chinese characters
+    (0x3005, 0x3007),  # signs among Chinese characters: repetition, closing, zero
+    (0x3021, 0x30FF),  # numerals of Hangzhou, Hiragana, Katakana
+    (0x3100, 0x312F),  # Bopomofo
+    (0x31A0, 0x31BF),
+    (0x31F0, 0x31FF),  # Katakana, small
+    (0x3400, 0x4DBF),  # Chinese characters
+    (0x4E00, 0x9FFF),
+    (0xA980, 0xA9FF),  # Javanese; Burmese, continued
+    (0xAA60, 0xAADF),  # Burmese, continued; Tai Viet
+    (0xF900, 0xFAFF),  # Chinese characters for compatibility
+    (0xFF66, 0xFF9F),  # Katakana, halfwidth
+    (0x1AFF0, 0x1B16F),  # kana, continued
+    (0x20000, 0x3FFFF),  # Chinese characters, continued
+)
+# Korean has spaces, but writes its particles, which are no part of an answer, without one.
+HANGUL = ((0x1100, 0x11FF), (0x3130, 0x318F), (0xA960, 0xA97F), (0xAC00, 0xD7FF), (0xFFA0, 0xFFDC))
+
+
+def is_mark(char: str) -> bool:
+    """Whether a character belongs to the one before it: an accent, a vowel sign, a variant.
+
+    Example:
+        >>> [is_mark(char) for char in ("\\u0301", "\\ufe0f", "e")]
+        [True, True, False]
+    """
+    return unicodedata.category(char).startswith("M")
+
+
+def without_spaces(char: str) -> bool:
+    """Whether a character is a letter of a script that does not part words with spaces.
+
+    Example:
+        >>> [without_spaces(char) for char in "港なไ한a。"]
+        [True, True, True, False, False, False]
+    """
+    category = unicodedata.category(char)
+    return _within(char, WITHOUT_SPACES) and (category[0] in "LM" or category == "Nl")
+
+
+def may_end_within_words(char: str) -> bool:
+    """Whether an answer may begin or end beside this letter without a space or punctuation.
+
+    So it is in scripts without spaces, and in Korean.
+    """
+    return without_spaces(char) or _within(char, HANGUL)
+
+
+def _within(char: str, blocks: tuple[tuple[int, int], ...]) -> bool:
+    """Whether a character is in one of some blocks."""
+    return any(first <= ord(char) <= last for first, last in blocks)
