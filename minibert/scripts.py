@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Iterator
+from functools import lru_cache
 
 # First and last character of the blocks of scripts that do not part words with spaces.
 WITHOUT_SPACES = (
@@ -60,6 +62,27 @@ def may_end_within_words(char: str) -> bool:
     return without_spaces(char) or _within(char, HANGUL)
 
 
+def split_script(text: str, begin: int, end: int) -> Iterator[tuple[int, int]]:
+    """Split text[begin:end] so that each character of a script without spaces is alone.
+
+    Yields:
+        First character of each part, and one past its last; what is between them stays together,
+        and marks stay with what they are on.
+
+    Example:
+        >>> text = "在Norhaven港。"
+        >>> [text[a:b] for a, b in split_script(text, 0, len(text))]
+        ['在', 'Norhaven', '港', '。']
+    """
+    if not text.isascii():
+        for at in range(begin + 1, end):
+            if (without_spaces(text[at]) or without_spaces(text[begin])) and not is_mark(text[at]):
+                yield begin, at
+                begin = at
+    yield begin, end
+
+
+@lru_cache(4096)
 def _within(char: str, blocks: tuple[tuple[int, int], ...]) -> bool:
     """Whether a character is in one of some blocks."""
     return any(first <= ord(char) <= last for first, last in blocks)

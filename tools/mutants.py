@@ -120,6 +120,8 @@ MUTANTS = [
            'len(logits) - 1 - np.argsort(-logits[::-1], kind="stable")[:n]', "test_run_squad.py"),
     Mutant("SQuAD: no answer at the threshold", RUN_SQUAD, "self.null_odds > null_score_diff",
            "self.null_odds >= null_score_diff", "test_run_squad.py"),
+    Mutant("SQuAD: a paragraph without spaces is a word", RUN_SQUAD,
+           "for word in split_script(text, a, b)]", "for word in [(a, b)]]", "test_run_squad.py"),
     Mutant("SQuAD: the last occurrence", RUN_SQUAD, "seen.find(wanted)", "seen.rfind(wanted)",
            "test_run_squad.py"),
     Mutant("SQuAD: scored on what it was tuned on", EVALUATION, "if q.article not in chosen]",
