@@ -139,9 +139,10 @@ def answer_ends(window: Window) -> Ends:
     offsets = window.context.offsets[before:after]
     place = places(window.context.text)
     starts, ends = place.begin[offsets[:, 0]], place.end[offsets[:, 1]]
-    may_start, may_end = starts < ends, starts < ends
-    may_start[1:] &= starts[1:] != starts[:-1]
-    may_end[:-1] &= ends[:-1] != ends[1:]
+    shown = starts < ends  # not those of nothing but spaces
+    may_start, may_end = shown.copy(), shown.copy()
+    may_start[1:] &= (starts[1:] != starts[:-1]) | ~shown[:-1]
+    may_end[:-1] &= (ends[:-1] != ends[1:]) | ~shown[1:]
     return Ends(
         may_start=may_start[mine],
         may_end=may_end[mine],
