@@ -38,16 +38,22 @@ class Options:
     max_question_length: int | None = None  # cut questions to so many tokens; None: never
     max_answer_length: int = 30  # in tokens
     null_score_diff_threshold: float = 0.0  # higher: fewer "no answer"; inf: never before an answer
-    align_to_words: bool = False  # only answers made of whole words
+    align_to_words: bool = True  # only answers made of whole words, where spaces part words
+    max_overlap: float | None = None  # share of the shorter of two answers that both may hold
+    min_score: float | None = None  # answers below it are not given, only "no answer"
 
     def __post_init__(self) -> None:
         for name, least in (("max_seq_length", 1), ("max_question_length", 1), ("doc_stride", 0)):
             if getattr(self, name) is not None:
                 check_count(name, getattr(self, name), least)
         check_count("max_answer_length", self.max_answer_length, 1)
-        threshold = self.null_score_diff_threshold
-        if isinstance(threshold, bool) or not isinstance(threshold, Real) or math.isnan(threshold):
-            raise InputError(f"null_score_diff_threshold must be a number, got {threshold!r}")
+        check_number("null_score_diff_threshold", self.null_score_diff_threshold)
+        if self.min_score is not None:
+            check_number("min_score", self.min_score)
+        if self.max_overlap is not None:
+            check_number("max_overlap", self.max_overlap)
+            if not 0 <= self.max_overlap <= 1:
+                raise InputError(f"max_overlap must be from 0 to 1, got {self.max_overlap!r}")
 
 
 class QuestionAnswerer:
@@ -124,8 +130,9 @@ class QuestionAnswerer:
     def n_best(self, question: str, context: Context, n: int = 20, **options: Any) -> list[Answer]:
         """Up to `n` answers, best first; "no answer" is among them.
 
-        Probabilities are over all spans of all texts, and "no answer": they sum to 1 when n is
-        large enough to list them all, and do not depend on n.
+        Probabilities are over all spans of all texts, and "no answer": with `align_to_words=False`
+        they sum to 1 when n is large enough to list them all.  They depend neither on n nor on
+        which spans the options leave out.
         """
         return next(self.n_best_many([(question, context)], n, **options))
 
@@ -192,6 +199,8 @@ class QuestionAnswerer:
                 max_answer_length=chosen.max_answer_length,
                 null_score_diff_threshold=chosen.null_score_diff_threshold,
                 align_to_words=chosen.align_to_words,
+                max_overlap=chosen.max_overlap,
+                min_score=chosen.min_score,
             )
             for error, windows, logits in self.model.read(read, batch_size=batch_size)
         )
@@ -225,6 +234,16 @@ class QuestionAnswerer:
             doc_stride=options.doc_stride,
             max_question_length=options.max_question_length,
         )
+
+
+def check_number(name: str, value: object) -> None:
+    """Refuse what is no number.
+
+    Raises:
+        InputError: naming the option and the value.
+    """
+    if isinstance(value, bool) or not isinstance(value, Real) or math.isnan(value):
+        raise InputError(f"{name} must be a number, got {value!r:.80}")
 
 
 def _changed(options: Options, changes: dict[str, Any]) -> Options:

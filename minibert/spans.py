@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from minibert.arrays import Floats
 from minibert.reprs import short_repr
+from minibert.scripts import places
 from minibert.windows import Window
 
 # What a window's logits are: (start_logits [S], end_logits [S]), both float32.
@@ -118,12 +119,41 @@ def max_context_tokens(windows: Sequence[Window]) -> list[NDArray[np.bool_]]:
     ]
 
 
-def word_borders(window: Window) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Which text tokens of a window begin a word, and which end one."""
-    words = window.context.words
-    change = np.ones(len(words) + 1, bool)
-    change[1:-1] = (words[1:] != words[:-1]) | (words[1:] < 0)
-    return change[window.begin : window.end], change[window.begin + 1 : window.end + 1]
+class Ends(NamedTuple):
+    """What an answer would be that begins or ends with each of the S text tokens of a window."""
+
+    may_start: NDArray[np.bool_]  # [S]
+    may_end: NDArray[np.bool_]  # [S]
+    begins_word: NDArray[np.bool_]  # [S]
+    ends_word: NDArray[np.bool_]  # [S]
+    starts: NDArray[np.int64]  # [S] its first character
+    ends: NDArray[np.int64]  # [S] one past its last
+
+
+def answer_ends(window: Window) -> Ends:
+    """Where answers may begin and end.
+
+    Never within a character: a letter stays with its accents, which some tokenizers drop, and of
+    several tokens that are parts of one character only the first may start and the last may end.
+    Spaces at the ends of tokens are left out.
+    """
+    before, after = max(window.begin - 1, 0), min(window.end + 1, len(window.context))
+    mine = slice(window.begin - before, window.end - before)
+    offsets = window.context.offsets[before:after]
+    place = places(window.context.text)
+    starts, ends = place.begin[offsets[:, 0]], place.end[offsets[:, 1]]
+    shown = starts < ends  # not those of nothing but spaces
+    may_start, may_end = shown.copy(), shown.copy()
+    may_start[1:] &= (starts[1:] != starts[:-1]) | ~shown[:-1]
+    may_end[:-1] &= (ends[:-1] != ends[1:]) | ~shown[1:]
+    return Ends(
+        may_start=may_start[mine],
+        may_end=may_end[mine],
+        begins_word=place.between_words[starts[mine]],
+        ends_word=place.between_words[ends[mine]],
+        starts=starts[mine],
+        ends=ends[mine],
+    )
 
 
 def best_spans(band: Floats, n: int) -> list[Span]:
@@ -145,6 +175,43 @@ def best_spans(band: Floats, n: int) -> list[Span]:
     ]
 
 
+def best_spans_apart(
+    bands: Sequence[Floats], ends: Sequence[Ends], documents: Sequence[int], n: int, most: float
+) -> list[tuple[Span, int]]:
+    """The n best spans of several bands of which no two share too much.
+
+    Args:
+        bands: one for each window; they are used up.
+        ends: where the spans of each begin and end in its text.
+        documents: which text each window is of.
+        n: how many spans.
+        most: the share of the shorter of two spans, in characters, that both may hold.
+
+    Returns:
+        Spans, and the number of the band of each.
+    """
+    best = [float(band.max()) for band in bands]
+    found: list[tuple[Span, int]] = []
+    while len(found) < n and best and (top := max(best)) > -np.inf:
+        number = best.index(top)
+        band = bands[number]
+        i, length = divmod(int(band.argmax()), band.shape[1])
+        found.append((Span(i, i + length, top), number))
+        band[i, length] = -np.inf
+        first, past = ends[number].starts[i], ends[number].ends[i + length]
+        for other, (band, (*_, starts, stops)) in enumerate(zip(bands, ends, strict=True)):
+            near = documents[other] == documents[number]
+            if not near or starts[0] >= past or stops[-1] <= first:
+                continue
+            stops = np.append(stops, np.full(band.shape[1] - 1, stops[-1]))
+            stops = np.lib.stride_tricks.sliding_window_view(stops, band.shape[1])  # [S, longest]
+            starts = starts[:, None]
+            shared = np.minimum(stops, past) - np.maximum(starts, first)
+            band[shared > most * np.minimum(stops - starts, past - first)] = -np.inf
+            best[other] = float(band.max())
+    return found
+
+
 def decode_answers(
     windows: Sequence[Window],
     logits: Sequence[Logits],
@@ -153,6 +220,8 @@ def decode_answers(
     max_answer_length: int,
     null_score_diff_threshold: float,
     align_to_words: bool,
+    max_overlap: float | None = None,
+    min_score: float | None = None,
 ) -> list[Answer]:
     """Rank all spans of all windows, and "no answer", by their logit sums.
 
@@ -166,11 +235,15 @@ def decode_answers(
         n: how many answers to give.
         max_answer_length: longest answer, in tokens.
         null_score_diff_threshold: as in SQuAD 2.0; inf puts "no answer" last, -inf first.
-        align_to_words: only spans of whole words.
+        align_to_words: only spans of whole words; if no word of the texts is short enough, parts
+            of words are taken.
+        max_overlap: the share of the shorter of two answers that both may hold, from 0 to 1; None
+            for any.  Of two that share more, the better one stays.
+        min_score: answers below it are left out, but "no answer"; None for none.
 
     Returns:
-        Up to n answers, best first.  Probabilities are over all candidates, so they do not
-        depend on n.
+        Up to n answers, best first.  Probabilities are over all spans, so they depend neither on n
+        nor on which spans are left out.
 
     Source: `write_predictions` in google-research/bert run_squad.py; there the candidates are the
     20 best starts times the 20 best ends of a window, here they are all spans.
@@ -180,30 +253,53 @@ def decode_answers(
     null_score = null_scores[null_window]
 
     found: list[tuple[Span, int]] = []
-    log_total = null_score  # log of the sum of exp(score) over all candidates
+    bands: dict[int, Floats] = {}  # by the number of the window
+    ends_of: dict[int, Ends] = {}
+    log_total = null_score  # log of the sum of exp(score) over all spans
     for number, (window, mine) in enumerate(zip(windows, max_context_tokens(windows), strict=True)):
         if not mine.any():  # no text in it, or all of it is seen better elsewhere
             continue
-        may_start, may_end = mine, np.ones(len(mine), bool)
-        if align_to_words:
-            begins, ends = word_borders(window)
-            may_start, may_end = may_start & begins, ends
+        ends_of[number] = ends = answer_ends(window)
         text = slice(window.offset, window.offset + len(mine))
         start, end = (part[text] for part in logits[number])
         impossible = np.float32(-np.inf)
-        band = span_band(
-            np.where(may_start, start, impossible),
-            np.where(may_end, end, impossible),
-            max_answer_length,
-            np.add,
-            -np.inf,
+        start = np.where(mine & ends.may_start, start, impossible)
+        end = np.where(ends.may_end, end, impossible)
+        band = span_band(start, end, max_answer_length, np.add, -np.inf)
+        top = band.max()
+        if top == -np.inf:
+            continue
+        total = top + np.log(np.exp(band - top, dtype=np.float64).sum())
+        log_total = float(np.logaddexp(log_total, total))
+        if align_to_words:
+            start = np.where(ends.begins_word, start, impossible)
+            end = np.where(ends.ends_word, end, impossible)
+            band = span_band(start, end, max_answer_length, np.add, -np.inf)
+        bands[number] = band
+        found += [(span, number) for span in best_spans(band, n)]
+    if align_to_words and not found:
+        return decode_answers(
+            windows,
+            logits,
+            n=n,
+            max_answer_length=max_answer_length,
+            null_score_diff_threshold=null_score_diff_threshold,
+            align_to_words=False,
+            max_overlap=max_overlap,
+            min_score=min_score,
         )
-        spans = best_spans(band, n)
-        if spans:
-            top = spans[0].score
-            total = top + np.log(np.exp(band - top, dtype=np.float64).sum())
-            log_total = float(np.logaddexp(log_total, total))
-        found += [(span, number) for span in spans]
+    if max_overlap is not None:
+        numbers = list(bands)
+        apart = best_spans_apart(
+            list(bands.values()),
+            [ends_of[number] for number in numbers],
+            [windows[number].document for number in numbers],
+            n,
+            max_overlap,
+        )
+        found = [(span, numbers[at]) for span, at in apart]
+    if min_score is not None:
+        found = [candidate for candidate in found if candidate[0].score >= min_score]
     found.sort(
         key=lambda candidate: -candidate[0].score
     )  # stable: of equals, the first in the text
@@ -225,10 +321,10 @@ def decode_answers(
 
     answers = []
     for span, number in found[:n]:
-        context, begin = windows[number].context, windows[number].begin
-        first = int(context.offsets[begin + span.start, 0])
-        past = int(context.offsets[begin + span.end, 1])
-        answers.append(answer(context.text[first:past], first, past, span.score, number))
+        ends = ends_of[number]
+        first, past = int(ends.starts[span.start]), int(ends.ends[span.end])
+        text_of_span = windows[number].context.text[first:past]
+        answers.append(answer(text_of_span, first, past, span.score, number))
     rank = sum(not null_score - a.score > null_score_diff_threshold for a in answers)
     answers.insert(rank, answer("", 0, 0, null_score, null_window))
     return answers[:n]

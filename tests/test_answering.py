@@ -5,6 +5,7 @@ import math
 import multiprocessing
 import pickle
 import random
+import unicodedata
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import replace
 
@@ -101,16 +102,58 @@ def test_a_long_text_is_read_through_windows(qa):
 
 
 def test_probabilities_sum_to_one_over_all(tiny):
-    answers = QuestionAnswerer(tiny).n_best("who ?", "the old captain sailed the moon", 10_000)
+    qa = QuestionAnswerer(tiny, align_to_words=False)
+    answers = qa.n_best("who ?", "the old captain sailed the moon", 10_000)
     assert sum(a.probability for a in answers) == pytest.approx(1, abs=1e-6)
     assert sum(a.is_null for a in answers) == 1
 
 
-def test_only_whole_words_when_asked(qa):
+def test_only_whole_words_unless_asked(qa):
     text = "The antidisestablishmentarianism of Wolfgangsson was known."
-    for answer in qa.n_best("Whose?", text, 200, align_to_words=True):
-        for at in (answer.start, answer.end):  # never between two letters
-            assert not text[max(0, at - 1) : at + 1].isalnum() or at == 0
+
+    def cut(answer):
+        return any(at and text[at - 1 : at + 1].isalnum() for at in (answer.start, answer.end))
+
+    assert not any(map(cut, qa.n_best("Whose?", text, 200)))
+    assert any(map(cut, qa.n_best("Whose?", text, 200, align_to_words=False)))
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("José", "The winner of the prize was José and nobody else."),
+        ("Brontë", "The winner of the prize was Brontë."),
+        ("Huế", "The winner of the prize was Huế, in May."),
+    ],
+)
+@pytest.mark.parametrize("aligned", [True, False])
+def test_accents_that_stand_apart_belong_to_their_letters(qa, name, text, aligned):
+    text = unicodedata.normalize("NFD", text)
+    answers = qa.n_best("Who won the prize?", text, 50, align_to_words=aligned)
+    assert unicodedata.normalize("NFD", name) in [answer.text for answer in answers]
+    for answer in answers:
+        assert not unicodedata.combining((text + " ")[answer.end])
+
+
+def test_words_without_spaces_are_no_sentences(qa):
+    text = "北港的面包店由玛拉于一九三一年开设。"
+    answers = qa.n_best("何时?", text, 100, null_score_diff_threshold=math.inf)
+    assert min(len(answer.text) for answer in answers if not answer.is_null) == 1
+
+
+def test_the_best_answers_can_be_kept_apart(qa):
+    answers = [a for a in qa.n_best(WHO, TEXT, 5, max_overlap=0) if not a.is_null]
+    assert len(answers) > 2
+    for a, b in itertools.combinations(answers, 2):
+        assert a.end <= b.start or b.end <= a.start
+    assert answers[0] == qa.answer(WHO, TEXT)
+
+
+def test_below_the_least_score_there_is_no_answer(qa):
+    best = qa.answer(WHO, TEXT, null_score_diff_threshold=math.inf)
+    forced = {"null_score_diff_threshold": math.inf}
+    assert qa.answer(WHO, TEXT, min_score=best.score, **forced) == best
+    assert qa.answer(WHO, TEXT, min_score=best.score + 0.01, **forced).is_null
 
 
 def test_many_are_answered_in_order_and_taken_as_needed(qa):
@@ -220,6 +263,10 @@ def test_worker_processes_may_load_and_run_the_model(qa, method):
         ((WHO, TEXT), {"max_seq_length": 10, "doc_stride": 8}, "cannot advance"),
         ((WHO, TEXT), {"max_seq_length": 5, "doc_stride": 0}, "leaves no room"),
         ((WHO, TEXT), {"null_score_diff_threshold": math.nan}, "must be a number, got nan"),
+        ((WHO, TEXT), {"min_score": "2"}, "min_score must be a number, got '2'"),
+        ((WHO, TEXT), {"max_overlap": True}, "max_overlap must be a number, got True"),
+        ((WHO, TEXT), {"max_overlap": 1.5}, "max_overlap must be from 0 to 1, got 1.5"),
+        ((WHO, TEXT), {"max_overlap": -0.1}, "max_overlap must be from 0 to 1"),
         ((WHO, TEXT), {"nbest": 3}, "unknown option nbest; the options are max_seq_length"),
     ],
 )

@@ -187,6 +187,98 @@ def test_infinite_thresholds_are_texts_in_json(capsys, data, tmp_path):
     assert shown["tuned_null"]["threshold"] == "-inf"
 
 
+# ---------------------------------------------------------------- test files, other languages
+
+
+@pytest.fixture
+def unlabelled(tmp_path):
+    """A file as those are whose answers only the organisers of a competition know."""
+    path = squad_file(tmp_path / "test.json", [("Who came?", "Ann Vole came home in 1931.", [])])
+    document = json.loads(path.read_text())
+    del document["data"][0]["paragraphs"][0]["qas"][0]["answers"]
+    path.write_text(json.dumps(document))
+    return path
+
+
+def test_a_test_file_gives_predictions_and_no_scores(capsys, unlabelled, tmp_path):
+    folder = tmp_path / "out"
+    arguments = [
+        "evaluate",
+        "--data",
+        unlabelled,
+        "--output-dir",
+        folder,
+        "--null-threshold",
+        "inf",
+    ]
+    assert main([str(argument) for argument in arguments]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out) == {"total": 1}
+    assert "holds no right answers; predictions are made, none is scored" in err
+    assert json.loads((folder / "predictions.json").read_text()) == {"q0": "Ann Vole"}
+    assert sorted(path.name for path in folder.iterdir()) == sorted(OUTPUTS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], "Name a folder for them with --output-dir"),
+        (["--output-dir", "out", "--report", "r.html"], "give no --report"),
+        (["--output-dir", "out", "--tune-null"], "give no --tune-null"),
+        (["--predictions", "p.json"], "give no --predictions"),
+    ],
+)
+def test_what_needs_right_answers_is_refused_before_anything_runs(
+    capsys, unlabelled, tmp_path, monkeypatch, arguments, expected
+):
+    monkeypatch.chdir(tmp_path)
+    assert expected in error_of(capsys, "evaluate", "--data", unlabelled, *arguments)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["test.json"]
+
+
+def test_models_are_not_compared_on_a_test_file(capsys, unlabelled):
+    error = error_of(capsys, "compare", "--data", unlabelled)
+    assert "models cannot be compared on it" in error
+
+
+def test_f1_over_characters_is_offered_where_spaces_do_not_part_words(capsys, tmp_path):
+    text = "北港的面包店由玛拉于一九三一年开设。"
+    path = squad_file(tmp_path / "zh.json", [("何时", text, ["一九三一年"])])
+    predictions = tmp_path / "predictions.json"
+    predictions.write_text(json.dumps([{"id": "q0", "prediction_text": "于一九三一年"}]))
+    report = tmp_path / "report.html"
+    arguments = ["evaluate", "--data", path, "--predictions", predictions]
+    arguments = [str(argument) for argument in [*arguments, "--report", report]]
+    assert main(arguments) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["f1"] == 0.0
+    assert err.count("\n") == 1
+    assert "--f1 characters compares their characters" in err
+    assert "F1 over" not in report.read_text(encoding="utf-8")
+    assert main([*arguments, "--f1", "characters"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["f1"] == pytest.approx(1000 / 11)
+    assert err == ""
+    assert "F1 over" in report.read_text(encoding="utf-8")
+
+
+def test_odds_that_stand_beside_predictions_count(capsys, tmp_path):
+    path = squad_file(tmp_path / "data.json", [("Who?", "Ann came.", ["Ann"]), ("?", "Ann.", [])])
+    rows = [
+        {"id": "q0", "prediction_text": "Ann", "no_answer_probability": 0.1},
+        {"id": "q1", "prediction_text": "Ann", "no_answer_probability": 0.9},
+    ]
+    predictions = tmp_path / "predictions.json"
+    predictions.write_text(json.dumps(rows))
+    arguments = ["evaluate", "--data", path, "--predictions", predictions]
+    shown = output_of(capsys, *arguments)
+    assert (shown["exact"], shown["best_exact"], shown["best_exact_thresh"]) == (50.0, 100.0, 0.1)
+    assert output_of(capsys, *arguments, "--null-threshold", "0.5")["exact"] == 100.0
+
+
+# ---------------------------------------------------------------- streams
+
+
 def shell(command, tmp_path, tiny_folder):
     """Run a command line of `minibert`, with {m} for the program and its model."""
     options = ["--data", str(EXAMPLE), "--model", str(tiny_folder)]

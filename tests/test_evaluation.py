@@ -18,9 +18,10 @@ from minibert.squad.evaluation import (
     spread,
     tune_null,
 )
-from minibert.squad.files import read_null_odds, read_predictions, read_squad
+from minibert.squad.files import read_squad
 from minibert.squad.journal import OUTPUTS
 from minibert.squad.metrics import squad_evaluate
+from minibert.squad.predictions import read_null_odds, read_predictions
 
 
 @pytest.fixture(scope="module")

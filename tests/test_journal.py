@@ -13,8 +13,9 @@ from minibert.squad.evaluation import (
     evaluate,
     predict,
 )
-from minibert.squad.files import read_predictions, read_squad
+from minibert.squad.files import read_squad
 from minibert.squad.journal import OUTPUTS, UNFINISHED, journal
+from minibert.squad.predictions import read_predictions
 
 
 @pytest.fixture(scope="module")

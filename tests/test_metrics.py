@@ -1,7 +1,9 @@
 """SQuAD's numbers are the official ones, to the last digit."""
 
 import random
+import re
 import string
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -9,14 +11,17 @@ from hypothesis import strategies as st
 from squad_files import SQUAD
 
 from minibert.errors import InputError
-from minibert.squad.files import Gold, SquadData, SquadQuestion, read_predictions, read_squad
+from minibert.squad.files import Gold, SquadData, SquadQuestion, read_squad
 from minibert.squad.metrics import (
+    characters,
+    mostly_without_spaces,
     normalise,
     score_answer,
     score_answers,
     squad_evaluate,
     tune_threshold,
 )
+from minibert.squad.predictions import read_predictions
 
 # ---------------------------------------------------------------- one answer
 
@@ -96,6 +101,86 @@ def test_published_predictions_score_as_published(predictions, data):
 
 
 # ---------------------------------------------------------------- many answers
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("于1931年、在 Norhaven。", ["于", "1931", "年", "在", "norhaven"]),
+        ("維生素 A", ["維", "生", "素", "a"]),  # an article in English, and none here
+        ("U.S. 陸軍", ["u", "s", "陸", "軍"]),
+        ("《红》，“黑”！", ["红", "黑"]),
+        ("カ\u3099ス", ["カ\u3099", "ス"]),  # a mark is part of its letter
+        ("葛\U000e0100城", ["葛\U000e0100", "城"]),
+        ("\u0301a", ["\u0301a"]),  # a mark without a letter before it
+        ("ที่บ้าน", ["ที่", "บ้", "า", "น"]),
+        ("서울에서", ["서", "울", "에", "서"]),
+        ("𠮷野家々〇", ["𠮷", "野", "家", "々", "〇"]),
+        ("Cafe\u0301 noir", ["cafe\u0301", "noir"]),
+        ("₽5 $5", ["₽5", "5"]),
+        ("", []),
+        ("。", []),
+    ],
+)
+def test_characters_count_where_spaces_do_not_part_words(text, expected):
+    assert characters(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("golds", "predicted", "exact", "f1"),
+    [
+        (["一九三一年"], "于一九三一年。", 0, 10 / 11),
+        (["一九三一年"], "一九三一年。", 1, 1),
+        (["北港", "南港的船"], "南港", 0, 2 / 3),
+        (["1931年"], "1932年", 0, 0.5),  # a number is right or wrong
+        (["红红"], "红", 0, 2 / 3),
+        (["红"], "", 0, 0),
+        ([], "", 1, 1),
+        (["。"], "", 1, 1),  # nothing is left of it
+        (["a house"], "house", 0, 2 / 3),  # articles stay
+    ],
+)
+def test_answers_are_scored_over_characters(golds, predicted, exact, f1):
+    assert score_answer(golds, predicted, "characters") == (exact, pytest.approx(f1))
+
+
+@given(st.text(alphabet="ab 1.,", max_size=12), st.text(alphabet="ab 1.,", max_size=12))
+def test_over_characters_texts_with_spaces_are_compared_by_their_words(gold, predicted):
+    plain = [" ".join(re.sub("[.,]", " ", text).split()) for text in (gold, predicted)]
+    plain = [re.sub(r"\ba\b", "x", text) for text in plain]  # as SQuAD would drop it
+    expected = score_answer([plain[0]], plain[1])
+    assert score_answer([gold], predicted, "characters") == expected
+
+
+def test_numbers_are_over_characters_when_asked():
+    questions = [question("a", "一九三一年"), question("b")]
+    predictions = {"a": "于一九三一年", "b": ""}
+    assert squad_evaluate(questions, predictions)["HasAns_f1"] == 0.0
+    found = squad_evaluate(questions, predictions, f1="characters")
+    assert found["HasAns_f1"] == found["best_f1"] * 2 - 100 == pytest.approx(1000 / 11)
+    with pytest.raises(InputError, match="f1 must be one of words, characters, got 'letters'"):
+        squad_evaluate(questions, predictions, f1="letters")
+
+
+@pytest.mark.parametrize(
+    ("answers", "expected"),
+    [
+        (["北港", "東京タワー", "cafe"], True),
+        (["บ้าน"], True),
+        (["北港", "cafe"], False),
+        (["서울에서"], False),  # Korean has spaces
+        (["1931 。、"], False),
+        ([], False),
+    ],
+)
+def test_most_answers_say_whether_spaces_part_words(answers, expected):
+    assert mostly_without_spaces([question("a", *answers), question("b")]) == expected
+
+
+def test_questions_without_right_answers_cannot_be_scored():
+    unknown = replace(question("b"), labelled=False)
+    with pytest.raises(InputError, match="1 of 2 questions come without their right answers"):
+        squad_evaluate([question("a", "x"), unknown], {"a": "x", "b": ""})
 
 
 def question(key, *golds):

@@ -68,20 +68,62 @@ def test_windows_that_cannot_be_made_are_refused(embedded):
 
 def test_words_are_split_at_the_white_space_of_run_squad_only(embedded):
     words = WordSplitter(embedded.tokenizer).split("one\u00a0two\u202fthree \r\n\tfour\u3000five ")
-    assert words.texts == ["one\u00a0two", "three", "four\u3000five"]
-    assert words.of_token.tolist() == [0, 0, 1, 2, 2]
+    texts = [words.text[a:b] for a, b in words.offsets]
+    assert texts == ["one\u00a0two", "three", "four\u3000five"]
+    assert words.first.tolist() == words.last.tolist() == [0, 0, 1, 2, 2]
     assert words.basic == ["one two", "three", "four five"]
+
+
+def test_each_character_is_a_word_where_scripts_have_no_spaces(embedded):
+    words = WordSplitter(embedded.tokenizer).split("在 Norhaven港，カ\u3099ทำ 서울에서")
+    texts = [words.text[a:b] for a, b in words.offsets]
+    assert texts == ["在", "Norhaven", "港", "，", "カ\u3099", "ท", "ำ", "서울에서"]
+    assert words.join(slice(0, 4)) == "在 Norhaven港，"
+
+
+def unknown(tokenizer, text):
+    """Which tokens of a text are [UNK]."""
+    encoded = tokenizer.encode(text)
+    return [i for i, name in enumerate(tokenizer.names(encoded.ids)) if name == "[UNK]"]
+
+
+@pytest.mark.parametrize("text", ["北港的面包店由玛拉开设。", "王さんは𠮷野家で北港の船を見た。"])
+def test_an_unknown_character_does_not_make_a_paragraph_the_answer(embedded, text):
+    words = WordSplitter(embedded.tokenizer).split(text)
+    (window,) = windows = windows_of(embedded, "Who?", text)
+    tokens = unknown(embedded.tokenizer, text)
+    assert tokens
+    for token in tokens:
+        start = np.full(len(window), -9, np.float32)
+        start[window.offset + token] = 9
+        (best, *_) = n_best(
+            windows, [(start, start)], words, embedded.tokenizer,
+            n=1, max_answer_length=30, with_null=False,
+        ).entries  # fmt: skip
+        a, b = window.context.offsets[token].tolist()
+        assert best.text == text[a:b] == text[best.start : best.end]
 
 
 @given(st.text(alphabet="ab. \t\n\u00a0\u202fé", max_size=30))
 def test_every_token_belongs_to_the_word_that_holds_it(embedded, text):
     words = WordSplitter(embedded.tokenizer).split(text)
-    assert words.texts == [text[a:b] for a, b in words.offsets]
+    assert words.first.tolist() == words.last.tolist()
     for (start, end), word in zip(
-        embedded.tokenizer.encode(text).offsets.tolist(), words.of_token.tolist(), strict=True
+        embedded.tokenizer.encode(text).offsets.tolist(), words.first.tolist(), strict=True
     ):
         a, b = words.offsets[word]
         assert a <= start < end <= b
+
+
+@given(st.text(alphabet="ab.， 港カ\u3099\u0301บ้", max_size=30))
+def test_every_token_stands_from_its_first_to_its_last_word(embedded, text):
+    words = WordSplitter(embedded.tokenizer).split(text)
+    assert "".join(text[a:b] for a, b in words.offsets) == text.replace(" ", "")
+    for (start, end), first, last in zip(
+        embedded.tokenizer.encode(text).offsets.tolist(), words.first, words.last, strict=True
+    ):
+        assert words.offsets[first][0] <= start < words.offsets[first][1]
+        assert words.offsets[last][0] < end <= words.offsets[last][1]
 
 
 @pytest.mark.parametrize(
@@ -101,7 +143,7 @@ def test_every_token_belongs_to_the_word_that_holds_it(embedded, text):
     ],
 )
 def test_texts_of_answers(names, words, basic, expected):
-    assert answer_text(names, words, basic) == expected
+    assert answer_text(names, " ".join(words), basic) == expected
 
 
 # ---------------------------------------------------------------- the n best
@@ -130,9 +172,9 @@ def brute_force(windows, logits, words, tokenizer, n, longest, with_null):
         if w < math.inf:
             window = windows[w]
             tokens = [window.begin + t - window.offset for t in (i, j)]
-            a, b = (int(words.of_token[t]) for t in tokens)
+            a, b = int(words.first[tokens[0]]), int(words.last[tokens[1]])
             names = tokenizer.names(window.input_ids[i : j + 1])
-            text = answer_text(names, words.texts[a : b + 1], words.basic[a : b + 1])
+            text = answer_text(names, words.join(slice(a, b + 1)), words.basic[a : b + 1])
         texts.setdefault(text, -score)
     if with_null:
         texts.setdefault("", null if windows else 0.0)

@@ -91,6 +91,8 @@ def test_answers_are_all_spans_and_null_in_the_order_of_their_scores(case, longe
     windows, logits = case
     answers = decode(windows, logits, max_answer_length=longest, align_to_words=aligned)
     found, null = brute_force(windows, logits, longest, aligned)
+    if not found:  # no word is short enough
+        found, null = brute_force(windows, logits, longest, aligned=False)
     assert len(answers) == len(found) + 1
     assert sorted([*found.values(), null], reverse=True) == [a.score for a in answers]
     texts = {w.document: w.context for w in windows}
@@ -136,6 +138,132 @@ def test_shifting_all_logits_changes_no_probability(case, shift):
     after = decode(windows, [(s + np.float32(shift), e) for s, e in logits], n=5)
     for a, b in zip(before, after, strict=True):
         assert math.isclose(a.probability, b.probability, rel_tol=1e-4)
+
+
+def tokens_of(text, *parts):
+    """A text whose tokens are the given parts of it, in their order."""
+    offsets, at = [], 0
+    for part in parts:
+        at = text.index(part, at)
+        offsets.append((at, at + len(part)))
+        at += len(part)
+    size = len(parts)
+    offsets = np.array(offsets, np.int32).reshape(-1, 2)
+    return Tokens(text, np.arange(10, 10 + size, dtype=np.int32), offsets, np.zeros(size, np.int32))
+
+
+def texts_of(tokens, **changes):
+    """All answers from one window over these tokens."""
+    windows = make_windows(
+        text_tokens([0]), tokens, pair=Pair(CLS, SEP), max_seq_length=99, doc_stride=1
+    )
+    (window,) = windows
+    random = np.random.default_rng(0)
+    logits = [tuple(random.normal(0, 3, (2, len(window))).astype(np.float32))]
+    answers = decode(windows, logits, max_answer_length=30, **changes)
+    for answer in answers:
+        assert tokens.text[answer.start : answer.end] == answer.text
+    return [answer.text for answer in answers if not answer.is_null]
+
+
+@pytest.mark.parametrize(
+    ("text", "parts", "expected"),
+    [
+        ("Jose\u0301 won", ["Jose", "won"], {"Jose\u0301", "won", "Jose\u0301 won"}),
+        ("Hue\u0302\u0301.", ["Hue"], {"Hue\u0302\u0301"}),
+        ("葛\U000e0100城", ["葛", "城"], {"葛\U000e0100", "城", "葛\U000e0100城"}),
+        ("❤\ufe0f x", ["❤", "x"], {"❤\ufe0f", "x", "❤\ufe0f x"}),
+        ("हिद\u094d", ["ह", "द"], {"हि", "द\u094d", "हिद\u094d"}),
+        ("e\u0301 b", ["e", "\u0301", "b"], {"e\u0301", "b", "e\u0301 b"}),  # the mark a token
+        (" \u0301b", ["\u0301b"], {"\u0301b"}),  # it belongs to nothing
+        ("a b", ["a ", "b"], {"a", "b", "a b"}),  # a space in a token
+        ("a b", ["a", " b"], {"a", "b", "a b"}),
+        ("a  b", ["a", " ", " b"], {"a", "b", "a  b"}),  # a token of nothing else
+    ],
+)
+def test_answers_are_made_of_whole_characters(text, parts, expected):
+    found = texts_of(tokens_of(text, *parts))
+    assert sorted(found) == sorted(expected)
+
+
+def test_of_tokens_that_are_parts_of_one_character_only_one_can_be_an_answers_end():
+    tokens = tokens_of("船x", "船", "x")
+    offsets = np.array([(0, 1), (0, 1), (0, 1), (1, 2)], np.int32)
+    tokens = Tokens(tokens.text, np.arange(10, 14, dtype=np.int32), offsets, np.zeros(4, np.int32))
+    assert sorted(texts_of(tokens)) == ["x", "船", "船x"]
+
+
+@pytest.mark.parametrize(
+    ("text", "parts", "expected"),
+    [
+        ("Mara Quill", ["Mara", "Qui", "ll"], {"Mara", "Quill", "Mara Quill"}),
+        ("Quill's", ["Quill", "'", "s"], {"Quill", "'", "s", "Quill'", "'s", "Quill's"}),
+        ("北港Ada", ["北", "港", "Ad", "a"], {"北", "港", "北港", "港Ada", "北港Ada", "Ada"}),
+        ("บ้าน", ["บ้", "าน"], {"บ้", "าน", "บ้าน"}),
+        ("서울에서", ["서울", "에서"], {"서울", "에서", "서울에서"}),
+        ("Jose\u0301s", ["Jose", "s"], {"Jose\u0301s"}),
+        ("x.", ["x."], {"x."}),
+        ("(Bern", ["(", "Ber", "n"], {"(", "Bern", "(Bern"}),
+    ],
+)
+def test_whole_words_are_what_spaces_and_punctuation_part(text, parts, expected):
+    assert sorted(texts_of(tokens_of(text, *parts), align_to_words=True)) == sorted(expected)
+
+
+def test_parts_of_words_are_taken_if_no_word_is_short_enough():
+    windows = make_windows(
+        text_tokens([0]), text_tokens([0] * 5), pair=Pair(CLS, SEP), max_seq_length=99, doc_stride=1
+    )
+    logits = [(np.zeros(9, np.float32), np.arange(9, dtype=np.float32))]
+    aligned = decode(windows, logits, align_to_words=True, max_answer_length=4)
+    assert aligned == decode(windows, logits, align_to_words=False, max_answer_length=4)
+    assert len(aligned) > 1
+
+
+@given(cases(), st.booleans())
+def test_what_is_left_out_changes_no_probability(case, aligned):
+    before = {(a.document, a.start, a.end): a.probability for a in decode(*case)}
+    for changes in ({"align_to_words": aligned}, {"max_overlap": 0.3}, {"min_score": 0.5}):
+        for answer in decode(*case, **changes):
+            probability = before[answer.document, answer.start, answer.end]
+            assert math.isclose(answer.probability, probability, rel_tol=1e-6)
+
+
+def overlap(a, b):
+    """The share of the shorter of two answers that both hold."""
+    if a.document != b.document:
+        return 0.0
+    shared = min(a.end, b.end) - max(a.start, b.start)
+    return max(0, shared) / min(a.end - a.start, b.end - b.start)
+
+
+@given(
+    cases(whole_numbers=True),
+    st.sampled_from([0, 0.25, 0.5, 0.9, 1]),
+    st.integers(1, 6),
+    st.booleans(),
+)
+def test_answers_that_share_too_much_with_better_ones_are_left_out(case, most, n, aligned):
+    kept = []
+    for answer in decode(*case, align_to_words=aligned):
+        if answer.is_null or all(overlap(answer, k) <= most for k in kept if not k.is_null):
+            kept.append(answer)
+    found = decode(*case, align_to_words=aligned, max_overlap=most)
+    assert [(a.text, a.start, a.document) for a in found] == [
+        (a.text, a.start, a.document) for a in kept
+    ]
+    assert decode(*case, align_to_words=aligned, max_overlap=most, n=n) == found[:n]
+    if most == 1:
+        assert found == decode(*case, align_to_words=aligned)
+
+
+@given(cases(), st.floats(-10, 10), st.integers(1, 5))
+def test_answers_below_the_least_score_are_left_out_and_no_answer_stays(case, least, n):
+    everything = decode(*case, null_score_diff_threshold=math.inf)
+    kept = [a for a in everything if a.is_null or a.score >= least]
+    found = decode(*case, null_score_diff_threshold=math.inf, min_score=least)
+    assert found == kept
+    assert decode(*case, null_score_diff_threshold=math.inf, min_score=least, n=n) == kept[:n]
 
 
 def test_a_text_of_white_space_has_no_answer():

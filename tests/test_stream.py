@@ -318,7 +318,9 @@ def interrupted(run, tmp_path):
         (["--top-k", "2"], "top_k was 1 and is 2"),
         (["--null-threshold", "2"], "null_score_diff_threshold was 0.0 and is 2.0"),
         (["--max-answer-length", "3"], "max_answer_length was 30 and is 3"),
-        (["--align-to-words"], "align_to_words was False and is True"),
+        (["--no-align-to-words"], "align_to_words was True and is False"),
+        (["--max-overlap", "0"], "max_overlap was None and is 0.0"),
+        (["--min-score", "2"], "min_score was None and is 2.0"),
     ],
 )
 def test_a_run_with_other_settings_is_not_gone_on_with(

@@ -105,9 +105,41 @@ def add_command(commands: Any) -> None:
         help="tokens that neighbouring windows share (default: 128, or half a window)",
     )
     answer.add_argument(
-        "--align-to-words", action="store_true", help="only answers made of whole words"
+        "--align-to-words",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="only answers made of whole words, where spaces part words (default: yes)",
+    )
+    answer.add_argument(
+        "--max-overlap",
+        type=share,
+        metavar="X",
+        help="with --top-k: of two answers that share more than this part of the shorter one, from "
+        "0 to 1, give the better one only (default: both)",
+    )
+    answer.add_argument(
+        "--min-score",
+        type=number,
+        metavar="X",
+        help="give no answers whose score is below X; write --min-score=-1 for negative numbers",
     )
     add_model_options(answer)
+
+
+def number(text: str) -> float:
+    """An argparse type: a number."""
+    value = float(text)
+    if value != value:
+        raise argparse.ArgumentTypeError(f"must be a number, got {text}")
+    return value
+
+
+def share(text: str) -> float:
+    """An argparse type: a number from 0 to 1."""
+    value = number(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"must be from 0 to 1, got {text}")
+    return value
 
 
 def check_usage(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
@@ -197,6 +229,8 @@ def load_answerer(args: argparse.Namespace) -> QuestionAnswerer:
         max_seq_length=args.max_seq_length,
         doc_stride=args.doc_stride,
         align_to_words=args.align_to_words,
+        max_overlap=args.max_overlap,
+        min_score=args.min_score,
     )
 
 

@@ -14,6 +14,7 @@ from minibert.commands.options import (
     examples,
     read_data,
 )
+from minibert.errors import InputError
 from minibert.files import check_output, writing
 from minibert.options import DTYPES
 from minibert.progress import notice
@@ -67,6 +68,8 @@ def command_compare(args: argparse.Namespace) -> None:
 
     check_output(args.output)
     data = read_data(args)
+    if not data.labelled:
+        raise InputError(f"{args.data}: holds no right answers, so models cannot be compared on it")
     settings = decoding_settings(args, data, args.null_threshold)
     names = args.models or ["embedded"]
     kinds = args.dtype or DTYPES[:1]
@@ -86,7 +89,7 @@ def command_compare(args: argparse.Namespace) -> None:
     try:
         for number, (name, dtype) in enumerate(wanted, 1):
             notice(f"{number} of {len(wanted)}: {name}, {dtype}")
-            rows.append(compare(load(name, dtype), data, settings))
+            rows.append(compare(load(name, dtype), data, settings, args.f1))
     finally:
         if rows:  # those that were measured, also if a later one fails
             with writing(args.output) as out:

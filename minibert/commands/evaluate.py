@@ -31,7 +31,8 @@ def add_command(commands: Any) -> None:
         "evaluate",
         help="measure a model, or predictions, on a SQuAD file",
         description="Answer all questions of a SQuAD file and print exact match and F1 as JSON, "
-        "as the official script computes them. With --predictions nothing is run.",
+        "as the official script computes them. With --predictions nothing is run. Of a test file, "
+        "which holds no right answers, the predictions are written and nothing is scored.",
         **examples(
             "minibert evaluate --data dev-v2.0.json --output-dir run --report report.html",
             "minibert evaluate --data dev-v2.0.json --predictions run/predictions.json",
@@ -56,7 +57,8 @@ def add_command(commands: Any) -> None:
         "--predictions",
         type=file_name,
         metavar="FILE",
-        help="score these: an object of ids and texts, '' for none",
+        help="score these: an object of ids and texts, '' for none; or Hugging Face's list of "
+        "objects with id and prediction_text",
     )
     parser.add_argument(
         "--null-odds",
@@ -134,6 +136,8 @@ def command_evaluate(args: argparse.Namespace) -> None:
     if args.report is not None:
         check_output(args.report)
     data = read_data(args)
+    if not data.labelled:
+        check_unlabelled(args)
     if args.tune_null:
         articles_for_tuning(data.questions)
     evaluation = run_model(args, data) if args.predictions is None else score_files(args, data)
@@ -148,6 +152,26 @@ def command_evaluate(args: argparse.Namespace) -> None:
         page = render_report(evaluation)
         with writing(args.report) as out:
             out.write(page)
+
+
+def check_unlabelled(args: argparse.Namespace) -> None:
+    """Refuse options that need right answers, for a file that holds none; say so for the others.
+
+    Raises:
+        InputError: there is such an option, or no place for what else is left, the predictions.
+    """
+    for name in ("predictions", "report", "tune_null"):
+        if getattr(args, name) is not None:
+            raise InputError(
+                f"{args.data}: holds no right answers, as a test file does: nothing can be scored, "
+                f"so give no --{name.replace('_', '-')}"
+            )
+    if args.output_dir is None:
+        raise InputError(
+            f"{args.data}: holds no right answers, as a test file does: there will be predictions "
+            "only. Name a folder for them with --output-dir."
+        )
+    notice(f"minibert: {args.data}: holds no right answers; predictions are made, none is scored")
 
 
 def without_infinity(value: Any) -> Any:
@@ -179,7 +203,7 @@ def run_model(args: argparse.Namespace, data: SquadData) -> Evaluation:
         revision=args.revision,
     )
     evaluation = evaluate(
-        model, data, settings, output_dir=args.output_dir, overwrite=args.overwrite
+        model, data, settings, output_dir=args.output_dir, overwrite=args.overwrite, f1=args.f1
     )
     if evaluation.questions_per_second:
         notice(f"{evaluation.questions_per_second:.1f} questions/s")
@@ -196,4 +220,5 @@ def score_files(args: argparse.Namespace, data: SquadData) -> Evaluation:
         args.null_odds,
         args.nbest,
         1.0 if args.null_threshold is None else args.null_threshold,
+        args.f1,
     )

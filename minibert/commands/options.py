@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 from minibert.options import DEVICES, DTYPES, gpu_index
+from minibert.progress import notice
 
 DECODING = {
     "--max-seq-length": "longest window (default: 384, or the model's limit)",
@@ -109,7 +110,15 @@ def add_file_options(parser: argparse.ArgumentParser) -> None:
         type=file_name,
         required=True,
         metavar="FILE",
-        help="questions in SQuAD's format, 1.1 or 2.0: .json, .json.gz or .json.xz",
+        help="questions in SQuAD's format, 1.1 or 2.0: .json, .json.gz or .json.xz; or as rows "
+        "with question, context and answers, in a list or one a line",
+    )
+    parser.add_argument(
+        "--f1",
+        choices=["words", "characters"],
+        default="words",
+        help="what answers are compared by; characters for languages that do not part words with "
+        "spaces (default: words, as SQuAD does)",
     )
     parser.add_argument(
         "--output",
@@ -152,14 +161,25 @@ def add_decoding_options(parser: argparse.ArgumentParser) -> None:
 
 
 def read_data(args: argparse.Namespace) -> Any:
-    """The questions that --data and --limit name: a SquadData."""
+    """The questions that --data and --limit name: a SquadData.
+
+    Says so if --f1 does not suit their language.
+    """
     from dataclasses import replace
 
     from minibert.squad.evaluation import spread
     from minibert.squad.files import read_squad
+    from minibert.squad.metrics import mostly_without_spaces
 
     data = read_squad(args.data)
-    return replace(data, questions=spread(data.questions, args.limit)) if args.limit else data
+    if args.limit:
+        data = replace(data, questions=spread(data.questions, args.limit))
+    if args.f1 == "words" and mostly_without_spaces(data.questions):
+        notice(
+            f"minibert: {args.data}: most answers are in a script without spaces between words, of "
+            "which F1 over words says little; --f1 characters compares their characters"
+        )
+    return data
 
 
 def decoding_settings(args: argparse.Namespace, data: Any, null_threshold: float) -> Any:

@@ -84,7 +84,8 @@ def render_report(evaluation: Evaluation, title: str | None = None) -> str:
         A whole HTML page, of a size that hardly depends on the number of questions.
 
     Raises:
-        InputError: there are no questions, or some have no prediction, odds, text or probability.
+        InputError: there are no questions, some have no prediction, odds, text or probability, or
+            their right answers are not known.
     """
     for values, what in (
         (evaluation.null_odds, "null odds"),
@@ -93,7 +94,7 @@ def render_report(evaluation: Evaluation, title: str | None = None) -> str:
     ):
         if values is not None:
             require(evaluation.questions, values, what)
-    scores = score_answers(evaluation.questions, evaluation.predictions)
+    scores = score_answers(evaluation.questions, evaluation.predictions, evaluation.f1)
     sections = [
         ("kinds", "Kinds of questions", kinds_section(evaluation, scores)),
         ("null", "No answer", null_section(evaluation)),
@@ -141,6 +142,10 @@ def summary(evaluation: Evaluation, scores: Mapping[str, Score]) -> Iterator[str
     yield "is the harmonic mean of two shares, of the predicted words that are right and of the"
     yield "right words that are predicted, for the best fitting of the right answers. Where the"
     yield "text holds no answer, both are 100 for “no answer” and 0 for everything else.</p>"
+    if evaluation.f1 == "characters":
+        yield "<p>Here the words that are compared are single characters where the script does not"
+        yield "part words with spaces. Punctuation of every script is left out, and no article"
+        yield "is.</p>"
     ours = 100 * math.fsum(score.exact for score in scores.values()) / len(scores)
     if abs(metrics.get("exact", ours) - ours) > 1e-6:
         yield f'<p class="note">The predictions as they are have an exact match of {ours:.2f}, and'
@@ -318,7 +323,7 @@ def threshold_figure(evaluation: Evaluation, odds: Floats, used: float | None) -
     """Exact match and F1 for every threshold."""
     known = evaluation.best_texts
     answers = evaluation.predictions if known is None else known
-    scores = score_answers(evaluation.questions, answers)
+    scores = score_answers(evaluation.questions, answers, evaluation.f1)
     silent = np.array([float(not question.answerable) for question in evaluation.questions])
     low, high = common_range(odds)
     lines, marks, notes = [], [], []

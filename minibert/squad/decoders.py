@@ -234,7 +234,7 @@ class Answerer(_Plain):
             null_score_diff_threshold=settings.null_threshold
             if settings.with_null
             else float("inf"),
-            align_to_words=False,
+            align_to_words=True,
         )
         chosen = answers[0]
         best = next((answer for answer in answers if not answer.is_null), chosen)

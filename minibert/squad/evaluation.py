@@ -21,17 +21,21 @@ from minibert.squad.decoders import Prediction, SquadSettings, make_decoder
 from minibert.squad.files import (
     SquadData,
     SquadQuestion,
-    read_nbest,
-    read_null_odds,
-    read_predictions,
 )
 from minibert.squad.journal import journal, write_outputs
 from minibert.squad.metrics import (
     DEFAULT_THRESHOLD,
+    F1_OVER,
     require,
     score_answers,
     squad_evaluate,
     tune_threshold,
+)
+from minibert.squad.predictions import (
+    has_null_odds,
+    read_nbest,
+    read_null_odds,
+    read_predictions,
 )
 
 ANY_ODDS = float("inf")  # threshold for predictions that are "" already where they should be
@@ -46,7 +50,8 @@ class Evaluation:
 
     questions: Sequence[SquadQuestion]
     predictions: Mapping[str, str]  # "" for "no answer"
-    metrics: Mapping[str, float]  # as squad_evaluate gives them
+    # As squad_evaluate gives them; of questions whose right answers are not known only `total`.
+    metrics: Mapping[str, float]
     # How unanswerable each question looks: the null score minus that of the best answer.
     null_odds: Mapping[str, float] | None = None
     # The best answer that is not "no answer", also where that was predicted.
@@ -58,6 +63,7 @@ class Evaluation:
     about: Mapping[str, str] = field(default_factory=dict)  # model, dtype ...: name -> value
     null_threshold: float | None = None  # odds above it are "no answer"
     questions_per_second: float | None = None  # of those that this run answered
+    f1: str = F1_OVER[0]  # what answers were compared by
 
     __repr__ = short_repr
 
@@ -93,8 +99,11 @@ def evaluate(
     *,
     output_dir: str | Path | None = None,
     overwrite: bool = False,
+    f1: str = F1_OVER[0],
 ) -> Evaluation:
     """Run a model over a SQuAD file and score its answers.
+
+    Where the file does not hold the right answers, there are only predictions.
 
     Args:
         model: a loaded model.
@@ -106,6 +115,7 @@ def evaluate(
             goes on from it.
         overwrite: replace the results of a finished run; an unfinished one with the same settings
             still goes on.
+        f1: what answers are compared by: "words", or "characters" for languages without spaces.
 
     Raises:
         InputError: a question cannot be read; the folder cannot be written, or holds other results.
@@ -122,6 +132,8 @@ def evaluate(
         raise InputError(f"settings must be SquadSettings, got {settings!r:.80}")
     questions = data.questions
     check_texts(questions, settings)
+    if f1 not in F1_OVER:
+        raise InputError(f"f1 must be one of {', '.join(F1_OVER)}, got {f1!r:.80}")
     found: dict[str, Prediction] = {}
     with journal(output_dir, model, data, settings, overwrite) as (kept, keep):
         found |= kept
@@ -144,14 +156,17 @@ def evaluate(
     return Evaluation(
         questions=questions,
         predictions=predictions,
-        metrics=squad_evaluate(questions, predictions, odds, ANY_ODDS),
+        metrics=squad_evaluate(questions, predictions, odds, ANY_ODDS, f1)
+        if data.labelled
+        else {"total": len(questions)},
         null_odds=odds,
         best_texts={key: answer.best_text for key, answer in found.items()},
         probabilities={key: answer.probability for key, answer in found.items()},
         spans={key: answer.span for key, answer in found.items() if any(answer.span)},
-        about=describe(model, data, settings),
+        about=describe(model, data, settings, f1),
         null_threshold=settings.null_threshold,
         questions_per_second=len(rest) / seconds if rest else None,
+        f1=f1,
     )
 
 
@@ -175,22 +190,28 @@ def score_predictions(
     null_odds: str | Path | None = None,
     nbest: str | Path | None = None,
     null_threshold: float = DEFAULT_THRESHOLD,
+    f1: str = F1_OVER[0],
 ) -> Evaluation:
     """Score predictions that were made elsewhere.
 
     Args:
         data: the questions.
-        predictions: file of an object that maps ids to texts, "" for "no answer".
-        null_odds: file of an object that maps ids to numbers.
+        predictions: file of an object that maps ids to texts, "" for "no answer"; or Hugging
+            Face's list of objects, which may hold the odds as well.
+        null_odds: file of an object that maps ids to numbers, or such a list; None for the odds
+            that stand beside the predictions, if they do.
         nbest: file of an object that maps ids to the n best answers with their probabilities.
         null_threshold: an answer with odds above it counts as "no answer".
+        f1: what answers are compared by, "words" or "characters".
 
     Raises:
         InputError: a file cannot be read or leaves questions out.
     """
     texts = read_predictions(predictions)
+    if null_odds is None and has_null_odds(predictions):
+        null_odds = predictions
     odds = None if null_odds is None else read_null_odds(null_odds)
-    metrics = squad_evaluate(data.questions, texts, odds, null_threshold)
+    metrics = squad_evaluate(data.questions, texts, odds, null_threshold, f1)
     chosen = {q.id: texts[q.id] for q in data.questions}
     if odds is not None:
         chosen = {key: "" if odds[key] > null_threshold else t for key, t in chosen.items()}
@@ -215,19 +236,23 @@ def score_predictions(
             "predictions": str(predictions),
             "data": f"{data.name}, {len(data.questions)} questions",
             "null threshold": str(null_threshold),
+            **over(f1),
         },
         null_threshold=null_threshold,
+        f1=f1,
     )
 
 
-def compare(model: Model, data: SquadData, settings: SquadSettings) -> dict[str, Any]:
+def compare(
+    model: Model, data: SquadData, settings: SquadSettings, f1: str = F1_OVER[0]
+) -> dict[str, Any]:
     """A row of a table of models: how good, how large, how fast.
 
     Returns:
         model, device, dtype, exact, f1, megabytes (of the weights on disk; 0 if they came from no
         file), questions_per_second (without loading).
     """
-    evaluation = evaluate(model, data, settings)
+    evaluation = evaluate(model, data, settings, f1=f1)
     return {
         "model": model.name,
         "device": model.device,
@@ -239,7 +264,12 @@ def compare(model: Model, data: SquadData, settings: SquadSettings) -> dict[str,
     }
 
 
-def describe(model: Model, data: SquadData, settings: SquadSettings) -> dict[str, str]:
+def over(f1: str) -> dict[str, str]:
+    """What is worth saying of how F1 is counted: nothing if it is SQuAD's."""
+    return {} if f1 == F1_OVER[0] else {"F1 over": f1}
+
+
+def describe(model: Model, data: SquadData, settings: SquadSettings, f1: str) -> dict[str, str]:
     """What was measured, for people."""
     said = {
         "model": model.name,
@@ -251,7 +281,7 @@ def describe(model: Model, data: SquadData, settings: SquadSettings) -> dict[str
     for name, value in asdict(settings).items():
         if name not in ("decoder", "with_null") and value is not None:
             said[name.replace("_", " ")] = str(value)
-    return said
+    return said | over(f1)
 
 
 # ---------------------------------------------------------------- tuning the null threshold
@@ -300,12 +330,13 @@ def tune_null(evaluation: Evaluation, measure: str = "f1") -> dict[str, Any]:
     scoring = [q for q in evaluation.questions if q.article not in chosen]
     odds = evaluation.null_odds
     texts = evaluation.best_texts or evaluation.predictions
-    scores = {key: getattr(s, measure) for key, s in score_answers(tuning, texts).items()}
+    scored = score_answers(tuning, texts, evaluation.f1)
+    scores = {key: getattr(score, measure) for key, score in scored.items()}
     threshold = tune_threshold(tuning, texts, scores, odds)
 
     def numbers(predictions: Mapping[str, str]) -> dict[str, float]:
         part = {question.id: odds[question.id] for question in scoring}
-        return squad_evaluate(scoring, predictions, part, ANY_ODDS)
+        return squad_evaluate(scoring, predictions, part, ANY_ODDS, evaluation.f1)
 
     tuned = {q.id: "" if odds[q.id] > threshold else texts[q.id] for q in scoring}
     return {

@@ -1,6 +1,8 @@
 """SQuAD files: questions about paragraphs of articles, with the answers that people gave.
 
 Versions 1.1 and 2.0, and everything else of the same form; plain, or compressed by gzip or xz.
+The same questions are also found as a list of paragraphs, and as rows with a question and its
+context each, as Hugging Face datasets has them: in a list, under `data`, or one a line.
 
 Source: https://rajpurkar.github.io/SQuAD-explorer/ (Rajpurkar et al. 2016 and 2018).
 """
@@ -13,7 +15,7 @@ import json
 import lzma
 import os
 import zlib
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +46,7 @@ class SquadQuestion:
     answers: tuple[Gold, ...]
     article: int  # its number in the file, from 0
     title: str = ""  # of the article
+    labelled: bool = True  # whether the right answers are known; in a test file they are not
 
     __repr__ = short_repr
 
@@ -60,7 +63,14 @@ class SquadData:
     name: str  # of the file
     digest: str  # SHA-256 of its JSON, before compression
     questions: list[SquadQuestion]
-    with_null: bool  # whether the file has questions without an answer, as SQuAD 2.0 has
+    # Whether the file has questions without an answer, as SQuAD 2.0 has.  Where the right answers
+    # are not known: whether its version leaves that open, as all but 1 do.
+    with_null: bool
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the right answers are known, so that there is something to score."""
+        return all(question.labelled for question in self.questions)
 
     __repr__ = short_repr
 
@@ -69,7 +79,8 @@ def read_squad(path: str | Path) -> SquadData:
     """Read a SQuAD file.
 
     Args:
-        path: .json, .json.gz or .json.xz; what it is compressed with is seen from its first bytes.
+        path: .json, .json.gz or .json.xz, or JSON lines; what it is compressed with is seen from
+            its first bytes.
 
     Raises:
         InputError: it cannot be read, is damaged, holds no question, or is of another form; with
@@ -79,16 +90,26 @@ def read_squad(path: str | Path) -> SquadData:
     document = parse_json(path, text)
     reader = _Reader()
     questions = reader.read(document)
-    if reader.problems:
-        shown = reader.problems[:SHOWN] + ["..."] * (len(reader.problems) > SHOWN)
-        raise InputError(
-            f"{path}: is not in SQuAD's format ({len(reader.problems)} problems): "
-            + "; ".join(shown)
-        )
+    refuse(path, "is not in SQuAD's format", reader.problems)
     if not questions:
         raise InputError(f"{path}: holds no questions")
-    with_null = not all(question.answerable for question in questions)
+    if questions[0].labelled:
+        with_null = not all(question.answerable for question in questions)
+    else:
+        version = str(document.get("version", "")) if isinstance(document, dict) else ""
+        with_null = not version.lstrip("vV").startswith("1")
     return SquadData(Path(path).name, hashlib.sha256(text).hexdigest(), questions, with_null)
+
+
+def refuse(path: str | Path, what: str, problems: list[str]) -> None:
+    """Report all problems of a file at once, if there are any.
+
+    Raises:
+        InputError: there are.
+    """
+    if problems:
+        shown = problems[:SHOWN] + ["..."] * (len(problems) > SHOWN)
+        raise InputError(f"{path}: {what} ({len(problems)} problems): " + "; ".join(shown))
 
 
 def read_compressed(path: str | Path) -> bytes:
@@ -114,18 +135,48 @@ def read_compressed(path: str | Path) -> bytes:
     return data
 
 
+class Lines(dict[int, Any]):
+    """The documents of a file that has one a line, by the number of the line."""
+
+
 def parse_json(path: str | Path, data: bytes) -> Any:
     """Parse a JSON file.
+
+    Returns:
+        Its document; `Lines` if each line is one.
 
     Raises:
         InputError: it is not JSON.
     """
     try:
-        return json.loads(data.decode("utf-8-sig"))
+        text = data.decode("utf-8-sig")
+        return json.loads(text)
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: is not UTF-8 text: byte {error.start}") from None
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: is not JSON: {error}") from None
+        reason = error
+    lines = [(n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
+    documents, problems = Lines(), []
+    for number, line in lines:
+        try:
+            documents[number] = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            if not documents:  # not even the first: one document over many lines, then
+                break
+            problems.append(f"line {number}: {error}")
+    if not documents:
+        raise InputError(f"{path}: is not JSON: {reason}")
+    refuse(path, "is not JSON", problems)
+    return documents
+
+
+def rows_of(document: Any) -> list[tuple[str, Any]] | None:
+    """Where each part of a list or of lines stands, and the part; None for other documents."""
+    if isinstance(document, Lines):
+        return [(f"line {n}", part) for n, part in document.items()]
+    if isinstance(document, list):
+        return [(f"[{n}]", part) for n, part in enumerate(document)]
+    return None
 
 
 class _Reader:
@@ -134,32 +185,70 @@ class _Reader:
     def __init__(self) -> None:
         self.problems: list[str] = []
         self.ids: set[str] = set()
+        self.unlabelled: list[str] = []  # where questions stand whose right answers are not said
+        self.articles: dict[str, int] = {}  # title, or what stands for it -> number
 
     def read(self, document: Any) -> list[SquadQuestion]:
         """All questions, in the order of the file."""
-        if not isinstance(document, dict):
-            self.problems.append(f"it must hold an object, found {type(document).__name__}")
-            return []
-        questions = []
-        for number, article in enumerate(self.part(document, "data", list, "the file", [])):
-            at = f"data[{number}]"
-            title = article.get("title", "") if isinstance(article, dict) else ""
-            for p, paragraph in enumerate(self.part(article, "paragraphs", list, at, [])):
-                paragraph_at = f"{at}.paragraphs[{p}]"
-                context = self.part(paragraph, "context", str, paragraph_at, "")
-                for q, qa in enumerate(self.part(paragraph, "qas", list, paragraph_at, [])):
-                    where = f"{paragraph_at}.qas[{q}]"
-                    questions.append(
-                        SquadQuestion(
-                            self.identifier(qa, where),
-                            self.part(qa, "question", str, where, ""),
-                            context,
-                            self.answers(qa, where),
-                            number,
-                            str(title),
-                        )
-                    )
+        questions = list(self.questions(document))
+        if len(self.unlabelled) < len(questions):
+            self.problems += [f"{where} has no 'answers'" for where in self.unlabelled]
         return questions
+
+    def questions(self, document: Any) -> Iterator[SquadQuestion]:
+        """The questions of articles, paragraphs and rows."""
+        for where, item in self.items(document):
+            if not isinstance(item, dict) or "paragraphs" in item:
+                paragraphs = self.part(item, "paragraphs", list, where, [])
+                title = str(item.get("title", "")) if isinstance(item, dict) else ""
+                article = self.article(where)
+                for p, paragraph in enumerate(paragraphs):
+                    yield from self.paragraph(paragraph, f"{where}.paragraphs[{p}]", article, title)
+            elif "qas" in item:
+                yield from self.paragraph(item, where)
+            elif "question" in item or "context" in item:
+                context = self.part(item, "context", str, where, "")
+                title = str(item.get("title") or "")
+                yield self.question(item, where, context, self.article(title or context), title)
+            else:
+                self.part(item, "paragraphs", list, where, [])
+
+    def items(self, document: Any) -> list[tuple[str, Any]]:
+        """The articles, paragraphs or rows of a document, and where each stands."""
+        if (rows := rows_of(document)) is not None:
+            return rows
+        if not isinstance(document, dict):
+            found = type(document).__name__
+            self.problems.append(f"it must hold an object or a list, found {found}")
+            return []
+        if "data" not in document and {"paragraphs", "qas", "question"} & document.keys():
+            return [("the file", document)]
+        data = self.part(document, "data", list, "the file", [])
+        return [(f"data[{n}]", item) for n, item in enumerate(data)]
+
+    def article(self, key: str) -> int:
+        """The number of an article."""
+        return self.articles.setdefault(key, len(self.articles))
+
+    def paragraph(
+        self, paragraph: Any, where: str, article: int | None = None, title: str = ""
+    ) -> Iterator[SquadQuestion]:
+        """The questions of a paragraph; one without an article is an article of its own."""
+        context = self.part(paragraph, "context", str, where, "")
+        number = self.article(context) if article is None else article
+        for q, qa in enumerate(self.part(paragraph, "qas", list, where, [])):
+            yield self.question(qa, f"{where}.qas[{q}]", context, number, title)
+
+    def question(
+        self, qa: Any, where: str, context: str, article: int, title: str
+    ) -> SquadQuestion:
+        """One question."""
+        identifier = self.identifier(qa, where)
+        question = self.part(qa, "question", str, where, "")
+        answers = self.answers(qa, where)
+        return SquadQuestion(
+            identifier, question, context, answers or (), article, title, answers is not None
+        )
 
     def part(self, parent: Any, key: str, kind: type, where: str, otherwise: Any) -> Any:
         """parent[key], or `otherwise` and a problem."""
@@ -190,16 +279,45 @@ class _Reader:
             self.ids.add(found)
         return found
 
-    def answers(self, qa: Any, where: str) -> tuple[Gold, ...]:
-        """The right answers of a question."""
-        if isinstance(qa, dict) and qa.get("is_impossible") is True and "answers" not in qa:
+    def answers(self, qa: Any, where: str) -> tuple[Gold, ...] | None:
+        """The right answers of a question; None where they are not said.
+
+        `is_impossible` wins over what is listed, which may be what is plausible and wrong.  An
+        answer without text is none.
+        """
+        if isinstance(qa, dict):
+            if qa.get("is_impossible") is True:
+                return ()
+            if qa.get("answers") is None:
+                self.unlabelled.append(where)
+                return None
+        found = qa.get("answers", []) if isinstance(qa, dict) else []
+        where += ".answers"
+        if isinstance(found, dict):
+            found = self.rows_of_columns(found, where)
+        elif not isinstance(found, list):
+            self.problems.append(
+                f"{where} must be a list, or an object of lists, found {type(found).__name__}"
+            )
             return ()
         golds = []
-        for a, answer in enumerate(self.part(qa, "answers", list, where, [])):
-            text = self.part(answer, "text", str, f"{where}.answers[{a}]", "")
+        for a, answer in enumerate(found):
+            text = self.part(answer, "text", str, f"{where}[{a}]", "")
             start = answer.get("answer_start") if isinstance(answer, dict) else None
             golds.append(Gold(text, start if isinstance(start, int) and start >= 0 else None))
-        return tuple(golds)
+        return tuple(gold for gold in golds if gold.text.strip())
+
+    def rows_of_columns(self, columns: dict[str, Any], where: str) -> list[dict[str, Any]]:
+        """Answers as a list of each part, the way Hugging Face datasets keeps them."""
+        texts = self.part(columns, "text", list, where, [])
+        starts = columns.get("answer_start")
+        if starts is None:
+            starts = [None] * len(texts)
+        elif not isinstance(starts, list) or len(starts) != len(texts):
+            self.problems.append(f"{where}.answer_start must be a list as long as text is")
+            return []
+        rows = zip(texts, starts, strict=True)
+        return [{"text": text, "answer_start": start} for text, start in rows]
 
 
 def half_surrogate(text: str) -> int | None:
@@ -209,92 +327,3 @@ def half_surrogate(text: str) -> int | None:
     except UnicodeEncodeError as error:
         return error.start
     return None
-
-
-# ---------------------------------------------------------------- predictions
-
-
-def check_values(path: str | Path, found: Any, name: str, right: Callable[[Any], bool]) -> Any:
-    """Check that a JSON document maps ids to values of one kind.
-
-    Args:
-        path: for the message.
-        found: the document.
-        name: of the kind.
-        right: whether a value is of it.
-
-    Raises:
-        InputError: it does not.
-    """
-    if not isinstance(found, dict):
-        raise InputError(f"{path}: must hold an object of ids, found {type(found).__name__}")
-    for key, value in found.items():
-        if not right(value):
-            raise InputError(f"{path}: {key!r} must be {name}, found {value!r:.60}")
-    return found
-
-
-def is_number(value: Any) -> bool:
-    """Whether a value is a number that a float can hold, perhaps infinite."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    return value == value and (isinstance(value, float) or abs(value) < 10**300)
-
-
-def is_answer(entry: Any) -> bool:
-    """Whether a value is one of n best answers: a text and a probability.
-
-    The pipeline adds up the probabilities of equal texts, so they can be above 1.
-    """
-    return (
-        isinstance(entry, dict)
-        and isinstance(entry.get("text"), str)
-        and is_number(entry.get("probability"))
-        and 0 <= entry["probability"] < float("inf")
-    )
-
-
-def read_predictions(path: str | Path) -> dict[str, str]:
-    """Read predictions: an object that maps the id of each question to a text, "" for none.
-
-    Raises:
-        InputError: it cannot be read, or is of another form.
-    """
-    document = parse_json(path, read_compressed(path))
-    texts: dict[str, str] = check_values(
-        path, document, "a string", lambda value: isinstance(value, str)
-    )
-    return texts
-
-
-def read_null_odds(path: str | Path) -> dict[str, float]:
-    """Read how unanswerable each question looks: an object that maps ids to numbers.
-
-    Raises:
-        InputError: it cannot be read, or is of another form.
-    """
-    document = parse_json(path, read_compressed(path))
-    odds: dict[str, float] = check_values(path, document, "a number", is_number)
-    return odds
-
-
-def read_nbest(path: str | Path) -> dict[str, list[tuple[str, float]]]:
-    """Read n best answers: an object that maps ids to lists of objects with text and probability.
-
-    Returns:
-        Text and probability of each answer, by id.
-
-    Raises:
-        InputError: it cannot be read, or is of another form.
-    """
-    document = parse_json(path, read_compressed(path))
-    check_values(
-        path,
-        document,
-        "a list of objects with a text and a probability",
-        lambda value: isinstance(value, list) and all(map(is_answer, value)),
-    )
-    return {
-        key: [(entry["text"], min(1.0, entry["probability"])) for entry in entries]
-        for key, entries in document.items()
-    }

@@ -18,7 +18,8 @@ from minibert.errors import InputError
 from minibert.files import writing
 from minibert.model import Model
 from minibert.squad.decoders import Prediction, SquadSettings
-from minibert.squad.files import SquadData, SquadQuestion, is_answer, is_number
+from minibert.squad.files import SquadData, SquadQuestion
+from minibert.squad.predictions import is_answer, is_number
 from minibert.unfinished import begin_again, header_of, lines_of, unfinished
 
 UNFINISHED = "unfinished.jsonl"

@@ -4,6 +4,9 @@ Every number is that of the official evaluate-v2.0.py, to the last digit that it
 Python 3.12, and of `squad_evaluate` in transformers 5.2.0, which has the same sums in another form:
 it gives the best thresholds also without odds, as if all were 0.
 
+In scripts that do not part words with spaces, a whole answer is one word to SQuAD, right or wrong.
+F1 over characters is there for them: `characters` says what they are.
+
 Source: evaluate-v2.0.py on https://rajpurkar.github.io/SQuAD-explorer/; Rajpurkar et al. 2018.
 """
 
@@ -12,6 +15,7 @@ from __future__ import annotations
 import operator
 import re
 import string
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import reduce
@@ -19,6 +23,7 @@ from numbers import Real
 from typing import NamedTuple
 
 from minibert.errors import InputError
+from minibert.scripts import is_mark, may_end_within_words, without_spaces
 from minibert.squad.files import SquadQuestion
 
 PUNCTUATION = dict.fromkeys(map(ord, string.punctuation))  # that of ASCII only
@@ -26,6 +31,8 @@ ARTICLES = re.compile(r"\b(a|an|the)\b")
 
 # What `squad_evaluate` calls no answer if nothing else is said: odds above this.
 DEFAULT_THRESHOLD = 1.0
+
+F1_OVER = ("words", "characters")  # what F1 can be counted over, the default first
 
 # ---------------------------------------------------------------- one answer
 
@@ -38,6 +45,53 @@ def normalise(text: str) -> str:
         'us armys answer'
     """
     return " ".join(ARTICLES.sub(" ", text.lower().translate(PUNCTUATION)).split())
+
+
+def words(text: str) -> list[str]:
+    """The words that SQuAD compares.
+
+    Example:
+        >>> words("The  U.S. Army's  answer")
+        ['us', 'armys', 'answer']
+    """
+    return normalise(text).split()
+
+
+def characters(text: str) -> list[str]:
+    """What is compared instead in scripts that do not part words with spaces.
+
+    Each character of such a script, and each Korean syllable, counts by itself, with the marks on
+    it; Latin words, numbers and the like stay whole.  Punctuation of every script is left out, and
+    articles are not: the A of "vitamin A" is none.
+
+    Example:
+        >>> characters("于1931年、在 Norhaven。")
+        ['于', '1931', '年', '在', 'norhaven']
+
+    Source: the mixed segmentation of mlqa_evaluation_v1.py in facebookresearch/MLQA, there for the
+    ideographs of Chinese.  (Lewis et al. 2020.)
+    """
+    found: list[str] = []
+    inside = False  # whether a word goes on
+    for char in text.lower():
+        if char.isspace() or is_punctuation(char):
+            inside = False
+        elif is_mark(char) and found:
+            found[-1] += char
+        elif may_end_within_words(char):
+            found.append(char)
+            inside = False
+        elif inside:
+            found[-1] += char
+        else:
+            found.append(char)
+            inside = True
+    return found
+
+
+def is_punctuation(char: str) -> bool:
+    """Whether a character is punctuation, as Unicode or ASCII has it."""
+    return unicodedata.category(char).startswith("P") or ord(char) in PUNCTUATION
 
 
 class Score(NamedTuple):
@@ -63,16 +117,22 @@ def word_f1(gold: Sequence[str], predicted: Sequence[str]) -> float:
     return (2 * precision * recall) / (precision + recall)
 
 
-def score_answer(golds: Iterable[str], predicted: str) -> Score:
+def score_answer(golds: Iterable[str], predicted: str, f1: str = F1_OVER[0]) -> Score:
     """Score an answer against the best fitting of the right ones.
 
-    Right answers of which nothing is left after `normalise` do not count; if no right answer is
-    left, the empty text is right.
+    Right answers of which no word is left do not count; if no right answer is left, the empty text
+    is right.
+
+    Args:
+        golds: the right answers.
+        predicted: the answer.
+        f1: what the answers are compared by, "words" or "characters".
     """
-    words = normalise(predicted).split()
-    right = [kept for gold in golds if (kept := normalise(gold).split())] or [[]]
+    parts = words if f1 == "words" else characters
+    found = parts(predicted)
+    right = [kept for gold in golds if (kept := parts(gold))] or [[]]
     return Score(
-        float(max(gold == words for gold in right)), max(word_f1(gold, words) for gold in right)
+        float(max(gold == found for gold in right)), max(word_f1(gold, found) for gold in right)
     )
 
 
@@ -80,21 +140,35 @@ def score_answer(golds: Iterable[str], predicted: str) -> Score:
 
 
 def score_answers(
-    questions: Sequence[SquadQuestion], predictions: Mapping[str, str]
+    questions: Sequence[SquadQuestion], predictions: Mapping[str, str], f1: str = F1_OVER[0]
 ) -> dict[str, Score]:
     """Score the answer to each question.
 
     Raises:
-        InputError: there are no questions, or some have no prediction.
+        InputError: there are no questions, some have no prediction, or what is right is not known.
     """
+    if f1 not in F1_OVER:
+        raise InputError(f"f1 must be one of {', '.join(F1_OVER)}, got {f1!r:.80}")
     if not isinstance(questions, Sequence):
         raise InputError(f"the questions must be a list, got {type(questions).__name__}")
     if not questions:
         raise InputError("there are no questions to score")
     require(questions, predictions, "prediction", str)
+    if unlabelled := [question.id for question in questions if not question.labelled]:
+        raise InputError(
+            f"{len(unlabelled)} of {len(questions)} questions come without their right answers, as "
+            f"in a test file, the first is {unlabelled[0]!r}: there is nothing to score them with"
+        )
     return {
-        q.id: score_answer((gold.text for gold in q.answers), predictions[q.id]) for q in questions
+        q.id: score_answer((gold.text for gold in q.answers), predictions[q.id], f1)
+        for q in questions
     }
+
+
+def mostly_without_spaces(questions: Iterable[SquadQuestion]) -> bool:
+    """Whether most right answers are in a script that does not part words with spaces."""
+    texts = [gold.text for question in questions for gold in question.answers]
+    return 2 * sum(any(map(without_spaces, text)) for text in texts) > len(texts)
 
 
 def require(
@@ -131,6 +205,7 @@ def squad_evaluate(
     predictions: Mapping[str, str],
     null_odds: Mapping[str, float] | None = None,
     null_threshold: float = DEFAULT_THRESHOLD,
+    f1: str = F1_OVER[0],
 ) -> dict[str, float]:
     """SQuAD 2.0's numbers for the answers to all questions.
 
@@ -139,6 +214,7 @@ def squad_evaluate(
         predictions: the answer to each, by id; the empty text for "no answer".
         null_odds: how unanswerable each looks, by id, on any scale; None for 0 everywhere.
         null_threshold: an answer with odds above it counts as "no answer".
+        f1: what answers are compared by: "words", or "characters" for languages without spaces.
 
     Returns:
         In percent: exact, f1; of the answerable questions (HasAns_) and of the others (NoAns_),
@@ -146,9 +222,10 @@ def squad_evaluate(
         with that threshold (best_exact, best_exact_thresh, best_f1, best_f1_thresh).
 
     Raises:
-        InputError: there are no questions, or some have no prediction or no odds.
+        InputError: there are no questions, some have no prediction or no odds, or their right
+            answers are not known.
     """
-    scores = score_answers(questions, predictions)
+    scores = score_answers(questions, predictions, f1)
     odds = dict.fromkeys(predictions, 0.0) if null_odds is None else null_odds
     require(questions, odds, "null odds", Real)
     if not isinstance(null_threshold, Real) or null_threshold != null_threshold:

@@ -2,7 +2,9 @@
 
 Differs from spans.py in what its numbers depend on: candidates are the 20 best first tokens times
 the 20 best last tokens of a window, an answer's text is put together from words of the text, and
-equal texts count once.
+equal texts count once.  Words stand between white space; in scripts without spaces each character
+is one, as BERT's scripts for Chinese have it: else a paragraph of them would be one word, and the
+answer wherever a part of it cannot be told.
 
 In: a question and its text; then the logits of its windows.  Out: the n best answers and the
 null odds.
@@ -26,6 +28,7 @@ from minibert.arrays import Ints
 from minibert.errors import InputError
 from minibert.model import Model
 from minibert.recent import Recent
+from minibert.scripts import split_script
 from minibert.spans import Logits, max_context_tokens
 from minibert.tokenizer import Tokenizer
 from minibert.windows import Window, make_windows
@@ -88,12 +91,18 @@ def run_squad_windows(
 
 @dataclass(frozen=True, eq=False)
 class Words:
-    """The words of a text, split at white space, beside its N tokens."""
+    """The words of a text, beside its N tokens."""
 
-    texts: list[str]
+    text: str
     basic: list[str]  # each as the tokenizer sees it: lower case, spaces around punctuation
     offsets: list[tuple[int, int]]  # in characters of the text
-    of_token: Ints  # [N] which word each token is from
+    first: Ints  # [N] the word that each token begins in
+    last: Ints  # [N] the word that it ends in: the same, but where each character is a word
+
+    def join(self, chosen: slice) -> str:
+        """The text from the first to the last of some words, one space for each gap."""
+        begin, end = self.offsets[chosen][0][0], self.offsets[chosen][-1][1]
+        return SPACE.sub(" ", self.text[begin:end])
 
 
 class WordSplitter:
@@ -107,35 +116,37 @@ class WordSplitter:
         """Split a text."""
         gaps = [match.span() for match in SPACE.finditer(text)]
         begins, ends = [0, *(end for _, end in gaps)], [*(begin for begin, _ in gaps), len(text)]
-        offsets = [(a, b) for a, b in zip(begins, ends, strict=True) if a < b]
-        texts = [text[a:b] for a, b in offsets]
-        first = np.array([a for a, _ in offsets], np.int32)
-        starts = self.tokenizer.encode(text).offsets[:, 0]
+        parts = [(a, b) for a, b in zip(begins, ends, strict=True) if a < b]
+        offsets = [word for a, b in parts for word in split_script(text, a, b)]
+        starts = np.array([a for a, _ in offsets], np.int32)
+        tokens = self.tokenizer.encode(text).offsets  # [N, 2]
+        first = np.searchsorted(starts, tokens[:, 0], side="right").astype(np.int32) - 1
+        last = np.searchsorted(starts, tokens[:, 1], side="left").astype(np.int32) - 1
         return Words(
-            texts=texts,
-            basic=[" ".join(self.tokenizer.basic_words(word)) for word in texts],
+            text=text,
+            basic=[" ".join(self.tokenizer.basic_words(text[a:b])) for a, b in offsets],
             offsets=offsets,
-            of_token=np.searchsorted(first, starts, side="right").astype(np.int32) - 1,
+            first=first,
+            last=np.maximum(first, last),
         )
 
 
-def answer_text(names: list[str], words: list[str], basic: list[str]) -> str:
+def answer_text(names: list[str], whole: str, basic: list[str]) -> str:
     """The text of a span: its words, without what its tokens do not cover at both ends.
 
     Args:
         names: of its tokens, as in the vocabulary.
-        words: the words that it touches, as in the text.
-        basic: the same words as the tokenizer sees them.
+        whole: the words that it touches, as in the text, with one space for each gap.
+        basic: each of these words as the tokenizer sees it.
 
     Returns:
-        The part of the words, with one space between them, that the tokens stand for; all of it if
-        that cannot be told, because characters were added or removed.
+        The part of the words that the tokens stand for; all of them if that cannot be told, because
+        characters were added or removed.
 
     Example:
-        >>> answer_text(["steve", "smith"], ["Steve", "Smith's"], ["steve", "smith ' s"])
+        >>> answer_text(["steve", "smith"], "Steve Smith's", ["steve", "smith ' s"])
         'Steve Smith'
     """
-    whole = " ".join(words)
     seen = " ".join(part for part in basic if part)
     wanted = " ".join(" ".join(names).replace(" ##", "").split())
     begin = seen.find(wanted)
@@ -284,12 +295,12 @@ def _text_of_span(
 ) -> tuple[str, tuple[int, int]]:
     """The text of a span, and where it stands in the context."""
     begin, end = (window.begin + token - window.offset for token in (first, last))
-    chosen = slice(int(words.of_token[begin]), int(words.of_token[end]) + 1)
+    chosen = slice(int(words.first[begin]), int(words.last[end]) + 1)
     names = tokenizer.names(window.input_ids[first : last + 1])
-    text = answer_text(names, words.texts[chosen], words.basic[chosen])
+    text = answer_text(names, words.join(chosen), words.basic[chosen])
     offsets = window.context.offsets
     span = int(offsets[begin, 0]), int(offsets[end, 1])
-    if " ".join(SPACE.split(window.context.text[slice(*span)])) != text:  # whole words, then
+    if SPACE.sub(" ", window.context.text[slice(*span)]) != text:  # whole words, then
         span = words.offsets[chosen][0][0], words.offsets[chosen][-1][1]
     return text, span
 
