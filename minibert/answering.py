@@ -16,6 +16,7 @@ from minibert.errors import InputError
 from minibert.model import Model, load_model
 from minibert.options import check_count
 from minibert.reading import Example
+from minibert.reprs import changed_fields
 from minibert.spans import Answer, decode_answers
 from minibert.tokenizer import Tokenizer
 from minibert.windows import Window
@@ -65,8 +66,8 @@ class QuestionAnswerer:
         dtype: in which matrices are multiplied: 'float32', 'bfloat16', 'int8' (processor) or
             'float16' (GPU); None: 'float32'.
         num_threads: at most so many work on one batch; None: every core that this process may use.
-        tokenizer: another folder to take the tokenizer from.
-        revision: branch, tag or commit on the Hub.
+        tokenizer: another folder or name to take the tokenizer from, or a loaded Tokenizer.
+        revision: branch, tag or commit on the Hub, of the tokenizer too.
         token: for private models on the Hub.
         cache_dir: where the Hub's files are kept.
         **options: the fields of `Options`, for every question; each call can set its own.
@@ -108,6 +109,9 @@ class QuestionAnswerer:
             token=token,
             cache_dir=cache_dir,
         )
+
+    def __repr__(self) -> str:
+        return f"QuestionAnswerer({', '.join([repr(self.model), *changed_fields(self.options)])})"
 
     def answer(self, question: str, context: Context, **options: Any) -> Answer:
         """The best answer; `is_null` if "no answer" wins.
@@ -206,6 +210,7 @@ class QuestionAnswerer:
         if isinstance(example, InputError):
             return example, []
         try:
+            example = listed(example)
             if not isinstance(example, tuple | list) or len(example) != 2:
                 raise InputError(
                     f"example {number} must be a (question, context) pair, got {example!r:.80}"
@@ -217,7 +222,7 @@ class QuestionAnswerer:
 
     def _windows(self, question: str, context: Context, options: Options) -> list[Window]:
         """Tokenise one question and its texts."""
-        texts = [context] if isinstance(context, str) else context
+        texts = [context] if isinstance(context, str) else listed(context)
         if not isinstance(texts, Sequence) or isinstance(texts, bytes) or not texts:
             raise InputError(
                 "context must be a string or a non-empty list of strings, "
@@ -230,6 +235,11 @@ class QuestionAnswerer:
             doc_stride=options.doc_stride,
             max_question_length=options.max_question_length,
         )
+
+
+def listed(values: Any) -> Any:
+    """An array of NumPy or a Series of pandas as a list; everything else as it is."""
+    return values.tolist() if hasattr(values, "tolist") and hasattr(values, "dtype") else values
 
 
 def check_number(name: str, value: object) -> None:

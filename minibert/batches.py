@@ -15,6 +15,7 @@ from itertools import pairwise
 import numpy as np
 
 from minibert.arrays import Floats, Ints
+from minibert.reprs import short_repr
 from minibert.windows import Window
 
 
@@ -26,6 +27,8 @@ class Batch:
     token_type_ids: Ints  # [T]
     position_ids: Ints  # [T] where each token stands in its window, from 0
     cu_seqlens: Ints  # [B + 1] where each window begins, and T
+
+    __repr__ = short_repr
 
     def split(self, logits: tuple[Floats, Floats]) -> list[tuple[Floats, Floats]]:
         """Start and end logits [T] of the batch as those of each window, [S]."""

@@ -4,7 +4,7 @@
 backend; kernels/reference.py says what it means.  The reference runs these lines, and so does
 every backend when a trace is asked for; a GPU records them once and replays the record
 (kernels/cuda/program.py).  The processor alone has a second telling, in the same order, which goes
-through all of it by blocks of rows (kernels/cpu/program.py).
+through all of it by blocks of rows (kernels/cpu/schedule.py).
 
 In: a `Batch` of T tokens.  Out: start and end logits, both [T].  Next: minibert/spans.py.
 """

@@ -6,7 +6,7 @@ weights.py to find a checkpoint's arrays.  Windows, kernels and spans know nothi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -71,6 +71,29 @@ FAMILIES = {
         defaults={"hidden_size": 256, "num_attention_heads": 4, "intermediate_size": 1024},
     ),
 }
+
+
+# What training programs put before every name: DataParallel, Lightning, torch.compile.
+WRAPPERS = ("module.", "model.", "_orig_mod.")
+
+
+def wrapping(names: Iterable[str]) -> str:
+    """What stands before all of a checkpoint's names, put there by training programs; or ''.
+
+    Example:
+        >>> wrapping(["module.model.qa_outputs.bias", "module.model.bert.embeddings"])
+        'module.model.'
+        >>> wrapping(["module.qa_outputs.bias", "bert.embeddings"])
+        ''
+    """
+    rest, found = list(names), ""
+    while rest:
+        wrapper = next((w for w in WRAPPERS if all(name.startswith(w) for name in rest)), None)
+        if wrapper is None:
+            break
+        found += wrapper
+        rest = [name.removeprefix(wrapper) for name in rest]
+    return found
 
 
 def bert_name(name: str, family: Family) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from minibert.batches import pack
-from minibert.checkpoints.hub import ModelFiles, find_model
+from minibert.checkpoints.hub import ModelFiles, find_model, find_tokenizer
 from minibert.checkpoints.safetensors import open_checkpoint
 from minibert.config import BertConfig
 from minibert.encoder import begin_logits, qa_logits
@@ -20,6 +20,7 @@ from minibert.errors import InputError, TokenizerError
 from minibert.kernels.backend import Backend, get_backend
 from minibert.parameters import Parameters
 from minibert.reading import BATCH_TOKENS, GPU_BATCH_TOKENS, Example, Key, read_examples
+from minibert.reprs import short
 from minibert.spans import Logits
 from minibert.tokenizer import Pair, Tokenizer, load_tokenizer
 from minibert.trace import Trace
@@ -37,6 +38,15 @@ class Model:
     kernels: Backend
     weights: Parameters[Any, Any, Any, Any]  # as `kernels.prepare` made them
     files: ModelFiles | None = None  # where it came from
+
+    def __repr__(self) -> str:
+        config, kernels = self.config, self.kernels
+        shape = f"{config.num_hidden_layers} layers x {config.hidden_size}"
+        threads = f", {kernels.num_threads} threads" if kernels.num_threads else ""
+        return (
+            f"Model({short(self.name)}, {config.family}, {shape}, {kernels.name}, "
+            f"{kernels.dtype}{threads})"
+        )
 
     @property
     def device(self) -> str:
@@ -74,7 +84,7 @@ class Model:
 
         Args:
             question: not empty.
-            texts: one that is not empty, or several: those without a token are passed over.
+            texts: one that is not empty, or several: those without a word are passed over.
             max_seq_length: longest window, in tokens; None for 384, as in SQuAD's scripts, or
                 less if the model or its tokenizer says so.
             doc_stride: tokens that neighbouring windows share; None for 128, or half a window.
@@ -102,7 +112,8 @@ class Model:
         windows = []
         for number, text in enumerate(texts):
             context = self.tokenizer.encode(text)
-            if not len(context) and len(texts) > 1:  # a blank page: it has nothing to say
+            # A blank page, which to some tokenizers is a token or two, has nothing to say.
+            if len(texts) > 1 and not (len(context) and text.strip()):
                 continue
             asked = tokens
             if max_question_length is not None and (truncate_always or room < min(1, len(context))):
@@ -178,37 +189,54 @@ def load_model(
 
     Args:
         model: None or "embedded" for the embedded one; a folder; a .safetensors file; a name on
-            the Hugging Face Hub; or a loaded Model, which comes back as it is.
-        tokenizer: another folder to take the tokenizer from, or a loaded one.
+            the Hugging Face Hub; or a loaded Model, which comes back as it is, or with the
+            tokenizer that is named.
+        tokenizer: another folder or name to take the tokenizer from, or a loaded one.
         device: 'auto' (the processor), 'cpu', 'cuda', 'cuda:1' and so on, or 'reference'.
         dtype: in which matrices are multiplied: 'float32', 'bfloat16', 'int8' (processor) or
             'float16' (GPU); None: 'float32'.
         num_threads: at most so many work on one batch; None: every core that this process may use.
-        revision: branch, tag or commit on the Hub.
+        revision: branch, tag or commit on the Hub, of the tokenizer too.
         token: for private models on the Hub.
         cache_dir: where the Hub's files are kept.
 
     Raises:
-        ModelNotFoundError: no model lies there.
+        ModelNotFoundError: no model or tokenizer lies there.
         ConfigError: config.json describes a model that minibert cannot run.
         CheckpointError: the weights are damaged or do not fit the config.
         TokenizerError: the tokenizer is damaged or does not fit the model.
         BackendError: the device cannot run here.
     """
+    if not isinstance(tokenizer, Tokenizer | str | os.PathLike | None):
+        raise InputError(
+            "tokenizer must be a folder, a name or a Tokenizer of minibert, got "
+            f"{type(tokenizer).__name__}: {tokenizer!r:.80}"
+        )
+
+    def fitting(config: BertConfig, where: Path) -> Tokenizer:
+        """The tokenizer that is asked for; where nobody says, the one in the model's folder."""
+        if isinstance(tokenizer, Tokenizer):
+            chosen = tokenizer
+        else:
+            if tokenizer is not None and tokenizer != model:
+                where = find_tokenizer(
+                    tokenizer, revision=revision, token=token, cache_dir=cache_dir
+                )
+            chosen = load_tokenizer(where, config.family)
+        try:
+            chosen.check_fits(config)
+        except TokenizerError as error:
+            raise TokenizerError(f"{where}: {error}") from None
+        return chosen
+
     if isinstance(model, Model):
-        return model
+        if tokenizer is None:
+            return model
+        return replace(model, tokenizer=fitting(model.config, Path(model.name)))
     kernels = get_backend(device, dtype, num_threads)
     files = find_model(model, revision=revision, token=token, cache_dir=cache_dir)
     config = BertConfig.from_json(files.folder / "config.json")
-    if not isinstance(tokenizer, Tokenizer | str | os.PathLike | None):
-        raise InputError(f"tokenizer must be a folder or a Tokenizer, got {tokenizer!r:.80}")
-    if not isinstance(tokenizer, Tokenizer):
-        folder = files.folder if tokenizer is None else Path(os.path.expanduser(tokenizer))
-        tokenizer = load_tokenizer(folder, config.family)
-    try:
-        tokenizer.check_fits(config)
-    except TokenizerError as error:
-        raise TokenizerError(f"{files.folder}: {error}") from None
+    chosen = fitting(config, files.folder)
     weights = kernels.prepare(load_weights(open_checkpoint(files.weights), config))
     name = files.folder.name if model is None else str(model)
-    return Model(name, config, tokenizer, kernels, weights, files)
+    return Model(name, config, chosen, kernels, weights, files)

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minibert.arrays import Floats, Ints
+from minibert.reprs import short_repr
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,8 @@ class Int8:
 
     values: NDArray[np.int8]  # [out, in]
     scales: Floats  # [out]
+
+    __repr__ = short_repr
 
 
 Matrix: TypeAlias = "Floats | Int8"
@@ -41,6 +44,8 @@ class Table:
 
     matrix: Matrix
 
+    __repr__ = short_repr
+
     def rows(self, ids: Ints) -> Floats:
         """The rows `ids` [T] as a new array [T, D]."""
         if isinstance(self.matrix, Int8):
@@ -55,6 +60,8 @@ class Dense:
     weight: Matrix  # [out, in]
     bias: Floats  # [out]
 
+    __repr__ = short_repr
+
 
 @dataclass(frozen=True)
 class Norm:
@@ -62,6 +69,8 @@ class Norm:
 
     gain: Floats  # [D]
     bias: Floats  # [D]
+
+    __repr__ = short_repr
 
 
 @dataclass(frozen=True)
@@ -91,6 +100,8 @@ class Layer(Generic[DenseT, NormT]):
     intermediate: DenseT  # [F, D]
     output: DenseT  # [D, F]
     output_norm: NormT
+
+    __repr__ = short_repr
 
 
 @dataclass(frozen=True)

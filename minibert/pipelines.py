@@ -7,8 +7,11 @@ differences.  Scores are products of probabilities; see `decode_probabilities` i
 from __future__ import annotations
 
 import difflib
+import functools
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +19,31 @@ import numpy as np
 
 from minibert.errors import InputError
 from minibert.model import Model, load_model
-from minibert.options import check_count
+from minibert.options import DEVICE_DTYPES, check_count, gpu_index
+from minibert.reprs import changed_fields
 from minibert.spans import decode_probabilities
 from minibert.tokenizer import Tokenizer
 from minibert.windows import Window
 
 Result = dict[str, Any]  # score, start, end, answer
 Results = Result | list[Result]  # a single answer comes bare, as in transformers
+
+# Arguments of transformers' pipeline that change nothing here: what is said, once, where a value
+# asks for something; "" where every value is as good as another.
+TAKEN = {
+    "framework": "",
+    "trust_remote_code": "",  # nothing that comes with a model is run
+    "use_fast": "",
+    "pipeline_class": "answers come from minibert's own pipeline",
+    "config": "a model's shape is read from its own config.json",
+    "device_map": "the whole model runs on one device, which `device` names",
+    "model_kwargs": "the arguments of minibert.pipeline say how a model is loaded",
+    "feature_extractor": "text needs none",
+    "image_processor": "text needs none",
+    "processor": "text needs none; `tokenizer` names a tokenizer",
+}
+# Other names that transformers has or had -> ours.
+RENAMED = {"torch_dtype": "dtype", "use_auth_token": "token"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,12 +78,12 @@ class PipelineOptions:
 
 
 def pipeline(
-    task: str = "question-answering",
+    task: str | None = "question-answering",
     model: str | Path | Model | None = None,
     tokenizer: str | Path | Tokenizer | None = None,
     *,
     device: object = None,
-    dtype: str | None = None,
+    dtype: object = None,
     num_threads: int | None = None,
     revision: str | None = None,
     token: str | bool | None = None,
@@ -75,16 +96,20 @@ def pipeline(
         task: 'question-answering'.
         model: None for the embedded model; a folder; a .safetensors file; a name on the Hugging
             Face Hub; or a loaded Model.
-        tokenizer: another folder to take the tokenizer from.
+        tokenizer: another folder or name to take the tokenizer from, or a loaded Tokenizer.
         device: None or 'auto' (the processor), 'cpu' or -1, 'cuda' or 0, 1 and so on for other
-            GPUs, 'reference'.
+            GPUs, 'reference'; or a torch.device.  A number means the processor, with a warning,
+            where no GPU can be used.
         dtype: in which matrices are multiplied: 'float32', 'bfloat16', 'int8' (processor) or
-            'float16' (GPU); None: 'float32'.
+            'float16' (GPU), or torch's object for one of them; None or 'auto': 'float32'.  In
+            place of a half precision in which the device cannot compute, float32 is used, with a
+            warning.
         num_threads: at most so many work on one batch; None: every core that this process may use.
-        revision: branch, tag or commit on the Hub.
+        revision: branch, tag or commit on the Hub, of the tokenizer too.
         token: for private models on the Hub.
         cache_dir: where the Hub's files are kept.
-        **options: the call's options, to be its defaults.
+        **options: the call's options, to be its defaults; other names of dtype and token, in
+            `RENAMED`; and what transformers takes and this has no use for, in `TAKEN`.
 
     Raises:
         MinibertError: the model cannot be loaded, or an argument is wrong.
@@ -94,33 +119,80 @@ def pipeline(
         >>> qa(question="Where do I live?", context="My name is Wolfgang and I live in Berlin")
         {'score': ..., 'start': 34, 'end': 40, 'answer': 'Berlin'}
     """
-    if task != "question-answering":
+    if task not in ("question-answering", None):
         raise InputError(f"the task must be 'question-answering', got {task!r}")
+    _pass_over(options)
+    renamed = {ours: options.pop(theirs, None) for theirs, ours in RENAMED.items()}
+    names = ("model", "tokenizer", *(pipeline.__kwdefaults__ or ()), *TAKEN, *RENAMED)
+    _changed(PipelineOptions(), options, names)  # before a model is loaded
+    place = device_name(device)
     loaded = load_model(
         model,
         tokenizer=tokenizer,
-        device=device_name(device),
-        dtype=dtype,
+        device=place,
+        dtype=dtype_name(renamed["dtype"] if dtype is None else dtype, place),
         num_threads=num_threads,
         revision=revision,
-        token=token,
+        token=renamed["token"] if token is None else token,
         cache_dir=cache_dir,
     )
     return QuestionAnsweringPipeline(loaded, **options)
+
+
+@functools.cache
+def explain_once(text: str) -> None:
+    """Warn of a thing once in this process; for functions that a public one calls."""
+    warnings.warn(text, UserWarning, stacklevel=4)
+
+
+def _pass_over(options: dict[str, Any]) -> None:
+    """Take what is in `TAKEN` out of `options`."""
+    for name, reason in TAKEN.items():
+        if options.pop(name, None) and reason:
+            explain_once(f"{name} is ignored: {reason}")
 
 
 def device_name(device: object) -> str:
     """A device as transformers' users write it -> ours.
 
     Example:
-        >>> [device_name(d) for d in (None, -1, 0, "cuda:0", "cpu")]
-        ['auto', 'cpu', 'cuda', 'cuda:0', 'cpu']
+        >>> [device_name(d) for d in (None, -1, "cuda:0", "cpu")]
+        ['auto', 'cpu', 'cuda:0', 'cpu']
     """
     if device is None:
         return "auto"
-    if isinstance(device, int) and not isinstance(device, bool):
-        return "cpu" if device < 0 else "cuda" if device == 0 else f"cuda:{device}"
-    return str(device)  # torch.device prints as its name
+    if not isinstance(device, Integral) or isinstance(device, bool):
+        return str(device)  # torch.device prints as its name
+    if device < 0:
+        return "cpu"
+    from minibert.kernels.cuda.detect import find_gpus, why_not
+
+    if problem := why_not(find_gpus()):
+        explain_once(f"device={device} is ignored, the processor computes: {problem}")
+        return "cpu"
+    return f"cuda:{device}" if device else "cuda"
+
+
+def dtype_name(dtype: object, device: str) -> str | None:
+    """A dtype as transformers' users write it -> ours; None for the usual one.
+
+    Args:
+        dtype: None, 'auto', a name, or an object of torch, which prints as 'torch.float16'.
+        device: as `device_name` gives it.
+
+    Example:
+        >>> [dtype_name(d, "cpu") for d in (None, "auto", "torch.bfloat16", "int8")]
+        [None, None, 'bfloat16', 'int8']
+    """
+    name = str(dtype).removeprefix("torch.")
+    if name in ("None", "auto"):
+        return None
+    kind = "cpu" if device == "auto" else "cuda" if gpu_index(device) is not None else device
+    if name in ("float16", "bfloat16") and name not in DEVICE_DTYPES.get(kind, (name,)):
+        able = ", ".join(DEVICE_DTYPES[kind])
+        explain_once(f"dtype {name} is ignored, float32 is used: {kind!r} computes in {able}")
+        return None
+    return name
 
 
 class QuestionAnsweringPipeline:
@@ -132,6 +204,10 @@ class QuestionAnsweringPipeline:
         self.model = model
         self.tokenizer = model.tokenizer
         self.options = _changed(PipelineOptions(), options)
+
+    def __repr__(self) -> str:
+        shown = ", ".join([repr(self.model), *changed_fields(self.options)])
+        return f"QuestionAnsweringPipeline({shown})"
 
     @property
     def device(self) -> str:
@@ -196,12 +272,24 @@ class QuestionAnsweringPipeline:
         )
 
 
-def _changed(options: PipelineOptions, changes: dict[str, Any]) -> PipelineOptions:
-    """`options` with some fields set anew; None keeps the default, as in transformers."""
+def _changed(
+    options: PipelineOptions, changes: dict[str, Any], others: Iterable[str] = ()
+) -> PipelineOptions:
+    """`options` with some fields set anew; None keeps the default, as in transformers.
+
+    Args:
+        options: to begin with.
+        changes: names of fields, and `topk`, which is what transformers called `top_k`.
+        others: further names that one that is unknown may have been meant for.
+    """
     known = PipelineOptions.__dataclass_fields__
+    changes = dict(changes)
+    if (count := changes.pop("topk", None)) is not None:
+        explain_once("topk is deprecated; write top_k")
+        changes.setdefault("top_k", count)
     for name in changes:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
+            near = difflib.get_close_matches(name, (*known, *others), n=1)
             raise InputError(
                 f"unknown option {name!r}"
                 + (f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(known)}")

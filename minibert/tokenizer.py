@@ -9,8 +9,8 @@ In: a question or a text.  Out: `Tokens`.  Next: minibert/windows.py.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,10 @@ from minibert.arrays import Ints
 from minibert.config import BertConfig, read_json_object
 from minibert.errors import ConfigError, InputError, ModelNotFoundError, TokenizerError
 from minibert.families import FAMILIES
+from minibert.recent import Recent
+from minibert.reprs import short_repr
 
-# Texts whose tokens are kept, so that a text that is asked many questions is tokenised once.
-CACHED_TEXTS = 64
+MOST_ROUNDING = 128  # trainers round embedding tables up to a multiple of so many rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +39,8 @@ class Tokens:
     ids: Ints  # [N] rows of the vocabulary
     offsets: Ints  # [N, 2] text[start:end] is what the token stands for; code points
     words: Ints  # [N] number of the word the token belongs to; -1 for none
+
+    __repr__ = short_repr
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -90,13 +93,17 @@ class Tokenizer:
         self.backend = backend
         self.pair = find_pair(backend, *(_special_id(backend, t) for t in (cls_token, sep_token)))
         self.model_max_length = model_max_length
-        self.encode = lru_cache(CACHED_TEXTS)(self._encode)
+        self.encode = Recent(self._encode, len)
         self._names: dict[int, str] | None = None  # made when first asked for
         self._arguments = (backend, cls_token, sep_token, model_max_length)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle what it was made of: a cache cannot travel to another process."""
         return Tokenizer, self._arguments
+
+    def __repr__(self) -> str:
+        kind = type(self.backend.model).__name__
+        return f"Tokenizer({kind}, {self.vocab_size} tokens)"
 
     @property
     def cls_id(self) -> int:
@@ -158,23 +165,28 @@ class Tokenizer:
     def check_fits(self, config: BertConfig) -> None:
         """Compare the vocabulary with the model's embedding table.
 
+        A table may have more rows: some trainers round it up for the GPU, others leave room.
+
         Raises:
-            TokenizerError: they belong to different models.
+            TokenizerError: there are more tokens than rows: they belong to different models.
         """
         rows, tokens = config.vocab_size, self.vocab_size
-        # Some trainers round the table up for the GPU; those rows belong to no token.
-        rounded = {-(-tokens // multiple) * multiple for multiple in (1, 8, 16, 32, 64, 128)}
-        if rows not in rounded:
+        if tokens > rows:
             raise TokenizerError(
-                f"the vocabulary has {tokens} tokens, {'more' if tokens > rows else 'fewer'} than "
-                f"the {rows} rows of the model's word embeddings. "
-                "Is the tokenizer from the same model?"
+                f"the vocabulary has {tokens} tokens, more than the {rows} rows of the model's "
+                "word embeddings. Is the tokenizer from the same model?"
             )
         highest = max(self.backend.get_vocab(with_added_tokens=True).values())
         if highest >= rows:
             raise TokenizerError(
                 f"the vocabulary has a token with id {highest}, beyond the {rows} rows of the "
                 "model's word embeddings"
+            )
+        if rows > -(-tokens // MOST_ROUNDING) * MOST_ROUNDING:
+            warnings.warn(
+                f"the vocabulary has {tokens} tokens and the model's word embeddings {rows} rows. "
+                "If answers make no sense, is the tokenizer from the same model?",
+                stacklevel=2,
             )
 
 

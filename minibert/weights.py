@@ -15,7 +15,7 @@ import numpy as np
 from minibert.checkpoints.safetensors import FLOAT_DTYPES, Checkpoint
 from minibert.config import BertConfig
 from minibert.errors import CheckpointError
-from minibert.families import FAMILIES, bert_name, family_name
+from minibert.families import FAMILIES, bert_name, family_name, wrapping
 from minibert.parameters import (
     Dense,
     Int8,
@@ -82,10 +82,13 @@ def check_weights(checkpoint: Checkpoint, config: BertConfig) -> dict[str, str]:
         )
     family = FAMILIES[config.family]
     expected = expected_shapes(config)
+    before = wrapping(checkpoint.names())
+    plain_names = {
+        name: bert_name(name.removeprefix(before), family) for name in checkpoint.names()
+    }
     names: dict[str, str] = {}
     problems = []
-    for name in checkpoint.names():
-        plain = bert_name(name, family)
+    for name, plain in plain_names.items():
         if plain not in expected:
             # A pooler or another head may be there; a layer too many means another config.
             if plain.startswith("encoder.") and plain.removesuffix(".scale") not in expected:
@@ -99,9 +102,7 @@ def check_weights(checkpoint: Checkpoint, config: BertConfig) -> dict[str, str]:
             f"{checkpoint.path}: this BERT has no question-answering head ('qa_outputs.weight' is "
             "missing). Use a model that was fine-tuned on SQuAD or a similar data set."
         )
-    scales = {
-        bert_name(name, family): name for name in checkpoint.names() if name.endswith(".scale")
-    }
+    scales = {plain: name for name, plain in plain_names.items() if plain.endswith(".scale")}
     for name, shape in expected.items():
         if name not in names:
             problems.append(f"missing: {family_name(name, family)} {list(shape)}")

@@ -15,6 +15,7 @@ import numpy as np
 
 from minibert.arrays import Ints
 from minibert.errors import InputError
+from minibert.reprs import short_repr
 from minibert.tokenizer import Pair, Tokens
 
 
@@ -32,6 +33,8 @@ class Window:
     end: int  # one past the last
     offset: int  # where in the window the text begins: its token t stands at offset + t - begin
     document: int = 0  # which of several texts, if the question is asked of several
+
+    __repr__ = short_repr
 
     def __len__(self) -> int:
         return len(self.input_ids)

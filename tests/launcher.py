@@ -9,23 +9,26 @@ test is about, it sets itself.
 from __future__ import annotations
 
 import atexit
+import locale
 import os
 import shutil
 import signal
 import tempfile
+from contextlib import suppress
 
 # Variables that change what is computed, printed or looked up ...
 BEGINNINGS = ("MINIBERT_", "HF_", "NUMBA_", "OMP_", "CLICOLOR")
 OTHERS = (
-    "COLUMNS LINES NO_COLOR FORCE_COLOR PYTHON_COLORS PYTHONWARNINGS PYTHONUTF8 PYTHONIOENCODING "
-    "PYTHONOPTIMIZE PYTHONSAFEPATH PYTHONUNBUFFERED PYTHONINSPECT"
+    "COLUMNS LINES NO_COLOR FORCE_COLOR LANG LANGUAGE LC_ALL LC_CTYPE PYTHONCOERCECLOCALE "
+    "PYTHONIOENCODING PYTHONINSPECT PYTHONOPTIMIZE PYTHONSAFEPATH PYTHONUNBUFFERED PYTHONUTF8 "
+    "PYTHONWARNINGS PYTHON_COLORS"
 ).split()
 # ... but for those that say where something lies, and which of the processor's kernels to test.
 KEPT = ("MINIBERT_SQUAD", "MINIBERT_CHROMIUM", "MINIBERT_CACHE_DIR", "MINIBERT_CPU")
 
 
 def settle() -> None:
-    """Set signals, variables and the umask as an interactive shell has them."""
+    """Set signals, variables, the encoding and the umask as most people's shells have them."""
     for name in ("SIGINT", "SIGTERM", "SIGALRM", "SIGCHLD"):  # not SIGHUP: nohup means it
         if number := getattr(signal, name, None):
             usual = signal.default_int_handler if name == "SIGINT" else signal.SIG_DFL
@@ -33,6 +36,8 @@ def settle() -> None:
             if hasattr(signal, "pthread_sigmask"):
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, [number])
     os.umask(0o022)
+    with suppress(locale.Error):  # not every system has it
+        locale.setlocale(locale.LC_CTYPE, "C.UTF-8")
     for name in list(os.environ):
         if (name.startswith(BEGINNINGS) and name not in KEPT) or name in OTHERS:
             del os.environ[name]

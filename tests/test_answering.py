@@ -7,6 +7,7 @@ import pickle
 import random
 import unicodedata
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,14 +16,20 @@ from random_models import answer_with_the_embedded_model
 from minibert import (
     Answer,
     BackendError,
+    Evaluation,
+    Gold,
     InputError,
     MinibertError,
     Options,
     QuestionAnswerer,
+    SquadData,
+    SquadQuestion,
     Trace,
     convert,
     load_model,
+    pipeline,
 )
+from minibert.batches import pack
 
 TEXT = (
     "Ada Lovelace wrote the first program in 1843. The machine was designed by Charles Babbage, "
@@ -132,6 +139,14 @@ def test_words_without_spaces_are_no_sentences(qa):
     text = "北港的面包店由玛拉于一九三一年开设。"
     answers = qa.n_best("何时?", text, 100, null_score_diff_threshold=math.inf)
     assert min(len(answer.text) for answer in answers if not answer.is_null) == 1
+
+
+def test_arrays_of_texts_and_pairs_are_taken(qa):
+    texts = np.array(["It rained.", TEXT])
+    expected = qa.answer(WHO, list(texts))
+    assert qa.answer(WHO, texts) == qa.answer(np.array(WHO)[()], tuple(texts)) == expected
+    pairs = np.array([[WHO, TEXT], ["When?", TEXT]], object)
+    assert list(qa.answer_many(pairs)) == list(qa.answer_many(pairs.tolist()))
 
 
 def test_the_best_answers_can_be_kept_apart(qa):
@@ -300,7 +315,7 @@ def test_except_exception_catches_every_error():
 def test_arguments_of_the_wrong_type_are_named(qa, tmp_path):
     with pytest.raises(InputError, match="a model is a folder, a file or a name, got int: 5"):
         load_model(5)
-    with pytest.raises(InputError, match="tokenizer must be a folder or a Tokenizer, got 3"):
+    with pytest.raises(InputError, match="must be a folder, a name or a Tokenizer .* got int: 3"):
         load_model(tokenizer=3)
     with pytest.raises(BackendError, match="device must be one of auto, cpu.* got None"):
         load_model(device=None)
@@ -308,6 +323,47 @@ def test_arguments_of_the_wrong_type_are_named(qa, tmp_path):
         list(qa.answer_many(None))
     with pytest.raises(InputError, match="the output must be a folder's name, got 7"):
         convert(tmp_path, 7)
+
+
+def test_what_a_notebook_shows_of_a_model_is_a_line(embedded):
+    qa = QuestionAnswerer(embedded, null_score_diff_threshold=1.5)
+    threads = f"{embedded.kernels.num_threads} threads"
+    model = f"Model('minilm-l6-squad2', bert, 6 layers x 384, cpu, float32, {threads})"
+    assert repr(embedded) == model
+    assert repr(qa) == f"QuestionAnswerer({model}, null_score_diff_threshold=1.5)"
+    assert repr(pipeline(model=embedded, top_k=3)) == f"QuestionAnsweringPipeline({model}, top_k=3)"
+    assert repr(embedded.tokenizer) == "Tokenizer(WordPiece, 30522 tokens)"
+    on_reference = load_model(device="reference")
+    assert repr(on_reference).endswith("6 layers x 384, reference, float32)")
+
+
+def test_what_a_notebook_shows_of_anything_else_is_short(embedded):
+    windows = embedded.windows(WHO, [TEXT * 100])
+    trace = Trace()
+    embedded.logits(windows[:1], trace)
+    batch = pack(windows)
+    gold = Gold(TEXT * 10, 0)
+    question = SquadQuestion("1", WHO * 10, TEXT * 100, (gold,) * 5, 0)
+    data = SquadData("dev.json", "0" * 64, [question] * 20_000, True)
+    many = {str(n): TEXT for n in range(20_000)}
+    evaluation = Evaluation(data.questions, many, {"exact": 1.0}, many, many, many)
+    answer = QuestionAnswerer(embedded).answer(WHO, TEXT)
+    shown = [
+        *(windows[0], windows[0].context, batch, trace, Trace(), embedded.files, embedded.config),
+        *(gold, question, data, evaluation, answer, replace(answer, text=TEXT * 10), Options()),
+    ]
+    for device in ("cpu", "reference"):
+        weights = load_model(device=device).weights
+        shown += [weights, weights.layers[0], weights.tables]
+    plain = weights
+    shown += [plain.tables.words, plain.tables.words.matrix, plain.layers[0].qkv, plain.tables.norm]
+    for each in shown:
+        assert len(repr(each)) < 600, repr(each)[:1000]
+        assert "..." not in repr(each).replace("'...", ""), "numbers of an array"
+    assert repr(plain.layers[0].qkv) == "Dense(weight=float32[1152, 384], bias=float32[1152])"
+    assert repr(trace) == f"Trace({len(trace)} arrays, 'embeddings' to 'layer.5')"
+    assert "questions=list of 20000" in repr(data)
+    assert repr(answer).startswith("Answer(text='Ada Lovelace', start=0, end=12, score=")
 
 
 def test_numbers_of_numpy_are_numbers(qa):

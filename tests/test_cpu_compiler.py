@@ -24,6 +24,7 @@ from minibert.kernels.cpu.compiler import (
     load_program,
 )
 from minibert.kernels.cpu.packing import UNROLL
+from minibert.kernels.cpu.records import JOBS
 from minibert.kernels.cpu.targets import TARGETS, find_target, host_targets
 
 PLAIN = TARGETS[-1]
@@ -173,7 +174,7 @@ def test_a_later_process_reads_the_code_and_needs_no_numba(tmp_path, code):
     sys.platform != "linux" or compiler.host_arch() != "x86_64",
     reason="memory is asked for as Linux does it on x86-64",
 )
-@pytest.mark.parametrize("found", ["compiled", "read"])
+@pytest.mark.parametrize("found", [pytest.param("compiled", marks=pytest.mark.slow), "read"])
 def test_code_is_loaded_in_one_piece_where_free_memory_lies_far_apart(tmp_path, code, found):
     # Ray's workers are such processes: LLVM's own way to find memory aborts them (RuntimeDyldELF,
     # `isInt<32>(RealOffset)`).
@@ -316,7 +317,8 @@ def test_kernels_for_another_processor_compile_here():
     code = compile_program("float32", neon)
     assert code[:6] == b"\x7fELF\x02\x01"  # 64 bits, little-endian
     assert int.from_bytes(code[18:20], "little") == 183  # AArch64
-    assert b"minibert_run" in code
+    for entry in JOBS:
+        assert f"minibert_{entry}".encode() in code
 
 
 TILES = [  # target, dtype, its instruction, how many a turn

@@ -248,7 +248,7 @@ MIXED = [5, 0, 17, 1, 64, 2, 0]  # tokens of the windows
 def check_attention(kernels, qkv, lengths, heads):
     borders = np.cumsum([0, *lengths], dtype=np.int32)
     ours = kernels.attention(qkv, borders, heads)
-    if kernels.reading == "bfloat16":
+    if kernels.qkv == "bfloat16":
         qkv = bfloat16(qkv)
     qkv, borders = qkv.astype("f8"), np.unique(borders)  # the reference takes no empty windows
     query, key, value = np.split(qkv, 3, axis=1)
@@ -264,7 +264,7 @@ def check_attention(kernels, qkv, lengths, heads):
             score = (q @ k.T).max(axis=1, keepdims=True) / width**0.5
             # A score that is d too large makes its probability exp(d) times as large.
             limit[begin:end, part] = SUM * STEP * (score + 1) * read[begin:end, part]
-    if kernels.reading == "bfloat16":  # the probabilities too
+    if kernels.qkv == "bfloat16":  # the probabilities too
         limit += HALF * read
     if kernels.inner != "float32":
         limit += HALF * np.abs(truth)

@@ -17,7 +17,7 @@ import pytest
 from minibert.answering import QuestionAnswerer
 from minibert.commands.doctor import examine_processor
 from minibert.kernels.cpu.functions import Kernels
-from minibert.kernels.cpu.jobs import BLOCK_ROWS, row_blocks
+from minibert.kernels.cpu.jobs import BLOCK_ROWS, row_tasks
 from minibert.kernels.cpu.pool import (
     MOST_THREADS,
     POOL,
@@ -26,7 +26,6 @@ from minibert.kernels.cpu.pool import (
     group_cores,
     wished_threads,
 )
-from minibert.kernels.cpu.records import DONE, FIELDS
 from minibert.kernels.cpu.targets import find_target
 from minibert.model import load_model
 from minibert.pipelines import pipeline
@@ -179,14 +178,14 @@ def test_a_job_ends_even_if_no_helper_comes(tiny_folder):
     released = threading.Event()
 
     class Busy:
-        """A program that keeps a helper from everything else."""
+        """A job that keeps a helper from everything else."""
 
-        def run(self, job, slot):
+        def run(self, slot):
             released.wait(PATIENCE)
 
     with POOL.lock:
         for helper in POOL.helpers:
-            helper.jobs.put((Busy(), np.zeros(1, np.int64)))
+            helper.jobs.put(Busy())
     try:
         np.testing.assert_array_equal(logits(model), wanted)
     finally:
@@ -200,8 +199,9 @@ def test_first_calls_that_come_at_once_agree_on_where_the_weights_lie(tiny_folde
     with constant_switches():
         for _ in range(30):
             fresh = copy.deepcopy(weights)
-            first, *others = at_once(8, lambda _, fresh=fresh: fresh.addresses)
-            assert all(each == first for each in others)
+            first, *others = at_once(8, lambda _, fresh=fresh: fresh.records)
+            for each in others:
+                assert all((a == b).all() for a, b in zip(each, first, strict=True))
 
 
 def test_a_signal_in_the_middle_of_a_call_leaves_no_job_behind(tiny_folder, monkeypatch):
@@ -214,9 +214,9 @@ def test_a_signal_in_the_middle_of_a_call_leaves_no_job_behind(tiny_folder, monk
         def __init__(self, jobs):
             self.jobs, self.get = jobs, jobs.get
 
-        def put(self, item):
-            self.jobs.put(item)
-            jobs.append(item[1])
+        def put(self, job):
+            self.jobs.put(job)
+            jobs.append(job)
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -224,8 +224,10 @@ def test_a_signal_in_the_middle_of_a_call_leaves_no_job_behind(tiny_folder, monk
         with pytest.raises(KeyboardInterrupt):
             logits(model)
         (job,) = jobs
-        stages = job[FIELDS["layers"]] * (job[FIELDS["row_tasks"]] + job[FIELDS["attention_tasks"]])
-        assert job[DONE] == job[FIELDS["row_tasks"]] + stages
+        record = job.record
+        of_a_layer = record["row_task_count"] + record["attention_task_count"]
+        all_tasks = record["row_task_count"] + record["layer_count"] * of_a_layer
+        assert record["done"]["count"] == all_tasks
     np.testing.assert_array_equal(logits(model), wanted)
 
 
@@ -446,14 +448,14 @@ def test_there_is_no_control_group_below_a_file(tmp_path):
 
 
 @pytest.mark.parametrize("tokens", [0, 1, 47, 48, 49, 384, 511])
-def test_row_blocks_cover_all_rows_and_are_not_more_than_there_are(tokens):
+def test_row_tasks_cover_all_rows_and_are_not_more_than_there_are(tokens):
     for threads in (1, 2, 3, 64, 10**12):
-        starts = row_blocks(tokens, threads, find_target())
-        assert starts[0] == 0 or tokens == 0
+        tasks = row_tasks(tokens, threads, find_target())
+        starts = np.concatenate([[0], np.cumsum(tasks["count"])])
+        np.testing.assert_array_equal(tasks["begin"], starts[:-1])
         assert starts[-1] == tokens
-        sizes = np.diff(starts)
-        assert (sizes > 0).all()
-        assert sizes.max(initial=0) <= BLOCK_ROWS + find_target().tile_rows[-1]
+        assert (tasks["count"] > 0).all()
+        assert tasks["count"].max(initial=0) <= BLOCK_ROWS + find_target().tile_rows[-1]
 
 
 def test_a_backend_without_a_number_of_threads_takes_all_cores(tiny_folder, monkeypatch):

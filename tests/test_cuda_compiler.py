@@ -52,7 +52,7 @@ ARCHITECTURES = (8, 0), (9, 0)
 BASE = tiny_config(hidden_size=768, num_attention_heads=12, intermediate_size=3072)
 MINILM = tiny_config(hidden_size=384, num_attention_heads=12, intermediate_size=1536)
 REGISTERS = 65536  # of a multiprocessor
-# A copy of `tile` that functions.py does not choose, but the benchmark compares.
+# A tile that functions.py does not choose, with as many accumulators as registers allow.
 WIDE = Recipe("gemm", "gemm", ("float16", "store", "gelu", 128, 256, (2, 4), 4))
 
 

@@ -107,6 +107,18 @@ def test_names_go_there_and_back():
         assert [bert_name(name, family) for name in names] == list(shapes)
 
 
+@pytest.mark.parametrize("before", ["module.", "model.", "_orig_mod.", "module._orig_mod."])
+def test_what_training_programs_put_before_every_name_is_taken_off(tmp_path, before):
+    bert, other = write_family(tmp_path, "distilbert")
+    for folder in (bert, other):
+        whole = load_model(folder)
+        tensors = load_file(folder / "model.safetensors")
+        save_file({before + name: x for name, x in tensors.items()}, folder / "model.safetensors")
+        windows = whole.windows("who sailed ?", [TEXT])
+        np.testing.assert_array_equal(load_model(folder).logits(windows), whole.logits(windows))
+        assert load_file(convert(folder, tmp_path / f"new-{folder.name}") / "model.safetensors")
+
+
 def test_what_is_missing_is_named_as_in_the_file(tmp_path):
     _, other = write_family(tmp_path, "distilbert")
     tensors = load_file(other / "model.safetensors")
@@ -174,6 +186,13 @@ def test_robertas_windows_have_two_separators_and_one_type(roberta):
     assert window.input_ids.tolist() == [cls, *question, sep, sep, *text, sep]
     assert not window.token_type_ids.any()
     assert window.offset == len(question) + 3
+
+
+def test_a_blank_page_has_tokens_of_bytes_and_is_passed_over_all_the_same(roberta):
+    model = load_model(roberta)
+    assert len(model.tokenizer.encode(" \n\n"))
+    windows = model.windows("who sailed", [" \n\n", "ada lee", ""])
+    assert [window.document for window in windows] == [1]
 
 
 def test_tokens_of_bytes_stand_for_whole_characters_without_the_space_before(roberta):

@@ -14,10 +14,11 @@ from safetensors.numpy import save_file
 from torch_files import write_torch_file
 
 from minibert.checkpoints.conversion import convert
-from minibert.checkpoints.hub import EMBEDDED, find_model
+from minibert.checkpoints.hub import EMBEDDED, find_model, find_tokenizer
 from minibert.checkpoints.safetensors import open_checkpoint
 from minibert.errors import CheckpointError, MinibertError, ModelNotFoundError
 from minibert.model import load_model
+from minibert.pipelines import pipeline
 
 COMMIT, OTHER = "a" * 40, "b" * 40
 
@@ -227,6 +228,29 @@ def test_a_revision_is_a_branch_a_tag_or_a_commit(folder, cache, tmp_path):
         for r in ("main", "v2")
     )
     assert not np.array_equal(one, two)
+
+
+def test_a_model_and_its_tokenizer_may_be_named_alike(folder, cache):
+    put_in_cache(cache, folder)
+    qa = pipeline(
+        "question-answering", model="org/tiny", tokenizer="org/tiny", model_kwargs={},
+        framework="pt", cache_dir=cache,
+    )  # fmt: skip
+    assert qa("who ?", "the old captain sailed north")["answer"]
+
+
+def test_a_tokenizer_of_another_name_needs_no_model(folder, cache, tmp_path):
+    words = write_model(tmp_path / "words")
+    for file in ("model.safetensors", "config.json"):
+        (words / file).unlink()
+    snapshot = put_in_cache(cache, words, "org/words", ref="v2")
+    assert find_tokenizer("org/words", cache_dir=cache, revision="v2") == snapshot
+    model = load_model(folder, tokenizer="org/words", cache_dir=cache, revision="v2")
+    assert model.tokenizer.vocab_size == load_model(folder).tokenizer.vocab_size
+    for missing, revision in (("org/words", None), ("org/missing", "v2")):
+        message = problem(missing, load=find_tokenizer, cache_dir=cache, revision=revision)
+        assert missing in message
+        assert "not in the Hub's cache" in message
 
 
 def test_a_revision_that_is_not_there_is_named(folder, cache):

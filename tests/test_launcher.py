@@ -21,16 +21,20 @@ ODD = {
     "NO_COLOR": "1",
     "NUMBA_DISABLE_JIT": "1",
     "OMP_NUM_THREADS": "1",
+    "PYTHONCOERCECLOCALE": "0",
     "PYTHONUNBUFFERED": "",
+    "PYTHONUTF8": "0",
 }
 # A shell in the background, as a runner without a terminal starts it.
 BACKGROUND = "trap '' INT TERM; umask 077; {command} & wait $!"
 
 STATE = """
-import os, signal, launcher
+import codecs, os, signal, launcher
 launcher.settle()
 print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)
 print(signal.getsignal(signal.SIGTERM) is signal.SIG_DFL)
+with open(os.devnull) as file:
+    print(codecs.lookup(file.encoding).name)
 print(oct(os.umask(0)), sorted(set(os.environ) & {'COLUMNS', 'NO_COLOR', 'NUMBA_DISABLE_JIT'}))
 """
 
@@ -53,12 +57,12 @@ def in_background(tmp_path, *arguments):
 
 
 @needs_a_shell
-def test_signals_variables_and_umask_are_set_right(tmp_path):
+def test_signals_variables_encoding_and_umask_are_set_right(tmp_path):
     script = tmp_path / "state.py"
     paths = f"import sys; sys.path.insert(0, {str(ROOT / 'tests')!r})\n"
     script.write_text(paths + STATE, encoding="utf-8")
     done = in_background(tmp_path, script)
-    assert done.stdout.splitlines() == ["True", "True", "0o22 []"], done.stderr
+    assert done.stdout.splitlines() == ["True", "True", "utf-8", "0o22 []"], done.stderr
 
 
 @pytest.mark.slow

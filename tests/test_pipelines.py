@@ -1,12 +1,29 @@
 """pipeline("question-answering") takes and gives what transformers' did."""
 
 import itertools
+import warnings
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
-from minibert import BackendError, InputError, MinibertError, pipeline
-from minibert.pipelines import PipelineOptions
+from minibert import (
+    BackendError,
+    InputError,
+    MinibertError,
+    QuestionAnswerer,
+    TokenizerError,
+    load_model,
+    pipeline,
+)
+from minibert.pipelines import (
+    RENAMED,
+    TAKEN,
+    PipelineOptions,
+    device_name,
+    dtype_name,
+    explain_once,
+)
 
 TEXT = "My name is Wolfgang and I live in Berlin. The river is called Spree."
 WHERE = "Where do I live?"
@@ -77,10 +94,18 @@ def test_empty_lists_give_an_empty_list(qa):
     assert qa(question=[], context=[]) == []
 
 
-def test_a_text_asked_twice_is_tokenised_once(qa):
-    qa.tokenizer.encode.cache_clear()
+def test_a_text_asked_twice_is_tokenised_once(qa, monkeypatch):
+    backend, texts = qa.tokenizer.backend, []
+
+    class Counted:
+        def encode(self, text, **options):
+            texts.append(text)
+            return backend.encode(text, **options)
+
+    qa.tokenizer.encode.clear()
+    monkeypatch.setattr(qa.tokenizer, "backend", Counted())
     qa(question=[WHERE, NAME, WHERE], context=TEXT)
-    assert qa.tokenizer.encode.cache_info().misses == 3  # the text and two questions
+    assert sorted(texts) == sorted([WHERE, NAME, TEXT])
 
 
 @pytest.mark.parametrize(("null", "score"), [(False, 0.0), (True, 1.0)])
@@ -134,7 +159,7 @@ def test_a_question_is_cut_only_when_asked_and_needed(qa):
             {"question": WHERE, "context": TEXT, "max_seq_len": 32, "doc_stride": 40},
             "doc_stride 40 cannot advance",
         ),
-        ({"question": WHERE, "context": TEXT, "topk": 2}, "unknown option 'topk'.*'top_k'"),
+        ({"question": WHERE, "context": TEXT, "top_n": 2}, "unknown option 'top_n'.*'top_k'"),
         ({"question": WHERE, "context": "a\ud800"}, "character 1 is the lone surrogate"),
     ],
 )
@@ -167,9 +192,130 @@ def test_other_tasks_and_devices_are_refused(embedded, no_gpu):
     with pytest.raises(InputError, match="must be 'question-answering', got 'summarization'"):
         pipeline("summarization")
     with pytest.raises(BackendError, match="no NVIDIA driver"):
-        pipeline(device=0)
-    with pytest.raises(InputError, match="unknown option 'torch_dtype'"):
-        pipeline(model=embedded, torch_dtype="auto")
+        pipeline(device="cuda")
+    with pytest.raises(BackendError, match="unknown device 'tpu'"):
+        pipeline(device="tpu", dtype="float16")
+
+
+# --- arguments of transformers' pipeline -----------------------------------------------------
+
+
+class Printed:
+    """An object that prints as a text, as those of torch do."""
+
+    def __init__(self, text):
+        self.text = text
+
+    def __str__(self):
+        return self.text
+
+
+@pytest.fixture
+def warned():
+    """What is warned of, as texts; nothing has been explained before."""
+    explain_once.cache_clear()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield lambda: [str(warning.message) for warning in caught]
+    explain_once.cache_clear()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"task": None},
+        {"framework": "pt"},
+        {"use_fast": True, "trust_remote_code": True},
+        {"use_auth_token": True},
+        {"torch_dtype": "auto", "device": -1},
+        {"dtype": Printed("torch.float32"), "device": Printed("cpu")},
+        {name: None for name in (*TAKEN, *RENAMED)},
+        {"model_kwargs": {}, "config": None, "device_map": None},
+    ],
+)
+def test_what_asks_for_nothing_special_is_taken_silently(tiny_folder, warned, options):
+    qa = pipeline(model=tiny_folder, **options)
+    assert (qa.device, qa.model.dtype) == ("cpu", "float32")
+    assert warned() == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("device_map", "auto"),
+        ("model_kwargs", {"load_in_8bit": True}),
+        ("config", "org/other"),
+        ("feature_extractor", "org/other"),
+        ("image_processor", "org/other"),
+        ("processor", "org/other"),
+        ("pipeline_class", dict),
+    ],
+)
+def test_what_asks_for_more_is_explained_once(tiny_folder, warned, name, value):
+    for _ in range(2):
+        pipeline(model=tiny_folder, **{name: value})
+    (text,) = warned()
+    assert text.startswith(f"{name} is ignored: ")
+
+
+@pytest.mark.parametrize("argument", ["dtype", "torch_dtype"])
+def test_the_dtypes_of_torch_are_ours(tiny_folder, warned, argument):
+    options = {argument: Printed("torch.bfloat16")}
+    assert pipeline(model=tiny_folder, **options).model.dtype == "bfloat16"
+    assert warned() == []
+    for half in (Printed("torch.float16"), "float16"):
+        assert pipeline(model=tiny_folder, **{argument: half}).model.dtype == "float32"
+    (text,) = warned()
+    assert text.startswith("dtype float16 is ignored, float32 is used: 'cpu' computes in float32,")
+    with pytest.raises(BackendError, match="unknown dtype 'complex64'"):
+        pipeline(model=tiny_folder, **{argument: Printed("torch.complex64")})
+    assert dtype_name("torch.float16", "cuda:1") == "float16"
+
+
+def test_a_number_of_a_gpu_means_the_processor_where_there_is_none(tiny_folder, warned, no_gpu):
+    for number in (0, np.int64(0)):
+        assert pipeline(model=tiny_folder, device=number).device == "cpu"
+    (text,) = warned()
+    assert text.startswith("device=0 is ignored, the processor computes: there is no NVIDIA driver")
+    assert [device_name(d) for d in (None, -1, "cuda:1")] == ["auto", "cpu", "cuda:1"]
+
+
+def test_topk_is_top_k_and_warns_where_it_is_written(tiny_folder, warned):
+    qa = pipeline(model=tiny_folder)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        answers = qa("who ?", "the old captain sailed north", topk=2)
+        assert qa("who ?", "the old captain sailed north", topk=2) == answers
+    assert len(answers) == 2
+    assert [(w.filename, str(w.message)) for w in caught] == [
+        (__file__, "topk is deprecated; write top_k")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("option", "nearest"),
+    [("devise", "device"), ("tokeniser", "tokenizer"), ("framwork", "framework"), ("k", None)],
+)
+def test_unknown_arguments_are_refused_before_a_model_is_loaded(option, nearest):
+    hint = f"did you mean '{nearest}'" if nearest else "there are top_k, max_answer_len"
+    with pytest.raises(InputError, match=f"unknown option '{option}'; {hint}"):
+        pipeline(model="./nowhere", **{option: 1})
+
+
+def test_a_tokenizer_is_a_folder_a_file_in_it_a_name_or_a_loaded_one(tiny, tiny_folder, qa):
+    for tokenizer in (tiny_folder, str(tiny_folder), tiny_folder / "vocab.txt", tiny.tokenizer):
+        made = pipeline(model=tiny_folder, tokenizer=tokenizer)
+        assert made.tokenizer.vocab_size == tiny.tokenizer.vocab_size
+    assert made.tokenizer is tiny.tokenizer
+    for model in (None, "embedded"):
+        made = pipeline(model=model, tokenizer="embedded")
+        assert made.tokenizer.vocab_size == qa.tokenizer.vocab_size
+    assert QuestionAnswerer(tiny, tokenizer=tiny_folder).model.weights is tiny.weights
+    for model in (tiny, tiny_folder):
+        with pytest.raises(TokenizerError, match="Is the tokenizer from the same model"):
+            load_model(model, tokenizer="embedded")
+    with pytest.raises(MinibertError, match="nowhere: there is no such folder or file"):
+        load_model(tokenizer="./nowhere")
 
 
 def test_one_error_in_a_stream_comes_at_its_place(qa):

@@ -4,8 +4,9 @@
     python tools/bench.py startup --install
     python tools/bench.py cpu --quick
     python tools/bench.py cpu --roofline roofline.svg
+    python tools/bench.py cpu --peers none --against /path/of/older/env/bin/python
     python tools/bench.py squad --data dev-v2.0.json.xz
-    python tools/bench.py cuda --json cuda.json
+    python tools/bench.py cuda --seconds 540 --json cuda.json
 
 Results go to stdout as Markdown, progress to stderr.  Peers that are not installed are left out,
 and a line says so; `pip install 'minibert[bench]'` brings those of `cpu` and `squad`.
@@ -27,7 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        0; 1 if a measurement could not be made or results differ; wrong usage exits with 2.
+        0; 1 if a measurement could not be made or results differ; 130 if it was interrupted, after
+        what was measured until then was printed; wrong usage exits with 2.
     """
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -41,6 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BenchError as error:
         print(f"bench: error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("bench: interrupted", file=sys.stderr)
+        return 130
     return 0
 
 

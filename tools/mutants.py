@@ -36,16 +36,14 @@ REFERENCE, SPANS, WINDOWS = "kernels/reference.py", "minibert/spans.py", "minibe
 METRICS, RUN_SQUAD, EVALUATION = (
     f"minibert/squad/{name}.py" for name in ("metrics", "run_squad", "evaluation")
 )
-GEMM, ROWS, PROGRAM, ATTENTION, ACTIVATIONS, COMPILER = (
+GEMM, ROWS, STEPS, THREADS, ATTENTION, ACTIVATIONS, COMPILER = (
     f"kernels/cpu/{name}.py"
-    for name in ("gemm", "rows", "program", "attention", "activations", "compiler")
+    for name in ("gemm", "rows", "steps", "threads", "attention", "activations", "compiler")
 )
 UNFINISHED, STREAM = "minibert/unfinished.py", "minibert/commands/stream.py"
 CPU = "test_cpu_kernels.py::"
 INT8 = "test_rows_of_zeros_and_of_one_sign_are_quantised"
 WINDOWS_OF_ALL = "test_attention_over_several_windows"
-WAIT = """if op == ATTENTION or (layer >= 0 and task < attention_tasks):
-                wait_for(job + 8 * DONE, before, yield_function)"""
 MUTANTS = [
     Mutant("tanh GELU", REFERENCE, '"gelu": gelu,', '"gelu": gelu_tanh,', "test_parity.py"),
     Mutant("gelu_new is exact", "minibert/config.py", '"gelu_new": "gelu_tanh"', '"gelu_new": "gelu"', "test_parity.py"),
@@ -72,7 +70,7 @@ MUTANTS = [
            "text_parts(len(context), room, room - doc_stride - 1 or 1)", "test_windows.py"),
     Mutant("last window shifted back", WINDOWS, "[(i * step, min(i * step + room, length))",
            "[(min(i * step, length - room), min(i * step + room, length))", "test_windows.py"),
-    Mutant("second [SEP] of type 0", WINDOWS, "types[len(head) :] = 1", "types[len(head) : -1] = 1",
+    Mutant("second [SEP] of type 0", WINDOWS, "types[len(head) :] = pair.text_type", "types[len(head) : -1] = pair.text_type",
            "test_windows.py"),
     Mutant("answers one token too long", SPANS, "longest = min(longest, len(start))",
            "longest = min(longest + 1, len(start))", "test_spans.py"),
@@ -103,7 +101,7 @@ MUTANTS = [
     Mutant("int8 scales forgotten", "minibert/parameters.py",
            "matrix.values.astype(np.float32) * matrix.scales[:, None]",
            "matrix.values.astype(np.float32)", "test_kernels.py test_weights.py test_pipelines.py"),
-    Mutant("gamma not renamed", "minibert/weights.py", '((".gamma", ".weight"), (".beta", ".bias"))',
+    Mutant("gamma not renamed", "minibert/families.py", '((".gamma", ".weight"), (".beta", ".bias"))',
            '((".beta", ".bias"),)', "test_weights.py"),
     Mutant("SQuAD: articles inside words", METRICS, r'r"\b(a|an|the)\b"', 'r"(a|an|the)"', "test_metrics.py"),
     Mutant("SQuAD: right answers of which nothing is left", METRICS,
@@ -121,7 +119,13 @@ MUTANTS = [
            "return 0.0", "test_metrics.py"),
     Mutant("SQuAD: questions are not cut", RUN_SQUAD, ".first(max_query_length)", "", "test_run_squad.py"),
     Mutant("SQuAD: the step is an overlap", RUN_SQUAD,
-           "max(0, text_room(asked, max_seq_length) - doc_stride)", "doc_stride", "test_run_squad.py"),
+           "max(0, model.pair.text_room(asked, max_seq_length) - doc_stride)", "doc_stride", "test_run_squad.py"),
+    Mutant("positions begin with those of padding", "minibert/weights.py", "return matrix[first:]", "return matrix",
+           "test_families.py"),
+    Mutant("RoBERTa: one separator", "minibert/windows.py", "[pair.sep_id] * pair.separators", "[pair.sep_id]",
+           "test_families.py"),
+    Mutant("DistilBERT: lin2 is lin1", "minibert/families.py", '(".intermediate.dense.", ".ffn.lin1.")', '(".intermediate.dense.", ".ffn.lin2.")',
+           "test_families.py"),
     Mutant("SQuAD: last tokens need the most context", RUN_SQUAD, "in_text[last][None, :]",
            "may_start[last][None, :]", "test_run_squad.py"),
     Mutant("SQuAD: null score of the last window", RUN_SQUAD,
@@ -150,16 +154,16 @@ MUTANTS = [
            "sum(map(len, windows))", "test_stream.py"),
     Mutant("an error comes before its turn", "minibert/reading.py", "failures.append(error)", "raise",
            "test_pipelines.py"),
-    Mutant("blank pages are read", "minibert/model.py", "if not len(context) and len(texts) > 1:",
+    Mutant("blank pages are read", "minibert/model.py", "if len(texts) > 1 and not (len(context) and text.strip()):",
            "if False:", "test_answering.py"),
     Mutant("SQuAD: the pipeline chooses among fifty", "minibert/squad/decoders.py", "k=12,", "k=50,",
            "test_evaluation.py"),
-    Mutant("CPU: later blocks forget the sum", PROGRAM, "start_at, start_stride = sums, panel * 4",
-           "start_at, start_stride = start + p * panel * 4, 0", f"{CPU}test_linear"),
-    Mutant("CPU: all tiles from the first row", PROGRAM, "x + i * x_stride + done * 4",
-           "x + done * 4", f"{CPU}test_linear"),
-    Mutant("CPU: every block of steps is the first", PROGRAM, "x + i * x_stride + done * 4",
-           "x + i * x_stride", f"{CPU}test_linear"),
+    Mutant("CPU: later blocks forget the sum", STEPS, "start, start_stride = thread.sums, panel * 4",
+           "start, start_stride = dense.start + p * panel * 4, 0", f"{CPU}test_linear"),
+    Mutant("CPU: all tiles from the first row", GEMM, "            x + i * x_stride,",
+           "            x,", f"{CPU}test_linear"),
+    Mutant("CPU: every block of steps is the first", STEPS, "x.address + done * 4, x.stride",
+           "x.address, x.stride", f"{CPU}test_linear"),
     Mutant("CPU: rounded numbers keep all bits", ROWS, "nearest_even(code, x) & -0x10000",
            "nearest_even(code, x)", f"{CPU}test_a_result_is_rounded_to_bfloat16_with_ties_to_even"),
     Mutant("CPU: bfloat16 ties away from zero", ROWS, "(bits.shift_unsigned(16) & 1) + 0x7FFF",
@@ -174,7 +178,7 @@ MUTANTS = [
            "smallest * inverse * -1.0", f"{CPU}{INT8}"),
     Mutant("CPU: bytes end at 63", ROWS, "code.maximum(y, 0.0), largest)", "code.maximum(y, 0.0), 63.0)",
            f"{CPU}{INT8}"),
-    Mutant("CPU: residual forgotten", PROGRAM, 'to="float32", add=True)', 'to="float32")',
+    Mutant("CPU: residual forgotten", ROWS, 'if kind == "residual":', "if False:",
            f"{CPU}test_linear_add_norm"),
     Mutant("CPU: mean over the padding", ROWS, '1.0 / code.cast("sitofp", count, F32)',
            '1.0 / code.cast("sitofp", width, F32)', f"{CPU}test_linear_add_norm"),
@@ -200,7 +204,7 @@ MUTANTS = [
            f"{CPU}{WINDOWS_OF_ALL}"),
     Mutant("CPU: scores divided by the size", ATTENTION, 'code.sqrt(code.cast("sitofp", size, F32))',
            'code.cast("sitofp", size, F32)', f"{CPU}{WINDOWS_OF_ALL}"),
-    Mutant("CPU: nobody waits for queries, keys and values", PROGRAM, WAIT, "if op == ATTENTION or (layer >= 0 and task < attention_tasks):",
+    Mutant("CPU: nobody waits for queries, keys and values", THREADS, "    wait_for(address_of(job, \"done\"), thread.stage_begin, job.yield_function)\n    thread.begun", "    thread.begun",
            f"{CPU}test_the_number_of_threads_changes_no_bit"),
     Mutant("CPU: a child keeps its parent's lock", "kernels/cpu/pool.py",
            "os.register_at_fork(after_in_child=POOL.__init__)", "pass",

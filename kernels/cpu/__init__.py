@@ -9,11 +9,15 @@ To read them in order:
     activations.py  GELU and its kin, and the exponential
     attention.py    attention over packed windows
     records.py      how Python speaks to the compiled program
-    threads.py      how compiled code reads a job, and how threads share it
-    program.py      the whole forward pass, which every thread runs at once
+    pointers.py     how compiled code reads records
+    threads.py      how threads share a job: stages, tasks, who waits for whom
+    steps.py        the steps of BERT on a block of rows
+    schedule.py     the whole pass, which every thread runs at once
+    program.py      all that is compiled: the pass, and each step alone
     compiler.py     compile it once and keep the machine code
     packing.py      weights in the order and dtype in which the kernels read them
     jobs.py         a batch cut into tasks, and where everything lies in memory
     pool.py         the threads
     functions.py    the functions of device "cpu"
+    measure.py      how fast the products are, and how fast they could be
 """

@@ -43,7 +43,7 @@ def clip(code: Code, x: Value, low: Number, high: Number) -> Value:
 
 
 def gelu(code: Code, x: Value) -> Value:
-    """X times the chance that a standard normal number is below x; exact, by erf."""
+    """The input times the chance that a standard normal number is below x; exact, by erf."""
     z = clip(code, x * math.sqrt(0.5), -4.0, 4.0)
     square = z * z
     erf = z * polynomial(code, ERF_P, square) / polynomial(code, ERF_Q, square)
@@ -63,12 +63,12 @@ def gelu_tanh(code: Code, x: Value) -> Value:
 
 
 def relu(code: Code, x: Value) -> Value:
-    """X where it is positive, else 0."""
+    """The input where it is positive, else 0."""
     return code.maximum(x, 0.0)
 
 
 def silu(code: Code, x: Value) -> Value:
-    """X times the logistic function of x."""
+    """The input times the logistic function of x."""
     return x * logistic(code, x)
 
 

@@ -70,8 +70,8 @@ def pack_keys(
         def some(key: Value, _: list[Value]) -> None:
             block = []
             for i in range(lanes):
-                place = code.minimum(key + i, last)
-                block.append(code.load(keys + place * stride + step * 4, I32) & keep)
+                row = code.minimum(key + i, last)
+                block.append(code.load(keys + row * stride + step * 4, I32) & keep)
             panel = out + ((key & -(2 * lanes)) * steps + (key & lanes)) * 4
             for i, column in enumerate(transpose(code, block)):
                 code.store(column, panel + (step + i) * (8 * lanes))
@@ -109,8 +109,8 @@ def pack_values(
                 halves = []
                 for i in range(per):
                     there = token + i < count
-                    place = code.select(there, token + i, 0)
-                    x = code.load(values + place * stride + offset, I32 if per == 1 else I16)
+                    row = code.select(there, token + i, 0)
+                    x = code.load(values + row * stride + offset, I32 if per == 1 else I16)
                     x = x if per == 1 else code.cast("zext", x, I32)
                     zero = code.constant(0, x.type)
                     halves.append(code.select(there, x, zero))
@@ -199,7 +199,7 @@ def store_context(
     *,
     to: str,
 ) -> None:
-    """Divide a tile of sums by the rows' totals and put it in its place in the context.
+    """Divide a tile of sums by the rows' totals and write it into the context.
 
     Args:
         code: where to write.
@@ -214,12 +214,12 @@ def store_context(
     number = SIZES[to]
 
     def row(i: Value, _: list[Value]) -> None:
-        begin, place = sums + i * (8 * code.lanes), out + i * out_stride
+        begin, to_row = sums + i * (8 * code.lanes), out + i * out_stride
         inverse = code.load_one(inverses + i * 4)
 
         def some(k: Value, load: Callable[..., Value]) -> None:
             x = load(begin + k * 4)
-            store_as(code, x * code.like(inverse, x), place + k * number, to)
+            store_as(code, x * code.like(inverse, x), to_row + k * number, to)
 
         code.elements(count, some)
 

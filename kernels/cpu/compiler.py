@@ -25,11 +25,12 @@ from minibert.errors import BackendError
 from minibert.kernels.cache import cache_folder, read_cache, write_cache
 from minibert.progress import notice, stages
 
+from .records import JOBS
 from .targets import Target, host_arch, host_targets
 
-# int run(void *result, void **error, int64 job, int64 slot): Numba's way to call a function.
+# int entry(void *result, void **error, int64 job, int64 slot): Numba's way to call a function.
 # A call through ctypes lets other Python threads run.
-Run = ctypes.CFUNCTYPE(
+Entry = ctypes.CFUNCTYPE(
     ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64
 )
 
@@ -45,14 +46,14 @@ class Program:
 
     dtype: str
     target: Target
-    function: Any  # call it through `run`
+    entries: dict[str, Any]  # by the names in records.JOBS
     keep: Any  # owns the machine code
 
-    def run(self, job: int, slot: int) -> None:
+    def run(self, entry: str, job: int, slot: int) -> None:
         """Take tasks of the job at this address until none is left."""
         nothing = ctypes.c_int64()
-        place = ctypes.addressof(nothing)
-        self.function(place, place, job, slot)
+        unused = ctypes.addressof(nothing)
+        self.entries[entry](unused, unused, job, slot)
 
 
 # ---------------------------------------------------------------- the cache
@@ -91,7 +92,7 @@ def machine(target: Target) -> Any:
 
 
 def compile_program(dtype: str, target: Target) -> bytes:
-    """Machine code of a program, as an object file with the function `minibert_run`.
+    """Machine code of a program: an object file with functions `minibert_forward` and so on.
 
     Raises:
         BackendError: Numba is switched off.
@@ -101,23 +102,46 @@ def compile_program(dtype: str, target: Target) -> bytes:
         following()
         import numba
 
-        from .program import build
+        from .pointers import Pointer
+        from .program import write_program
 
         if numba.config.DISABLE_JIT:
             raise BackendError(
                 "NUMBA_DISABLE_JIT is set, so the CPU kernels cannot be compiled. Unset it, or use "
                 "device='reference'."
             )
-        run = build(dtype, target)
-        run.compile((numba.types.intp, numba.types.intp))
+        entries, host = write_program(dtype, target), machine(target)
+        module = llvm.parse_assembly(kernels_text(target))
+        for name, entry in entries.items():
+            signature = (Pointer(JOBS[name]), numba.types.intp)
+            entry.compile(signature)
+            own_name = entry.overloads[signature].fndesc.llvm_func_name
+            text = entry.inspect_llvm(signature).replace(own_name, f"minibert_{name}")
+            module.link_in(llvm.parse_assembly(text))
         following()
-        signature = run.signatures[0]
-        name = run.overloads[signature].fndesc.llvm_func_name
-        module = llvm.parse_assembly(run.inspect_llvm(signature).replace(name, "minibert_run"))
-        host = machine(target)
         module.triple, module.data_layout = host.triple, str(host.target_data)
         following()
         return bytes(host.emit_object(module))
+
+
+def kernels_text(target: Target) -> str:
+    """All kernels that `write_program` has made callable, optimised by Numba, in LLVM's language.
+
+    Numba's own engine has them from now on, and so finds them when it compiles what calls them.
+    """
+    from numba.core.compiler_lock import global_compiler_lock
+    from numba.core.registry import cpu_target
+
+    from . import simd
+
+    library = cpu_target.target_context.codegen().create_library("kernels")
+    module = library.create_ir_module("kernels")
+    for name, kernel in simd.CALLABLE.items():
+        simd.write(module, name, kernel, target)
+    library.add_ir_module(module)
+    with global_compiler_lock:
+        library.finalize()
+    return str(library.get_llvm_str())
 
 
 def load_code(dtype: str, target: Target, code: bytes) -> Program:
@@ -128,7 +152,8 @@ def load_code(dtype: str, target: Target, code: bytes) -> Program:
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine(target), use_lmm=True)
     engine.add_object_file(llvm.ObjectFileRef.from_data(code))
     engine.finalize_object()
-    return Program(dtype, target, Run(engine.get_function_address("minibert_run")), engine)
+    addresses = {name: engine.get_function_address(f"minibert_{name}") for name in JOBS}
+    return Program(dtype, target, {name: Entry(at) for name, at in addresses.items()}, engine)
 
 
 class Programs:

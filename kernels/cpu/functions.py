@@ -6,28 +6,23 @@ tests, for traces and for teaching, and are made of the same kernels.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
-from numpy.typing import NDArray
 
 from minibert.arrays import Floats, Ints
 from minibert.batches import Batch
 from minibert.config import BertConfig
 from minibert.kernels import reference
-from minibert.kernels.numbers import from_bfloat16, round_up, to_bfloat16
 from minibert.parameters import Dense, Norm, Tables, Weights
 
-from . import records
 from .compiler import load_program
-from .jobs import Shape, attention_places, lay_out, make_job, row_blocks, set_places
+from .jobs import Buffer, Job, Sizes, attention_tasks, row_tasks
 from .packing import (
     PackedDense,
     PackedTables,
     PackedWeights,
-    address,
-    aligned,
     pack_dense,
     pack_head,
     pack_norm,
@@ -38,8 +33,6 @@ from .pool import POOL
 from .targets import Target
 
 ACTIVATIONS = tuple(reference.ACTIVATIONS)  # in the order of their numbers
-NO_PLACES = np.zeros((0, 5), np.int64)
-NOTHING = np.zeros((0, 0), np.float32)
 
 
 class Kernels:
@@ -53,9 +46,8 @@ class Kernels:
 
     def __init__(self, dtype: str, target: Target, num_threads: int):
         self.dtype, self.target, self.num_threads = dtype, target, num_threads
-        self.reading = target.attention(dtype)  # of queries, keys and values
-        self.inner = target.inner(dtype)  # of context and inner rows
-        self.zeros = aligned((target.panel,), np.float32)
+        self.qkv = target.attention(dtype)  # how queries, keys and values are kept
+        self.inner = target.inner(dtype)  # how context and inner rows are kept
 
     # ------------------------------------------------------------ weights, see packing.py
 
@@ -79,115 +71,34 @@ class Kernels:
         """Pack the question-answering head."""
         return pack_head(dense, self.target)
 
-    # ------------------------------------------------------------ one job
-
-    def _run(
-        self,
-        op: int,
-        tokens: int,
-        shape: Shape,
-        fields: Mapping[str, int],
-        *,
-        inputs: Mapping[str, Floats] | None = None,
-        output: str = "",
-        cu_seqlens: Ints | None = None,
-    ) -> Floats:
-        """Lay out memory, fill it, do a job, and take the result out.
-
-        Args:
-            op: operation, from records.py.
-            tokens: T.
-            shape: sizes of the model, and the buffers that the job needs.
-            fields: the job's fields that only the caller knows.
-            inputs: buffer -> what to put in first.
-            output: buffer to return.
-            cu_seqlens: [B + 1], if there is attention.
-
-        Returns:
-            [T, columns] float32; empty without `output`.
-        """
-        row_starts = row_blocks(tokens, self.num_threads, self.target)
-        places, longest = NO_PLACES, 0
-        if cu_seqlens is not None:
-            longest = int(np.diff(cu_seqlens).max(initial=0))
-            places = attention_places(cu_seqlens, shape.heads, self.num_threads, self.target)
-        tasks = max(len(places), len(row_starts) - 1)
-        threads = max(1, min(self.num_threads, tasks))
-        memory_map = lay_out(shape, tokens, longest, threads, self.dtype, self.target)
-
-        def view(name: str, columns: int) -> NDArray[Any]:
-            """A buffer as an array [T, columns]."""
-            dtype = np.dtype(np.uint16 if shape.buffers[name][1] == "bfloat16" else np.float32)
-            strides = (memory_map.strides[f"{name}_stride"], dtype.itemsize)
-            place = memory_map.places[name]
-            return np.ndarray((tokens, columns), dtype, memory, place, strides)
-
-        program = load_program(self.dtype, self.target)
-        job = make_job(
-            memory_map.strides,
-            {
-                "op": op,
-                "row_tasks": len(row_starts) - 1,
-                "row_starts": address(row_starts),
-                "attention_tasks": len(places),
-                "attention_places": address(places),
-                "hidden": shape.hidden,
-                "head_size": shape.head_size,
-                "zeros": address(self.zeros),
-            },
-            fields,
-        )
-        with POOL.lock:
-            memory = POOL.reserve(memory_map.size)
-            set_places(job, memory_map.places, address(memory))
-            for name, x in (inputs or {}).items():
-                whole = view(name, round_up(x.shape[1], self.target.panel))
-                whole[:, x.shape[1] :] = 0
-                narrow = shape.buffers[name][1] == "bfloat16"
-                whole[:, : x.shape[1]] = to_bfloat16(x) if narrow else x
-            POOL.run(program, job, threads)
-            if not output:
-                return NOTHING
-            result = view(output, shape.buffers[output][0])
-            return result.copy() if result.dtype == np.float32 else from_bfloat16(result)
-
     # ------------------------------------------------------------ the whole pass
 
     def forward(
         self, batch: Batch, weights: PackedWeights, config: BertConfig
     ) -> tuple[Floats, Floats]:
         """Start and end logits [T] of a packed batch."""
-        tokens, hidden = len(batch.input_ids), config.hidden_size
-        start, end = np.empty(tokens, np.float32), np.empty(tokens, np.float32)
-        eps = np.array([config.layer_norm_eps], np.float32)
-        ids = [
-            np.ascontiguousarray(x, np.int32)
-            for x in (batch.input_ids, batch.token_type_ids, batch.position_ids)
-        ]
-        self._run(
-            records.FORWARD,
-            tokens,
-            Shape(
-                hidden=hidden,
-                inner=config.intermediate_size,
-                heads=config.num_attention_heads,
-                x=(hidden, "float32"),
-                qkv=(3 * hidden, self.reading),
-                context=(hidden, self.inner),
-            ),
-            weights.addresses
-            | {
-                "activation": ACTIVATIONS.index(config.activation),
-                "eps": address(eps),
-                "input_ids": address(ids[0]),
-                "token_type_ids": address(ids[1]),
-                "position_ids": address(ids[2]),
-                "start_logits": address(start),
-                "end_logits": address(end),
-            },
-            cu_seqlens=batch.cu_seqlens,
+        hidden, heads = config.hidden_size, config.num_attention_heads
+        job = self._job(
+            "forward",
+            len(batch.input_ids),
+            Sizes(hidden, config.intermediate_size, hidden // heads, longest(batch.cu_seqlens)),
+            x=(hidden, "float32"),
+            qkv=(3 * hidden, self.qkv),
+            context=(hidden, self.inner),
         )
-        return start, end
+        job.set_queries(attention_tasks(batch.cu_seqlens, heads, self.num_threads, self.target))
+        set_ids(job, batch.input_ids, batch.token_type_ids, batch.position_ids)
+        tables, layers = weights.records
+        job.record["tables"] = tables
+        job.refer("layers", layers)
+        job.record["layer_count"] = len(layers)
+        job.refer("head", weights.qa_outputs)
+        job.record["head_size"] = hidden // heads
+        job.record["activation"] = ACTIVATIONS.index(config.activation)
+        job.record["eps"] = config.layer_norm_eps
+        logits = set_logits(job)
+        with done(job):
+            return logits
 
     # ------------------------------------------------------------ single steps
 
@@ -200,103 +111,108 @@ class Kernels:
         eps: float,
     ) -> Floats:
         """See reference.embed."""
-        epsilon = np.array([eps], np.float32)
-        ids = [np.ascontiguousarray(x, np.int32) for x in (input_ids, token_type_ids, position_ids)]
         hidden = tables.hidden
-        return self._run(
-            records.EMBED,
-            len(input_ids),
-            Shape(hidden=hidden, x=(hidden, "float32")),
-            {
-                "eps": address(epsilon),
-                "input_ids": address(ids[0]),
-                "token_type_ids": address(ids[1]),
-                "position_ids": address(ids[2]),
-            }
-            | tables.fields,
-            output="x",
-        )
-
-    def _linear(
-        self,
-        x: Floats,
-        dense: PackedDense,
-        ending: int,
-        to: str = "float32",
-        residual: Floats | None = None,
-        fields: Mapping[str, int] | None = None,
-    ) -> Floats:
-        record = np.array(dense.record, np.int64)
-        out, into = dense.out, dense.into
-        return self._run(
-            records.LINEAR,
-            len(x),
-            Shape(
-                hidden=out,
-                inner=max(out, into),
-                x=(into, "float32"),
-                context=(out, "float32"),
-                out=(out, to),
-            ),
-            {
-                "width": round_up(into, self.target.panel),
-                "dense": address(record),
-                "ending": ending,
-                "repeats": 1,
-                **(fields or {}),
-            },
-            inputs={"x": x} if residual is None else {"x": x, "context": residual},
-            output="out",
-        )
+        job = self._job("embed", len(input_ids), Sizes(hidden), x=(hidden, "float32"))
+        set_ids(job, input_ids, token_type_ids, position_ids)
+        job.record["tables"] = tables.record
+        job.record["eps"] = eps
+        with done(job):
+            return job.get("x")
 
     def linear(self, x: Floats, dense: PackedDense) -> Floats:
         """See reference.linear."""
-        return self._linear(x, dense, records.PLAIN)
+        job = self._linear_job("linear", len(x), dense, "float32", "float32")
+        with done(job, x=x):
+            return job.get("out")
 
     def linear_activation(self, x: Floats, dense: PackedDense, activation: str) -> Floats:
         """See reference.linear_activation."""
-        number = ACTIVATIONS.index(activation)
-        return self._linear(x, dense, records.FIRST_ACTIVATION + number, self.inner)
+        job = self._linear_job("linear_activation", len(x), dense, "float32", self.inner)
+        job.record["activation"] = ACTIVATIONS.index(activation)
+        with done(job, x=x):
+            return job.get("out")
 
     def linear_add_norm(
         self, x: Floats, dense: PackedDense, residual: Floats, norm: Floats, eps: float
     ) -> Floats:
         """See reference.linear_add_norm."""
-        epsilon = np.array([eps], np.float32)
-        fields = {"norm": address(norm), "eps": address(epsilon)}
-        return self._linear(x, dense, records.RESIDUAL, residual=residual, fields=fields)
+        buffers = {"residual": (dense.out, "float32")}
+        job = self._linear_job("linear_add_norm", len(x), dense, self.inner, "float32", **buffers)
+        job.refer("norm", norm)
+        job.record["eps"] = eps
+        with done(job, x=x, residual=residual):
+            return job.get("out")
 
     def attention(self, qkv: Floats, cu_seqlens: Ints, num_heads: int) -> Floats:
         """See reference.attention."""
         hidden = qkv.shape[1] // 3
-        shape = Shape(
-            hidden=hidden,
-            heads=num_heads,
-            qkv=(3 * hidden, self.reading),
+        head_size = hidden // num_heads
+        job = self._job(
+            "attention",
+            len(qkv),
+            Sizes(hidden, 1, head_size, longest(cu_seqlens)),
+            qkv=(3 * hidden, self.qkv),
             context=(hidden, self.inner),
         )
-        return self._run(
-            records.ATTENTION,
-            len(qkv),
-            shape,
-            {},
-            inputs={"qkv": qkv},
-            output="context",
-            cu_seqlens=cu_seqlens,
-        )
+        job.set_queries(attention_tasks(cu_seqlens, num_heads, self.num_threads, self.target))
+        job.record["hidden"], job.record["head_size"] = hidden, head_size
+        with done(job, qkv=qkv):
+            return job.get("context")
 
     def span_logits(self, x: Floats, head: Floats) -> tuple[Floats, Floats]:
         """See reference.span_logits."""
-        start, end = np.empty(len(x), np.float32), np.empty(len(x), np.float32)
-        self._run(
-            records.SPAN,
-            len(x),
-            Shape(hidden=x.shape[1], x=(x.shape[1], "float32")),
-            {
-                "head": address(head),
-                "start_logits": address(start),
-                "end_logits": address(end),
-            },
-            inputs={"x": x},
-        )
-        return start, end
+        hidden = x.shape[1]
+        job = self._job("span_logits", len(x), Sizes(hidden), x=(hidden, "float32"))
+        job.record["hidden"] = hidden
+        job.refer("head", head)
+        logits = set_logits(job)
+        with done(job, x=x):
+            return logits
+
+    # ------------------------------------------------------------ jobs
+
+    def _job(self, entry: str, tokens: int, sizes: Sizes, **buffers: Buffer) -> Job:
+        """A job that goes by blocks of rows."""
+        program = load_program(self.dtype, self.target)
+        rows = row_tasks(tokens, self.num_threads, self.target)
+        return Job(entry, program, self.num_threads, tokens, sizes, buffers, rows)
+
+    def _linear_job(
+        self, entry: str, tokens: int, dense: PackedDense, kind: str, to: str, **buffers: Buffer
+    ) -> Job:
+        """A job of one dense layer, whose input and output are kept so."""
+        buffers |= {"x": (dense.into, kind), "out": (dense.out, to)}
+        job = self._job(entry, tokens, Sizes(max(dense.out, dense.into)), **buffers)
+        job.record["dense"] = dense.record
+        return job
+
+
+def longest(cu_seqlens: Ints) -> int:
+    """Tokens of the longest window."""
+    return int(np.diff(cu_seqlens).max(initial=0))
+
+
+def set_ids(job: Job, input_ids: Ints, token_type_ids: Ints, position_ids: Ints) -> None:
+    """Tell a job what to look up."""
+    job.refer("input_ids", np.ascontiguousarray(input_ids, np.int32))
+    job.refer("token_type_ids", np.ascontiguousarray(token_type_ids, np.int32))
+    job.refer("position_ids", np.ascontiguousarray(position_ids, np.int32))
+
+
+def set_logits(job: Job) -> tuple[Floats, Floats]:
+    """Give a job arrays [T] to write start and end logits to."""
+    start, end = np.empty(job.tokens, np.float32), np.empty(job.tokens, np.float32)
+    job.refer("start_logits", start)
+    job.refer("end_logits", end)
+    return start, end
+
+
+@contextmanager
+def done(job: Job, **inputs: Floats) -> Iterator[None]:
+    """Fill a job's buffers and do it; what it wrote can be read from them while this lasts."""
+    with POOL.lock:
+        job.work_in(POOL.reserve)
+        for name, x in inputs.items():
+            job.put(name, x)
+        POOL.run(job)
+        yield

@@ -26,6 +26,7 @@ int8: x is stored as u = x / s + z, with scale s and zero point z of its row, u 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -33,19 +34,18 @@ import llvmlite.binding as llvm
 from llvmlite import ir
 
 from .packing import UNROLL
-from .simd import F32, I8, I16, I32, BFloat, Code, Value, function
-from .targets import Target
+from .simd import F32, I8, I16, I32, BFloat, Code, Value
 
 # ---------------------------------------------------------------- the tile, in instructions
 
 
 def dot_float32(code: Code, total: Value, x: Value, w: Value) -> Value:
-    """Total + x w."""
+    """The total, plus x w."""
     return code.fma(code.float_bits(x), code.float_bits(w), total)
 
 
 def dot_bfloat16(code: Code, total: Value, x: Value, w: Value) -> Value:
-    """Total + x0 w0 + x1 w1, of the two bfloat16 in each lane; in float32."""
+    """The total, plus x0 w0 + x1 w1 of the two bfloat16 in each lane; in float32."""
     pairs = ir.VectorType(BFloat(), 2 * code.lanes)
     a, b = code.bits(x, pairs), code.bits(w, pairs)
     name = f"llvm.x86.avx512bf16.dpbf16ps.{32 * code.lanes}"
@@ -53,13 +53,13 @@ def dot_bfloat16(code: Code, total: Value, x: Value, w: Value) -> Value:
 
 
 def dot_int16(code: Code, total: Value, x: Value, w: Value) -> Value:
-    """Total + x0 w0 + x1 w1, of the two int16 in each lane; exact."""
+    """The total, plus x0 w0 + x1 w1 of the two int16 in each lane; exact."""
     total = total + ((x << 16) >> 16) * ((w << 16) >> 16)
     return total + (x >> 16) * (w >> 16)
 
 
 def dot_int8(code: Code, total: Value, x: Value, w: Value) -> Value:
-    """Total + sum of x_i w_i, of the four unsigned x and signed w in each lane; exact."""
+    """The total, plus the sum of x_i w_i of the four unsigned x, signed w in each lane; exact."""
     bytes_ = ir.VectorType(I8, 4 * code.lanes)
     if code.target.int8 == "vnni":
         # LLVM 22 gave these operands their true type; before, they were int32.
@@ -109,6 +109,7 @@ def tile(
     *,
     rows: int,
     operand: str,
+    from_zero: bool = False,
     lines: int = 0,
 ) -> None:
     """y[rows, panel] = start[rows, panel] + x[rows, steps] w[steps, panel].
@@ -121,11 +122,12 @@ def tile(
         y: address of the result, 4 bytes a number.
         y_stride: bytes from row to row.
         steps: 4 bytes of x each; a multiple of UNROLL, not 0.
-        start: address of what is added: the bias, zeros, or the sum of the steps before, `y`.
+        start: address of what is added: the bias, or the sum of the steps before, `y`.
         start_stride: bytes from row to row; 0 for a bias.
         ahead: address of weights that will be needed soon.
         rows: height of the tile.
         operand: how x and w are kept.
+        from_zero: there is no `start`.
         lines: cache lines of `ahead` that each turn of the loop asks for, so that they come from
             memory while this tile computes.
     """
@@ -155,20 +157,63 @@ def tile(
     sums = code.loop(0, steps, UNROLL, body, zeros)
     for i in range(rows):
         for j in range(2):
-            before = code.load(start + start_stride * i + 4 * lanes * j, result)
-            code.store(before + sums[2 * i + j], y + y_stride * i + 4 * lanes * j)
+            total = sums[2 * i + j]
+            if not from_zero:
+                total = code.load(start + start_stride * i + 4 * lanes * j, result) + total
+            code.store(total, y + y_stride * i + 4 * lanes * j)
 
 
 BLOCK = 512  # steps: their part of a panel, 64 KB at most, stays in the cache for all tiles of rows
 LINES = 2  # cache lines asked for in a turn: four tiles ask for a whole panel
 
 
-def tiles(name: str, operand: str, target: Target, lines: int = 0) -> list[Any]:
-    """The tile at each height of the target, the largest first, for compiled code to call."""
-    return [
-        function(f"{name}_{rows}", partial(tile, rows=rows, operand=operand, lines=lines), target)
-        for rows in target.tile_rows
-    ]
+def product(
+    code: Code,
+    x: Value,
+    x_stride: Value,
+    rows: Value,
+    w: Value,
+    y: Value,
+    y_stride: Value,
+    steps: Value,
+    start: Value,
+    start_stride: Value,
+    ahead: Value,
+    *,
+    name: str,
+    operand: str,
+    from_zero: bool = False,
+    lines: int = 0,
+) -> None:
+    """As `tile`, for any number of rows: tile below tile, each as high as suits what is left.
+
+    `name` is that of the tiles' functions, with their height behind it; `rows` is how many there
+    are in all; everything else is as `tile` has it.
+    """
+    high, middle, low = code.target.tile_rows
+
+    def below(i: Value, carried: list[Value]) -> list[Value]:
+        left, asked = rows - i, carried[0]
+        arguments = (
+            x + i * x_stride, x_stride, w, y + i * y_stride, y_stride, steps,
+            start + i * start_stride, start_stride, asked,
+        )  # fmt: skip
+
+        def of_height(height: int) -> Callable[[], None]:
+            kernel = partial(tile, rows=height, operand=operand, from_zero=from_zero, lines=lines)
+            return lambda: code.run(f"{name}_{height}", kernel, *arguments)
+
+        # The lowest tile has too few sums to keep the multipliers busy: what is a little more than
+        # a high one is better done as a middle one and another than as a high and a low one.
+        zero, one, two = (code.integer(i) for i in range(3))
+        above = code.select(left > high + low, zero, code.select(left > high, one, zero))
+        number = code.select(left > middle, above, code.select(left > low, one, two))
+        code.switch(number, [of_height(height) for height in (high, middle, low)])
+        lower = code.select(number > 1, code.integer(low), middle)
+        done = code.select(number > 0, lower, high)
+        return [i + done, asked + steps * (64 * lines // UNROLL)]
+
+    code.loop(0, rows, None, below, [ahead])
 
 
 def peak(code: Code, turns: Value, out: Value, *, operand: str) -> None:

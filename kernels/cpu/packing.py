@@ -6,6 +6,7 @@ one tile (gemm.py), a step is one float32, two bfloat16 or int16, or four int8 o
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
@@ -27,10 +28,10 @@ from minibert.parameters import (
     map_layers,
 )
 
-from .records import LAYER_SIZE
+from .records import DENSE, LAYER, TABLES
 from .targets import Target
 
-Record = NDArray[np.int64]
+Record = NDArray[np.void]
 
 UNROLL = 4  # steps a turn of the tile's loop; packed weights are padded to a multiple of it
 
@@ -39,7 +40,7 @@ UNROLL = 4  # steps a turn of the tile's loop; packed weights are padded to a mu
 
 def aligned(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
     """Zeros that begin at a cache line."""
-    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    size = math.prod(shape) * np.dtype(dtype).itemsize
     raw = np.zeros(size + 64, np.uint8)
     begin = -raw.ctypes.data % 64
     return raw[begin : begin + size].view(dtype).reshape(shape)
@@ -68,7 +69,7 @@ def pack_panels(weight: NDArray[Any], target: Target, dtype: Any = None) -> NDAr
 
 def address(array: NDArray[Any]) -> int:
     """Where an array's first number lies."""
-    return int(array.__array_interface__["data"][0])
+    return int(array.ctypes.data)
 
 
 # ---------------------------------------------------------------- packed weights
@@ -85,10 +86,14 @@ class PackedDense:
     columns: Floats  # int8 only: [panels, 3, panel], see rows.panel_end
 
     @property
-    def record(self) -> list[int]:
-        """Its record for the compiled program; see DENSE in records.py."""
-        count, steps = self.panels.shape[:2]
-        return [*map(address, (self.panels, self.start, self.columns)), steps, count]
+    def record(self) -> Record:
+        """A records.DENSE of it."""
+        record = np.zeros((), DENSE)
+        record["weights"], record["start"] = address(self.panels), address(self.start)
+        record["columns"] = address(self.columns)
+        record["out"], record["into"] = self.out, self.into
+        record["panels"], record["steps"] = self.panels.shape[:2]
+        return record
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -102,18 +107,17 @@ class PackedTables:
     hidden: int  # D
 
     @property
-    def fields(self) -> dict[str, int]:
-        """Addresses of the tables, of their scales (0 without), and of the norm."""
-        found = {"norm": address(self.norm)}
-        for name, table in (
-            ("words", self.words),
-            ("positions", self.positions),
-            ("types", self.token_types),
-        ):
-            matrix = table.matrix
-            found[name] = address(matrix.values if isinstance(matrix, Int8) else matrix)
-            found[f"{name}_scales"] = address(matrix.scales) if isinstance(matrix, Int8) else 0
-        return found
+    def record(self) -> Record:
+        """A records.TABLES of them."""
+        record = np.zeros((), TABLES)
+        record["hidden"], record["norm"] = self.hidden, address(self.norm)
+        for name in ("words", "token_types", "positions"):
+            matrix = getattr(self, name).matrix
+            if isinstance(matrix, Int8):
+                record[name] = (address(matrix.values), address(matrix.scales))
+            else:
+                record[name] = (address(matrix), 0)
+        return record
 
 
 def pack_dense(dense: Dense, dtype: str, target: Target) -> PackedDense:
@@ -187,27 +191,18 @@ class PackedWeights(Parameters[PackedTables, PackedDense, Floats, Floats]):
     """A model ready to run."""
 
     @cached_property
-    def layer_records(self) -> Record:
-        """[L, LAYER_SIZE]; see records.py."""
-        rows = []
-        for layer in self.layers:
-            parts = (layer.qkv, layer.attention_output, layer.intermediate, layer.output)
-            row = [number for part in parts for number in part.record]
-            rows.append([*row, address(layer.attention_norm), address(layer.output_norm)])
-        return np.array(rows, np.int64).reshape(len(rows), LAYER_SIZE)
-
-    @cached_property
-    def addresses(self) -> dict[str, int]:
-        """The fields of a job that belong to the model."""
-        return {
-            "layers": len(self.layers),
-            "layer_records": address(self.layer_records),
-            "head": address(self.qa_outputs),
-            **self.tables.fields,
-        }
+    def records(self) -> tuple[Record, Record]:
+        """A records.TABLES, and a records.LAYER for each layer [L]."""
+        layers = np.zeros(len(self.layers), LAYER)
+        for record, layer in zip(layers, self.layers, strict=True):
+            for name in ("qkv", "attention_output", "intermediate", "output"):
+                record[name] = getattr(layer, name).record
+            for name in ("attention_norm", "output_norm"):
+                record[name] = address(getattr(layer, name))
+        return self.tables.record, layers
 
     def __getstate__(self) -> dict[str, Any]:
-        """Everything but the addresses, which mean nothing to a copy or another process."""
+        """Everything but the records, whose addresses mean nothing to a copy or another process."""
         return {each.name: getattr(self, each.name) for each in fields(self)}
 
 

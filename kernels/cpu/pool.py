@@ -18,15 +18,12 @@ import sys
 import threading
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .compiler import Program
 from .packing import aligned
-
-Job = NDArray[np.int64]
 
 MOST_THREADS = 256  # more bring nothing to one batch, and each takes memory
 
@@ -93,19 +90,30 @@ def find_yield() -> int:
 YIELD = find_yield()
 
 
+class Work(Protocol):
+    """What threads share: a job (jobs.py)."""
+
+    @property
+    def threads(self) -> int:
+        """How many take part, at most."""
+
+    def run(self, slot: int) -> None:
+        """Take tasks until none is left; slot 0 waits until all are done."""
+
+
 class Helper:
     """A thread that takes part in jobs."""
 
     def __init__(self, slot: int):
         self.slot = slot
-        self.jobs: queue.SimpleQueue[tuple[Program, Job]] = queue.SimpleQueue()
+        self.jobs: queue.SimpleQueue[Work] = queue.SimpleQueue()
         threading.Thread(target=self._work, name=f"minibert-{slot}", daemon=True).start()
 
     def _work(self) -> None:
         while True:
-            program, job = self.jobs.get()
-            program.run(job.ctypes.data, self.slot)
-            del program, job  # until the next comes
+            job = self.jobs.get()
+            job.run(self.slot)
+            del job  # until the next comes
 
 
 class Pool:
@@ -123,17 +131,17 @@ class Pool:
             self.memory = aligned((size,), np.uint8)
         return self.memory
 
-    def run(self, program: Program, job: Job, threads: int) -> None:
-        """Do a job with so many threads, this one among them.  Hold the lock."""
+    def run(self, job: Work) -> None:
+        """Do a job, with this thread as one of those that take part.  Hold the lock."""
         with suppress(RuntimeError):  # no more threads to be had: fewer do it, too
-            while len(self.helpers) < threads - 1:
+            while len(self.helpers) < job.threads - 1:
                 self.helpers.append(Helper(len(self.helpers) + 1))
         try:
-            for helper in self.helpers[: threads - 1]:
-                helper.jobs.put((program, job))
-            program.run(job.ctypes.data, 0)
+            for helper in self.helpers[: job.threads - 1]:
+                helper.jobs.put(job)
+            job.run(0)
         except BaseException:  # Ctrl-C, while helpers are at work in memory that others will get:
-            program.run(job.ctypes.data, 0)  # do what is left, and wait for them
+            job.run(0)  # do what is left, and wait for them
             raise
 
 

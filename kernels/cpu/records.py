@@ -1,53 +1,135 @@
-"""Records: the rows of int64 through which Python and the compiled program speak.
+"""Records: how Python speaks to the compiled program.
 
-A record is an array; a field is a place in it.  Most fields are addresses.
+A record is a structured NumPy dtype.  Python fills its fields by name (`job["hidden"] = 384`), and
+compiled code reads them by name (`job.hidden`).  A field is an int64, most often an address; or
+`eps`, or a record in the record.
 """
 
 from __future__ import annotations
 
+from typing import Any
 
-def numbered(names: str) -> dict[str, int]:
-    """Name -> place in a record of int64."""
-    return {name: i for i, name in enumerate(names.split())}
+import numpy as np
+
+from minibert.kernels import reference
+
+Field = str | tuple[str, np.dtype]  # a name, or a name and what it holds
+
+LINE = 64  # bytes of a cache line
 
 
-# One dense layer.  `start` is what sums begin with, `columns` is for int8 (see rows.panel_end).
-DENSE = numbered("panels start columns steps count")
-DENSE_SIZE = len(DENSE)
+def record(*fields: Field) -> np.dtype:
+    """A record of these fields; those without a dtype are int64."""
+    named: list[Any] = [(each, np.int64) if isinstance(each, str) else each for each in fields]
+    return np.dtype(named)
 
-# One encoder layer: four dense layers, at these bytes of the record, and two norms.
-QKV_LAYER, ATTENTION_OUTPUT, INTERMEDIATE, OUTPUT = (8 * DENSE_SIZE * i for i in range(4))
-LAYER = {"attention_norm": 4 * DENSE_SIZE, "output_norm": 4 * DENSE_SIZE + 1}
-LAYER_SIZE = 4 * DENSE_SIZE + 2
 
-# One job.  The two counters that threads share have cache lines of their own.
-TICKET, DONE, FIRST = 0, 8, 16
-FIELDS = {
-    name: FIRST + i
-    for i, name in enumerate(
-        # what to do, for how many tasks of each kind
-        "op row_tasks row_starts attention_tasks attention_places layers "
-        # the model
-        "hidden head_size layer_records activation eps zeros "
-        "words words_scales positions positions_scales types types_scales norm head "
-        # the batch, and buffers of all rows: address and bytes from row to row
-        "input_ids token_type_ids position_ids start_logits end_logits "
-        "x x_stride qkv qkv_stride context context_stride out out_stride "
-        # a single dense layer, for the operation LINEAR
-        "dense ending width repeats "
-        # scratch memory of each thread: address, size of one thread's, offsets of its parts
-        "scratch scratch_size sums quantised y y_stride operand operand_stride inner inner_stride "
-        "inner_operand inner_operand_stride keys values scores probs inverses "
-        # address of the system's function that gives the core to another thread
-        "yield_function".split()
+def in_whole_lines(kind: np.dtype) -> np.dtype:
+    """The same record, but records of this kind that lie side by side share no cache line."""
+    size = -(-kind.itemsize // LINE) * LINE
+    names = kind.names or ()
+    offsets = [kind.fields[name][1] for name in names]  # type: ignore[index]
+    formats = [kind[name] for name in names]
+    return np.dtype({"names": names, "formats": formats, "offsets": offsets, "itemsize": size})
+
+
+# ---------------------------------------------------------------- rows, and the model
+
+# Rows of a matrix: the address of the first, and bytes from row to row.
+ROWS = record("address", "stride")
+
+# A dense layer, [out, into], as so many panels of so many steps (packing.py): addresses of them, of
+# what sums begin with, and of what int8 needs of each column.
+DENSE = record("weights", "start", "columns", "out", "into", "panels", "steps")
+
+# An encoder layer, in the order in which it is used.
+LAYER = record(
+    ("qkv", DENSE),
+    ("attention_output", DENSE),
+    "attention_norm",
+    ("intermediate", DENSE),
+    ("output", DENSE),
+    "output_norm",
+)
+
+# An embedding table; there are no scales (0) if it is float32, not int8.
+TABLE = record("values", "scales")
+TABLES = record("hidden", ("words", TABLE), ("token_types", TABLE), ("positions", TABLE), "norm")
+
+# What a product ends with: nothing more; the result as attention reads it; a residual that is
+# added; or an activation, in the order of the reference.
+ENDINGS = ("plain", "qkv", "residual", *reference.ACTIVATIONS)
+PLAIN, QKV, RESIDUAL = range(3)
+
+# ---------------------------------------------------------------- tasks and threads
+
+# Some rows of the batch.
+ROW_TASK = record("begin", "count")
+
+# Some queries of one head in the window that begins at a row of the batch.
+ATTENTION_TASK = record("begin", "length", "head", "first_query", "query_count")
+
+# How many tasks threads have taken, and how many they have done.
+COUNTER = in_whole_lines(record("count"))
+
+# A thread's own: the number of its task, whether it has begun it, and the first tasks of its stage
+# and of the next; and scratch memory: sums of a panel, scales of rows in int8, rows between two
+# steps, attention's strips.
+THREAD = in_whole_lines(
+    record(
+        "task",
+        "begun",
+        "stage_begin",
+        "stage_end",
+        "sums",
+        "row_scales",
+        ("operand", ROWS),
+        ("y", ROWS),
+        ("inner", ROWS),
+        "keys",
+        "values",
+        "scores",
+        "probs",
+        "inverses",
     )
-}
-JOB_SIZE = FIRST + len(FIELDS)
-PLACES = DENSE | LAYER | FIELDS
+)
 
-# Operations.  All but FORWARD are single steps, for tests, traces and teaching; PEAK only
-# multiplies, and it and LINEAR are done `repeats` times, so that they can be timed.
-FORWARD, EMBED, LINEAR, ATTENTION, SPAN, PEAK = range(6)
+# ---------------------------------------------------------------- jobs, one kind for each entry
 
-# What follows a product.
-PLAIN, QKV, RESIDUAL, FIRST_ACTIVATION = range(4)
+
+def job(*fields: Field) -> np.dtype:
+    """A job: what all have, and then fields of its own."""
+    return record(
+        ("taken", COUNTER),
+        ("done", COUNTER),
+        "yield_function",  # of the system, which gives the core to another thread
+        "threads",
+        "row_tasks",
+        "row_task_count",
+        "attention_tasks",
+        "attention_task_count",
+        *fields,
+    )
+
+
+EPS = ("eps", np.dtype(np.float32))
+IDS: tuple[Field, ...] = ("input_ids", "token_type_ids", "position_ids")  # each [T] int32
+X, QKV_ROWS, CONTEXT, RESIDUAL_ROWS, OUT = (
+    (name, ROWS) for name in ("x", "qkv", "context", "residual", "out")
+)
+
+# Entry of the program -> its job.  All but the first are single steps, named as in the reference;
+# `multiply` only multiplies, so that the peak can be measured.
+JOBS = {
+    "forward": job(
+        *IDS, ("tables", TABLES), "layers", "layer_count", "head", "activation", "head_size", EPS,
+        X, QKV_ROWS, CONTEXT, "start_logits", "end_logits",
+    ),
+    "embed": job(*IDS, ("tables", TABLES), EPS, X),
+    "linear": job(("dense", DENSE), X, OUT),
+    "linear_activation": job(("dense", DENSE), "activation", X, OUT),
+    "linear_add_norm": job(("dense", DENSE), "norm", EPS, X, RESIDUAL_ROWS, OUT),
+    "attention": job("hidden", "head_size", QKV_ROWS, CONTEXT),
+    "span_logits": job("head", "hidden", X, "start_logits", "end_logits"),
+    "multiply": job("turns"),
+}  # fmt: skip

@@ -15,7 +15,8 @@ from collections.abc import Callable
 
 from llvmlite import ir
 
-from .activations import ROUND
+from .activations import ACTIVATIONS, ROUND
+from .records import ENDINGS
 from .simd import F32, I8, I16, I32, I64, BFloat, Code, Value
 from .targets import SIZES
 
@@ -46,61 +47,75 @@ def store_as(code: Code, x: Value, address: Value, kind: str) -> None:
 
 def panel_end(
     code: Code,
+    ending: Value,
+    panel: Value,
     sums: Value,
     rows: Value,
-    quantised: Value,
-    dense: Value,
+    row_scales: Value,
+    columns: Value,
     residual: Value,
     residual_stride: Value,
     out: Value,
     out_stride: Value,
     *,
     dtype: str,
-    to: str,
-    add: bool = False,
-    activation: Callable[[Code, Value], Value] | None = None,
+    qkv: str,
+    inner: str,
 ) -> None:
-    """out[rows, panel] = activation(sums) + residual: what follows the product of one panel.
+    """out[rows, panel] = what an ending makes of the sums: what follows the product of one panel.
 
     Args:
         code: where to write.
+        ending: number of the ending in records.ENDINGS.
+        panel: which, counted from the left.
         sums: address of the tiles' result, [rows, panel], bias included except in int8.
         rows: how many.
-        quantised: int8 only: scale and zero point of each row.
-        dense: int8 only: address of this panel's columns: scale, scale * sum(w), bias, each
-            [panel] float32.
-        residual: address of the block's first row, at this panel's columns; float32.
+        row_scales: int8 only: scale and zero point of each row.
+        columns: int8 only: address of the layer's columns, [panels, 3, panel] float32: scale,
+            scale * sum(w), bias.
+        residual: address of the block's first row; float32.
         residual_stride: bytes from row to row.
-        out: address of the block's first row, at this panel's columns.
+        out: address of the block's first row.
         out_stride: bytes from row to row.
         dtype: of the product.
-        to: how the result is kept: 'float32', 'bfloat16' or 'rounded'.
-        add: whether to add the residual.
-        activation: what to apply.
+        qkv: how queries, keys and values are kept: 'float32' or 'bfloat16'.
+        inner: how the results of an activation are kept: 'float32', 'bfloat16' or 'rounded'.
     """
     width = 4 * code.lanes
+    first = panel * (2 * width)
+    columns = columns + first * 3
 
-    def row(i: Value, _: list[Value]) -> None:
-        for j in range(2):
-            offset = width * j
-            if dtype == "int8":
-                integers = code.load(sums + i * (2 * width) + offset, I32)
-                scale = code.broadcast(quantised + i * 8)
-                zero = code.broadcast(quantised + i * 8 + 4)
-                w_scale = code.load(dense + offset)
-                w_sum = code.load(dense + 2 * width + offset)
-                bias = code.load(dense + 4 * width + offset)
-                x = code.cast("sitofp", integers, F32) * w_scale - zero * w_sum
-                x = code.fma(x, scale, bias)
-            else:
-                x = code.load(sums + i * (2 * width) + offset)
-            if activation is not None:
-                x = activation(code, x)
-            if add:
-                x = x + code.load(residual + i * residual_stride + offset)
-            store_as(code, x, out + i * out_stride + SIZES[to] * code.lanes * j, to)
+    def total(i: Value, offset: int) -> Value:
+        if dtype != "int8":
+            return code.load(sums + i * (2 * width) + offset)
+        integers = code.load(sums + i * (2 * width) + offset, I32)
+        scale = code.broadcast(row_scales + i * 8)
+        zero = code.broadcast(row_scales + i * 8 + 4)
+        w_scale = code.load(columns + offset)
+        w_sum = code.load(columns + 2 * width + offset)
+        bias = code.load(columns + 4 * width + offset)
+        x = code.cast("sitofp", integers, F32) * w_scale - zero * w_sum
+        return code.fma(x, scale, bias)
 
-    code.loop(0, rows, 1, row)
+    def case(kind: str) -> Callable[[], None]:
+        to = {"plain": "float32", "qkv": qkv, "residual": "float32"}.get(kind, inner)
+        begin = out + panel * (2 * code.lanes * SIZES[to])
+
+        def row(i: Value, _: list[Value]) -> None:
+            for j in range(2):
+                x = total(i, width * j)
+                if kind in ACTIVATIONS:
+                    x = ACTIVATIONS[kind](code, x)
+                if kind == "residual":
+                    x = x + code.load(residual + first + i * residual_stride + width * j)
+                store_as(code, x, begin + i * out_stride + SIZES[to] * code.lanes * j, to)
+
+        def all_rows() -> None:
+            code.loop(0, rows, 1, row)
+
+        return all_rows
+
+    code.switch(ending, [case(kind) for kind in ENDINGS])
 
 
 def layer_norm(
@@ -182,13 +197,13 @@ def quantise(
     width: Value,
     out: Value,
     out_stride: Value,
-    quantised: Value,
+    row_scales: Value,
     *,
     to: str,
 ) -> None:
     """Turn float32 rows into integers of 8 or 7 bits, kept as `to`: 'int8', no sign, or 'int16'.
 
-    Their scales and zero points go to `quantised`.
+    Their scales and zero points go to `row_scales`.
     """
     lanes, largest = code.lanes, float(code.target.largest)
 
@@ -213,8 +228,8 @@ def quantise(
         scale = code.select(span > 1e-30, span * (1 / largest), 1.0)
         inverse = 1.0 / scale
         zero = (smallest * inverse * -1.0 + ROUND) - ROUND
-        code.store(scale, quantised + i * 8)
-        code.store(zero, quantised + i * 8 + 4)
+        code.store(scale, row_scales + i * 8)
+        code.store(zero, row_scales + i * 8 + 4)
         factor, shift = code.splat(inverse), code.splat(zero)
 
         def narrow(k: Value, _: list[Value]) -> None:
@@ -256,7 +271,6 @@ def add_table_row(
     table: Value,
     scales: Value,
     ids: Value,
-    first: Value,
     rows: Value,
     count: Value,
     out: Value,
@@ -270,8 +284,7 @@ def add_table_row(
         code: where to write.
         table: address of [V, D], float32 or int8.
         scales: int8 only: address of [V] float32.
-        ids: address of [T] int32.
-        first: the block's first token.
+        ids: address of the first token's, int32.
         rows: how many tokens.
         count: D.
         out: address of the block's first row.
@@ -280,7 +293,7 @@ def add_table_row(
     """
 
     def row(i: Value, _: list[Value]) -> None:
-        number = code.cast("sext", code.load_one(ids + (first + i) * 4, I32), I64)
+        number = code.cast("sext", code.load_one(ids + i * 4, I32), I64)
         begin, to = table + number * count * (1 if int8 else 4), out + i * out_stride
 
         def some(k: Value, load: Callable[..., Value]) -> None:

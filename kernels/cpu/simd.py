@@ -12,7 +12,8 @@ writes LLVM instructions.  Its numbers are `Value`s, and arithmetic on them writ
 
 `x + offset` is one addition of integers, `code.load` one vector load, `* 2.0` one multiplication
 of `lanes` numbers.  Python loops unroll, since each turn writes its instructions again.
-`function` turns such a kernel into something that Numba-compiled Python can call.
+`function` turns such a kernel into something that Numba-compiled Python can call; `jit` marks the
+Python functions that Numba compiles, the loops around the kernels.
 """
 
 from __future__ import annotations
@@ -20,16 +21,20 @@ from __future__ import annotations
 import inspect
 import struct
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from llvmlite import ir
-from numba import types
+from numba import njit, types
 from numba.extending import intrinsic
 
 from .targets import Target
 
 I8, I16, I32, I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 F32 = ir.FloatType()
+
+
+jit = partial(njit, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True, nogil=True)
 
 
 class BFloat(ir.Type):  # type: ignore[misc]
@@ -297,7 +302,7 @@ class Code:
         self,
         begin: int | Value,
         end: int | Value,
-        step: int,
+        step: int | None,
         body: Callable[..., Any],
         carried: Sequence[Value] = (),
     ) -> list[Value]:
@@ -306,7 +311,8 @@ class Code:
         Args:
             begin: first i.
             end: first number that i does not reach.
-            step: positive.
+            step: positive; None: the body decides, and returns the next i before the carried
+                values.
             body: writes one turn; gets i and the carried values, returns their new ones.
             carried: values before the first turn.
 
@@ -325,7 +331,10 @@ class Code:
         for phi, value in zip(turning, carried, strict=True):
             phi.add_incoming(value.llvm, before)
         results = body(Value(self, i), [Value(self, phi) for phi in turning]) or []
-        following = Value(self, i) + step
+        if step is None:
+            following, *results = results
+        else:
+            following = Value(self, i) + step
         bottom = builder.block
         builder.cbranch((following < last).llvm, top, after)
         i.add_incoming(following.llvm, bottom)
@@ -340,6 +349,25 @@ class Code:
             final.append(Value(self, phi))
         return final
 
+    def switch(self, number: Value, cases: Sequence[Callable[[], None]]) -> None:
+        """Do the case of this number, counted from 0; the last one for all larger numbers."""
+        builder = self.builder
+        blocks = [builder.append_basic_block("case") for _ in cases]
+        after = builder.append_basic_block("after")
+        chosen = builder.switch(number.llvm, blocks[-1])
+        for i, (block, case) in enumerate(zip(blocks, cases, strict=True)):
+            if block is not blocks[-1]:
+                chosen.add_case(I64(i), block)
+            builder.position_at_end(block)
+            case()
+            builder.branch(after)
+        builder.position_at_end(after)
+
+    def run(self, name: str, kernel: Callable[..., None], *arguments: Number) -> None:
+        """Call a kernel that stands in a function of its own; see `write`."""
+        values = [self.integer(each).llvm for each in arguments]  # type: ignore[arg-type]
+        self.builder.call(write(self.builder.module, name, kernel, self.target), values)
+
 
 def element_size(element: Any) -> int:
     """Bytes of a number."""
@@ -353,35 +381,54 @@ def mangle(of: Any) -> str:
     return "f32" if of == F32 else f"i{of.width}"
 
 
-def function(name: str, kernel: Callable[..., None], target: Target) -> Any:
+def parameters(kernel: Callable[..., None]) -> list[str]:
+    """Names of the numbers that a kernel takes: those before the `*`, without `code`."""
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    found = inspect.signature(kernel).parameters.values()
+    return [each.name for each in found if each.kind == kind][1:]
+
+
+def declare(module: Any, name: str, kernel: Callable[..., None]) -> Any:
+    """The LLVM function of a kernel, for a module that calls it."""
+    of = ir.FunctionType(ir.VoidType(), [I64] * len(parameters(kernel)))
+    return module.globals.get(name) or ir.Function(module, of, name)
+
+
+def write(module: Any, name: str, kernel: Callable[..., None], target: Target) -> Any:
+    """The LLVM function of a kernel, with its instructions; written when it is first asked for."""
+    found = declare(module, name, kernel)
+    if found.is_declaration:
+        found.attributes.add("noinline")
+        code = Code(ir.IRBuilder(found.append_basic_block("entry")), target)
+        kernel(code, *(Value(code, argument) for argument in found.args))
+        code.builder.ret_void()
+    return found
+
+
+# What `function` made callable: name -> kernel.  Compiled code only names them: they are written
+# once, into a module of their own (compiler.py), not optimised anew in each function that calls.
+CALLABLE: dict[str, Callable[..., None]] = {}
+
+
+def function(name: str, kernel: Callable[..., None]) -> Any:
     """Make a kernel callable from Numba-compiled code, as a function of integers.
 
     Args:
         name: of the LLVM function; one name, one kernel.
         kernel: gets a `Code`, and one `Value` for each integer that the caller passes.
-        target: what to write it for.
     """
-    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    parameters = inspect.signature(kernel).parameters.values()
-    names = [each.name for each in parameters if each.kind == kind][1:]  # without `code`
+    CALLABLE[name] = kernel
 
     def typing(context: Any, *arguments: Any) -> Any:
         def generate(_: Any, builder: Any, signature: Any, values: Any) -> Any:
-            found = builder.module.globals.get(name)
-            if found is None:
-                of = ir.FunctionType(ir.VoidType(), [I64] * len(names))
-                found = ir.Function(builder.module, of, name)
-                found.linkage = "linkonce_odr"  # every module that calls it brings it along
-                found.attributes.add("noinline")
-                code = Code(ir.IRBuilder(found.append_basic_block("entry")), target)
-                kernel(code, *(Value(code, argument) for argument in found.args))
-                code.builder.ret_void()
-            builder.call(found, values)
+            builder.call(declare(builder.module, name, kernel), values)
             return ir.Constant(I8.as_pointer(), None)  # Numba's None
 
-        return types.void(*[types.intp] * len(names)), generate
+        return types.void(*[types.intp] * len(arguments)), generate
 
+    names = ["context", *parameters(kernel)]
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
     typing.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-        [inspect.Parameter(each, kind) for each in ["context", *names]]
+        [inspect.Parameter(each, kind) for each in names]
     )
     return intrinsic(typing)

@@ -1,7 +1,22 @@
-"""How compiled code reads a job, and how the threads that share it keep out of each other's way.
+"""How threads share a job: stages, tasks, and who waits for whom.
 
-Each function is one or a few instructions.  Tasks are handed out by an atomic counter; a thread
-that has to wait for others spins for some microseconds, then offers its core to whoever needs it.
+A job is a row of stages, and a stage a row of tasks; all tasks of the job are numbered from 0.
+Every thread goes through all stages in order, and takes the next task's number from a counter:
+
+    thread = enter(job, slot)
+    next_stage(thread, how_many)
+    while next_task(job, thread):
+        ...                         # do task number `task_number(thread)` of this stage
+    next_stage(thread, how_many)
+    ...
+    leave(job, thread, slot)
+
+A task may need all tasks of the stages before, so `next_task` waits until those are done; and a
+thread that took a task of a later stage goes on to that stage with it.  A thread that comes late,
+or is held up by something else on its core, does fewer tasks; the others wait at most for the one
+in its hands.
+
+A thread that waits spins for some microseconds, then offers its core to whoever needs it.
 """
 
 from __future__ import annotations
@@ -12,32 +27,63 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from .records import PLACES
-from .simd import I64
+from .pointers import address_of, at
+from .records import THREAD
+from .simd import I64, jit
 
 SPINS = 2000  # turns of waiting before the core is offered to another thread; some 20 microseconds
 
-
-@intrinsic
-def read(context: Any, address: Any) -> Any:
-    """The int64 at an address."""
-
-    def generate(_: Any, builder: Any, signature: Any, values: Any) -> Any:
-        return builder.load(builder.inttoptr(values[0], I64.as_pointer()))
-
-    return types.intp(types.intp), generate
+thread_at = at(THREAD)
 
 
-@intrinsic(prefer_literal=True)
-def field(context: Any, record: Any, name: Any) -> Any:
-    """What a record holds under a name: one load, since the name is known to the compiler."""
-    place = 8 * PLACES[name.literal_value]
+@jit
+def enter(job, slot):
+    """What the thread of this slot has for itself, with its first task taken."""
+    thread = thread_at(job.threads, slot)
+    thread.stage_end = 0
+    thread.begun = 0
+    thread.task = count_up(address_of(job, "taken"))
+    return thread
 
-    def generate(_: Any, builder: Any, signature: Any, values: Any) -> Any:
-        address = builder.add(values[0], I64(place))
-        return builder.load(builder.inttoptr(address, I64.as_pointer()))
 
-    return types.intp(types.intp, name), generate
+@jit
+def next_stage(thread, count):
+    """Go on to the next stage, which has so many tasks."""
+    thread.stage_begin = thread.stage_end
+    thread.stage_end += count
+
+
+@jit
+def next_task(job, thread):
+    """Have a task of this stage in hand, which may begin; False if there is none left.
+
+    The task before counts as done.
+    """
+    if thread.begun:
+        count_up(address_of(job, "done"))
+        thread.begun = 0
+        thread.task = count_up(address_of(job, "taken"))
+    if thread.task >= thread.stage_end:
+        return False
+    wait_for(address_of(job, "done"), thread.stage_begin, job.yield_function)
+    thread.begun = 1
+    return True
+
+
+@jit
+def task_number(thread):
+    """Number of the task in hand, in its stage."""
+    return thread.task - thread.stage_begin
+
+
+@jit
+def leave(job, thread, slot):
+    """Slot 0 returns to the caller, so it waits until all is done."""
+    if slot == 0:
+        wait_for(address_of(job, "done"), thread.stage_end, job.yield_function)
+
+
+# ---------------------------------------------------------------- atomic instructions
 
 
 @intrinsic

@@ -30,6 +30,7 @@ To read in this order:
     steps.py              the functions of reference.py on arrays in the GPU's memory
     program.py            the whole pass, recorded as one graph
     functions.py          the functions of device "cuda"
+    measure.py            how fast products are, for the benchmark
 
 What runs needs none of Numba once the kernels are compiled: recipes.py and what follows it import
 neither numba nor the files before.

@@ -17,12 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from minibert.checkpoints.hub import ModelFiles, find_model
+from minibert.checkpoints.hub import TOKENIZER_FILES, ModelFiles, find_model
 from minibert.checkpoints.safetensors import open_checkpoint
 from minibert.checkpoints.torch_pickle import read_torch_file
 from minibert.config import BertConfig
 from minibert.errors import CheckpointError, InputError, ModelNotFoundError
-from minibert.families import FAMILIES, bert_name, family_name
+from minibert.families import FAMILIES, bert_name, family_name, wrapping
 from minibert.kernels.numbers import quantise_rows
 from minibert.options import STORED_DTYPES
 from minibert.parameters import full
@@ -33,13 +33,6 @@ from minibert.weights import HEAD, LAYOUT, check_weights, expected_shapes, read_
 MODEL_FILES = (
     *("config.json", ".safetensors", ".safetensors.index.json", ".bin", "vocab.txt", "README.md"),
     *("vocab.json", "merges.txt", "tokenizer.json", "special_tokens_map.json", "added_tokens.json"),
-)
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
-    "tokenizer_config.json",
 )
 
 
@@ -177,8 +170,10 @@ def _pickled(path: Path, config: BertConfig) -> dict[str, NDArray[np.floating]]:
     names: dict[str, str] = {}
     arrays: dict[str, NDArray[np.floating]] = {}
     problems = []
-    for name, array in read_torch_file(path).items():
-        plain = bert_name(name, FAMILIES[config.family])
+    read = read_torch_file(path)
+    before = wrapping(read)
+    for name, array in read.items():
+        plain = bert_name(name.removeprefix(before), FAMILIES[config.family])
         if plain not in expected:
             if plain.startswith("encoder."):  # a layer too many: the config is another model's
                 problems.append(f"unexpected: {name} {list(array.shape)}")

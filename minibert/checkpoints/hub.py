@@ -2,7 +2,8 @@
 
 Out: a `ModelFiles`, local paths only.  The Hub is reached through huggingface_hub, which the
 tokenizers package brings along; it keeps its cache and obeys its settings (HF_HUB_OFFLINE, HF_HOME,
-HF_TOKEN).
+HF_TOKEN, HF_HUB_ETAG_TIMEOUT).  Small files come first: what config.json says cannot be run is
+refused before its weights are fetched.
 """
 
 from __future__ import annotations
@@ -11,15 +12,29 @@ import hashlib
 import json
 import os
 import re
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
+from minibert.config import BertConfig
 from minibert.errors import InputError, ModelNotFoundError
 
 EMBEDDED = Path(__file__).parents[1] / "models" / "minilm-l6-squad2"
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 PICKLE = "pytorch_model.bin"  # what checkpoints were before safetensors
+# The settings first: where they are not in the Hub's cache, the rest is not either.
+TOKENIZER_FILES = (
+    "tokenizer_config.json",
+    "tokenizer.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+)
+
+# For the first answer of the Hub: a mistyped name is told from a folder's within two seconds.
+# HF_HUB_ETAG_TIMEOUT sets another.
+SECONDS_TO_ANSWER = 1.5
 
 # organisation/name or name, of the characters that the Hub allows.
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
@@ -46,7 +61,7 @@ class ModelFiles:
 
     def digest(self) -> str:
         """SHA-256 of the files that a model's answers depend on."""
-        names = ("config.json", "tokenizer.json", "vocab.txt", "tokenizer_config.json")
+        names = ("config.json", *TOKENIZER_FILES)
         files = [self.folder / name for name in names] + self.parts()
         total = hashlib.sha256()
         for path in files:
@@ -78,33 +93,76 @@ def find_model(
 
     Raises:
         ModelNotFoundError: nothing is there, or the Hub cannot be reached.
+        ConfigError: the model is on the Hub, and its config.json is not that of a model to run.
         InputError: `model` is no path and no name.
     """
-    if not isinstance(model, str | os.PathLike | None):
-        raise InputError(
-            f"a model is a folder, a file or a name, got {type(model).__name__}: {model!r:.80}"
-        )
-    if model is not None and not str(model):
-        raise ModelNotFoundError("the model's name is empty; leave it out for the embedded model")
     names = (*WEIGHTS, PICKLE) if accept_pickles else WEIGHTS
-    if model is None:
-        return _in_folder(EMBEDDED, names)
-    if model == "embedded" and not os.path.exists(model):
-        return _in_folder(EMBEDDED, names)
-    path = Path(os.path.expanduser(model))  # Path.expanduser fails where there is no such user
-    if os.path.isdir(path):  # unlike Path.is_dir, False for a name longer than the system allows
+    path = _local("model", model)
+    if path is None:
+        return _on_hub(HubModel(str(model), revision, token, cache_dir), names)
+    if path.is_dir():
         return _in_folder(path, names)
-    if os.path.isfile(path):
-        if path.name.endswith((".safetensors", ".safetensors.index.json")) or accept_pickles:
-            return ModelFiles(path.parent, path)
-        raise ModelNotFoundError(
-            f"{path}: is not a safetensors file. A model is a folder, a .safetensors file or a "
-            "name on the Hub; `minibert convert` makes safetensors of an old pytorch_model.bin."
+    if accept_pickles or path.name.endswith((".safetensors", ".safetensors.index.json")):
+        return ModelFiles(path.parent, path)
+    raise ModelNotFoundError(
+        f"{path}: is not a safetensors file. A model is a folder, a .safetensors file or a "
+        "name on the Hub; `minibert convert` makes safetensors of an old pytorch_model.bin."
+    )
+
+
+def find_tokenizer(
+    tokenizer: str | Path,
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+) -> Path:
+    """Find the folder of a tokenizer; on the Hub, only its own files are fetched, no weights.
+
+    Args:
+        tokenizer: as `model` of find_model.
+        revision: branch, tag or commit on the Hub.
+        token: for private models on the Hub.
+        cache_dir: where the Hub's files are kept.
+
+    Raises:
+        ModelNotFoundError: nothing is there, or the Hub cannot be reached.
+        InputError: `tokenizer` is no path and no name.
+    """
+    path = _local("tokenizer", tokenizer)
+    if path is not None:
+        return path if path.is_dir() else path.parent
+    hub = HubModel(str(tokenizer), revision, token, cache_dir)
+    _, *vocabularies = [hub.fetch(file) for file in TOKENIZER_FILES]
+    for path in vocabularies:
+        if path is not None:
+            return path.parent
+    raise hub.lacks("tokenizer.json, vocab.txt, or vocab.json and merges.txt")
+
+
+def _local(kind: str, name: object) -> Path | None:
+    """The folder or file here that a model's or a tokenizer's name means; None: it is on the Hub.
+
+    Raises:
+        ModelNotFoundError: there is none, and it is no name for the Hub.
+        InputError: it is neither a path nor a name.
+    """
+    if not isinstance(name, str | os.PathLike | None):
+        raise InputError(
+            f"a {kind} is a folder, a file or a name, got {type(name).__name__}: {name!r:.80}"
         )
-    name = str(model)
-    if not HUB_NAME.fullmatch(name) or name.startswith("."):
+    if name is None:
+        return EMBEDDED
+    if not str(name):
+        raise ModelNotFoundError(f"the {kind}'s name is empty; leave it out for the embedded model")
+    path = Path(os.path.expanduser(name))  # Path.expanduser fails where there is no such user
+    if os.path.exists(path):  # unlike Path.exists, False for a name longer than the system allows
+        return path
+    if name == "embedded":
+        return EMBEDDED
+    if not HUB_NAME.fullmatch(str(name)) or str(name).startswith("."):
         raise ModelNotFoundError(f"{name}: there is no such folder or file")
-    return _on_hub(name, names, revision=revision, token=token, cache_dir=cache_dir)
+    return None
 
 
 def _in_folder(folder: Path, names: tuple[str, ...]) -> ModelFiles:
@@ -124,57 +182,172 @@ def _in_folder(folder: Path, names: tuple[str, ...]) -> ModelFiles:
     raise ModelNotFoundError(f"{folder}: holds no model.safetensors{hint}")
 
 
-def _on_hub(
-    name: str,
-    weights: tuple[str, ...],
-    *,
-    revision: str | None,
-    token: str | bool | None,
-    cache_dir: str | Path | None,
-) -> ModelFiles:
+def _on_hub(hub: HubModel, weights: tuple[str, ...]) -> ModelFiles:
     """Fetch config, tokenizer and weights of a model on the Hub, or find them in its cache."""
-    # Imported here: it takes longer than everything else, and most runs do not need it.
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.utils import EntryNotFoundError, LocalEntryNotFoundError
-
-    def fetch(file: str) -> Path | None:
-        """The local copy of a file; None if the model has none, or it cannot be had offline."""
+    config = hub.fetch("config.json")
+    if config is None:
+        raise hub.lacks("config.json")
+    BertConfig.from_json(config)  # a model that cannot be run is refused here
+    for file in TOKENIZER_FILES:
+        hub.fetch(file)
+    for file in weights:
+        path = hub.fetch(file)
+        if path is None:
+            continue
+        files = ModelFiles(config.parent, path)
         try:
-            return Path(
-                hf_hub_download(name, file, revision=revision, token=token, cache_dir=cache_dir)
-            )
-        except EntryNotFoundError:  # LocalEntryNotFoundError, what being offline gives, is one too
-            if file == "config.json":
-                raise
-            return None
+            parts = files.parts()
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise ModelNotFoundError(f"{hub.at}: {file} is damaged: {error!r}") from None
+        for part in parts:
+            if part != path:
+                hub.fetch(part.relative_to(path.parent).as_posix())
+        return files
+    hint = ""
+    if hub.has(PICKLE):
+        hint = f", only {PICKLE}. Run `minibert convert {hub.name} NEW_FOLDER` and use NEW_FOLDER."
+    raise hub.lacks("model.safetensors", hint)
 
-    at = f"{name}, revision {revision}" if revision else name
-    try:
-        folder = fetch("config.json").parent  # type: ignore[union-attr]
-        for file in ("tokenizer.json", "tokenizer_config.json", "vocab.txt"):
-            fetch(file)
-        for file in weights:
-            if (path := fetch(file)) is None:
-                continue
-            if file.endswith(".index.json"):
-                index = json.loads(path.read_text(encoding="utf-8"))
-                for shard in sorted(set(index["weight_map"].values())):
-                    fetch(shard)
-            return ModelFiles(folder, path)
-        has_pickle = fetch(PICKLE) is not None
-    except LocalEntryNotFoundError:
-        raise ModelNotFoundError(
-            f"{at}: is not a folder here, is not in the Hub's cache, and the Hub cannot be reached "
-            "(no connection, or HF_HUB_OFFLINE is set). Check the name, or go online once."
-        ) from None
-    except EntryNotFoundError:
-        raise ModelNotFoundError(f"{at}: this model on the Hub has no config.json") from None
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        # What huggingface_hub raises (no such model, no such revision, not allowed) is an OSError
-        # or a ValueError; the others come from a damaged index.
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
-        raise ModelNotFoundError(f"{at}: the Hub does not give this model: {reason}") from None
-    hint = f", only {PICKLE}. Run `minibert convert {name} NEW_FOLDER` and use NEW_FOLDER."
-    raise ModelNotFoundError(
-        f"{at}: this model on the Hub has no model.safetensors{hint if has_pickle else ''}"
-    )
+
+class HubModel:
+    """A model on the Hub; or, where the Hub cannot be reached, what its cache holds of the model.
+
+    Whether it can be reached is asked once, without huggingface_hub's retries, which take 24 s for
+    each file.  Downloads then have them; where they fail, the rest is looked for in the cache.
+
+    Args:
+        name: organisation/name, or name.
+        revision: branch, tag or commit; None: the usual branch.
+        token: for private models; True for the one that is logged in.
+        cache_dir: where the Hub's files are kept.
+
+    Raises:
+        ModelNotFoundError: the Hub does not allow such a name.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+    ) -> None:
+        # Imported here: it takes longer than everything else, and most runs do not need it.
+        from huggingface_hub import hf_hub_url
+
+        self.name, self.revision, self.token, self.cache_dir = name, revision, token, cache_dir
+        self.at = f"{name}, revision {revision}" if revision else name
+        self.folder: Path | None = None  # in the cache; known once a file is there
+        try:
+            self.offline = why_unreachable(hf_hub_url(name, "config.json", revision=revision))
+        except ValueError as error:
+            raise ModelNotFoundError(f"{self.at}: is no name of a model: {error}") from None
+
+    def fetch(self, file: str) -> Path | None:
+        """The local copy of a file; None if the model has none, or the cache has none offline.
+
+        All files come from the commit that the first one came from.
+
+        Raises:
+            ModelNotFoundError: the Hub does not give it.
+        """
+        from huggingface_hub import hf_hub_download, try_to_load_from_cache
+        from huggingface_hub.utils import EntryNotFoundError, LocalEntryNotFoundError
+
+        revision = self.folder.name if self.folder else self.revision
+        try:
+            if self.offline:
+                path = try_to_load_from_cache(self.name, file, self.cache_dir, revision)
+                if not isinstance(path, str):
+                    return None
+            else:
+                path = hf_hub_download(
+                    self.name, file, revision=revision, token=self.token, cache_dir=self.cache_dir
+                )
+        except LocalEntryNotFoundError as error:  # after all retries
+            self.offline = first_line(error.__cause__ or error)
+            return None
+        except EntryNotFoundError:
+            return None
+        except hub_errors() as error:  # no such model or revision, not allowed
+            raise ModelNotFoundError(
+                f"{self.at}: the Hub does not give this model: {first_line(error)}"
+            ) from None
+        if self.folder is None:
+            self.folder = Path(path).parent
+        return Path(path)
+
+    def has(self, file: str) -> bool:
+        """Whether the model has a file, which is not fetched."""
+        from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+        if self.offline:
+            return self.folder is not None and (self.folder / file).is_file()
+        try:
+            url = hf_hub_url(self.name, file, revision=self.revision)
+            get_hf_file_metadata(url, token=self.token)
+        except hub_errors():
+            return False
+        return True
+
+    def lacks(self, file: str, hint: str = "") -> ModelNotFoundError:
+        """The error where a file that is needed is not there."""
+        if not self.offline:
+            return ModelNotFoundError(f"{self.at}: this model on the Hub has no {file}{hint}")
+        if self.folder is None:
+            return ModelNotFoundError(
+                f"{self.at}: is not a folder here, is not in the Hub's cache, and the Hub cannot "
+                f"be reached ({self.offline}). Check the name, or go online once."
+            )
+        return ModelNotFoundError(
+            f"{self.at}: the Hub cannot be reached ({self.offline}), and what its cache holds of "
+            f"this model has no {file}{hint}"
+        )
+
+
+def why_unreachable(url: str) -> str:
+    """Why the Hub cannot be reached; '' if it answers, whatever it says.
+
+    Args:
+        url: of a file on the Hub, whose head is asked for.
+    """
+    from huggingface_hub import constants
+    from huggingface_hub.utils import get_session
+
+    seconds = SECONDS_TO_ANSWER
+    if os.environ.get("HF_HUB_ETAG_TIMEOUT"):
+        seconds = constants.HF_HUB_ETAG_TIMEOUT
+    reasons = [f"no answer within {seconds:g} s; HF_HUB_ETAG_TIMEOUT=10 waits longer"]
+    failures = hub_errors()
+
+    def ask() -> None:
+        """Empty `reasons`, or put the right one there."""
+        try:
+            # Without a token: to be told that one is needed is an answer.
+            get_session().head(url, timeout=seconds)
+        except failures as error:
+            reasons[:] = [first_line(error)]
+            return
+        reasons.clear()
+
+    # Beside this thread, because no timeout covers the search for an address, or several addresses.
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(seconds)
+    return "".join(reasons)
+
+
+def hub_errors() -> tuple[type[BaseException], ...]:
+    """What huggingface_hub raises where a request fails or cannot be made.
+
+    OSErrors, ValueErrors, and the errors of its HTTP library, whichever that is: one of its own
+    classes is derived from them.
+    """
+    from huggingface_hub.utils import HfHubHTTPError
+
+    return (OSError, ValueError, *HfHubHTTPError.__bases__)
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line."""
+    return str(error).strip().split("\n")[0] or type(error).__name__

@@ -16,6 +16,7 @@ from typing import Any
 from minibert.errors import InputError
 from minibert.model import Model
 from minibert.progress import notice, progress
+from minibert.reprs import short_repr
 from minibert.squad.decoders import Prediction, SquadSettings, make_decoder
 from minibert.squad.files import (
     SquadData,
@@ -63,6 +64,8 @@ class Evaluation:
     null_threshold: float | None = None  # odds above it are "no answer"
     questions_per_second: float | None = None  # of those that this run answered
     f1: str = F1_OVER[0]  # what answers were compared by
+
+    __repr__ = short_repr
 
 
 # ---------------------------------------------------------------- running a model

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from minibert.errors import InputError
+from minibert.reprs import short_repr
 
 SHOWN = 10  # problems of a file that are listed
 
@@ -31,6 +32,8 @@ class Gold:
 
     text: str
     start: int | None = None  # in characters of the context; None if the file does not say
+
+    __repr__ = short_repr
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,8 @@ class SquadQuestion:
     article: int  # its number in the file, from 0
     title: str = ""  # of the article
     labelled: bool = True  # whether the right answers are known; in a test file they are not
+
+    __repr__ = short_repr
 
     @property
     def answerable(self) -> bool:
@@ -66,6 +71,8 @@ class SquadData:
     def labelled(self) -> bool:
         """Whether the right answers are known, so that there is something to score."""
         return all(question.labelled for question in self.questions)
+
+    __repr__ = short_repr
 
 
 def read_squad(path: str | Path) -> SquadData:

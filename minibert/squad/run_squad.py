@@ -19,7 +19,6 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -28,6 +27,7 @@ from numpy.typing import NDArray
 from minibert.arrays import Ints
 from minibert.errors import InputError
 from minibert.model import Model
+from minibert.recent import Recent
 from minibert.scripts import split_script
 from minibert.spans import Logits, max_context_tokens
 from minibert.tokenizer import Tokenizer
@@ -110,7 +110,7 @@ class WordSplitter:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
-        self.split = lru_cache(64)(self._split)
+        self.split = Recent(self._split, lambda words: len(words.first))
 
     def _split(self, text: str) -> Words:
         """Split a text."""

@@ -1,237 +1,212 @@
-"""`bench.py cuda`: minibert on an NVIDIA GPU beside torch, whole models and single kernels.
+"""`bench.py cuda`: minibert on an NVIDIA GPU beside torch, in three tables.
 
-minibert, torch, each model that torch compiles, and minibert's single kernels are processes of
-their own, of which one works at a time.  One that fails, hangs or spoils the GPU's context costs
-its cells; it is started anew, a few times.  Everything is compiled first, on all cores.  Then come
-the short parts (ceilings, single kernels, starts), then the models one by one, each printed when it
-is measured.  After `--seconds` what is left is left out, and the goals are printed.
+    GEMM        the multiplications of a layer, as a share of what cuBLAS reaches
+    latency     one window of 384 tokens, beside torch.compile with CUDA graphs
+    throughput  1,024 windows of SQuAD-like lengths, beside torch with padded batches
+
+Models are measured as `bench.py cpu` does it (measure.py), from windows on the host to logits on
+the host.  All libraries load, and so compile, at the same time.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import copy
-import os
-import sys
-import threading
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-from benchmark.cpu import model_folder
-from benchmark.cuda_compile import prepare
-from benchmark.cuda_kernels import (
-    HEADS,
-    PRODUCTS,
-    ROWS,
-    SPLITS,
-    TABLE_ROWS,
-    TOKENS,
-    WIDTH,
-    WINDOWS,
-    tile_name,
-    tiles_of,
-)
-from benchmark.cuda_models import measure_models, measure_starts
-from benchmark.cuda_processes import Bench, Clock, failing
-from benchmark.cuda_results import (
-    ATTENTION_HEAD,
-    CEILING_HEAD,
-    DTYPES,
-    GOAL_HEAD,
-    KERNEL_LIMITS,
-    KERNELS,
-    MODELS,
-    OURS,
-    ROWS_HEAD,
-    START,
-    Found,
-    Timed,
-    attention_rows,
-    ceiling_rows,
-    gemm_table,
-    goal_rows,
-    row_rows,
-)
-from benchmark.cuda_sums import (
-    NAMES,
-    attention_operations,
-    product_operations,
-    row_bytes,
-    shape_of,
-    window_split,
-)
-from benchmark.machine import header, versions
-from benchmark.options import listed, one_of, positive
-from benchmark.peers import missing_modules
-from benchmark.processes import BenchError, say
-from benchmark.tables import NOTHING, markdown
+from benchmark import gemm
+from benchmark.machine import count_cores, versions
+from benchmark.measure import load_all, measure_case, model_folder, prepare_model
+from benchmark.options import add_names, add_option, positive
+from benchmark.peers import COMPILED, CUDA, GPU_DTYPES, PADDED, Peer, choose_peers, missing_modules
+from benchmark.processes import BenchError, Clock, Worker, say
+from benchmark.results import Case, Results, Series, best, cases_of
+from benchmark.squad import operations
+from benchmark.tables import NOTHING, figures, markdown, ratio_of_rounds, three_digits
+from benchmark.workload import MIXED, Shape, config_of, window_lengths
 
 PACKAGES = ("minibert", "numpy", "numba", "numba-cuda", "torch", "triton", "transformers")
-FULL = {
-    "shapes": list(NAMES),
-    "dtypes": list(DTYPES),
-    "work": [KERNELS, START, MODELS],
-    "rounds": 5,
-    "windows": 1024,
-}
-QUICK = {
-    "shapes": ["tiny", "minilm"],
-    "dtypes": ["float32", "float16"],
-    "work": [KERNELS, START, MODELS],
-    "rounds": 2,
-    "windows": 128,
-}
-SECONDS = 420  # after which the rest is left out; all of it should take about 300
-GRACE = 60  # more, after which the command ends whatever happens
-COMPILE_SECONDS = 120  # of one model, for torch.compile; many are compiled at once
-COPIED = 1 << 28  # float32 numbers of the copy
-SIDE = 8192  # of the square matrices
-TIMES = 10  # calls of torch in one measurement of a kernel
+SHAPES = ["6/384/12", "12/768/12"]
+GEMM, LATENCY, THROUGHPUT = "gemm", "latency", "throughput"
+WORK = (GEMM, LATENCY, THROUGHPUT)
+ROUNDS = 5
+SECONDS = 540
+ONE = "384"  # tokens of the window whose latency is measured
+TOKENS = 8192  # of the multiplications: as many as a batch has
+SIZES = (32, 128)  # windows of torch's padded batches
+PATIENCE = 50.0  # seconds that an answer may take: torch is slow to begin
+LOADING = 150.0  # seconds that loading may take: so are torch.compile, and Numba
+GPU = "GPU"  # the key of its GEMM in the results
 
-# ---------------------------------------------------------------- ceilings and single kernels
+# ---------------------------------------------------------------- measuring
 
 
-def measure_ceilings(bench: Bench) -> None:
-    """A large copy and large products, through torch."""
-    wanted = [("copy", "copy", "float32", [COPIED], 8 * COPIED)]
-    sides = [SIDE] * 3
-    for dtype in bench.args.dtypes:
-        wanted.append((dtype, "product", dtype, sides, product_operations(*sides)))
-    for name, kind, dtype, sizes, amount in wanted if bench.torch else ():
-        message = {"kind": kind, "dtype": dtype, "sizes": sizes, "sets": 2}
-        try:
-            for _ in range(bench.args.rounds):
-                answer = bench.side("torch").get(do="single", kernel=message, times=TIMES)
-                bench.found.ceilings.setdefault(name, []).append(amount / answer["seconds"])
-        except BenchError as error:
-            bench.found.note(f"ceiling {name}: {error}")
-        with contextlib.suppress(BenchError):
-            bench.side("torch").get(do="clear")
-    bench.show(f"{markdown(CEILING_HEAD, ceiling_rows(bench.found, bench.args.dtypes), left=1)}\n")
-
-
-def time_together(bench: Bench, messages: Sequence[tuple[Timed, str, dict[str, Any]]]) -> None:
-    """Time kernels round by round, each in the process that has it.
-
-    Args:
-        bench: the run.
-        messages: where the times go, the process, and the message.
-    """
-    bench.found.kernels += [one for one, _, _ in messages]
-    for _ in range(bench.args.rounds):
-        for one, side, message in messages:
-            if one.failure:
-                continue
-            with failing(one):
-                answer = bench.side(side).get(**message)
-                one.seconds.append(answer["seconds"])
-                one.difference = answer.get("difference")
-                if one.difference is not None and not one.difference <= KERNEL_LIMITS[one.dtype]:
-                    one.failure = f"WRONG, off by {one.difference:.1g}"
-                    bench.found.wrong.append(f"{one.what} {one.dtype}, {one.side}: {one.failure}")
-    for side in {side for _, side, _ in messages}:
-        with contextlib.suppress(BenchError):
-            bench.side(side).get(do="clear")
-
-
-def measure_kernels(bench: Bench, processors: int, capability: tuple[int, int]) -> None:
-    """Time the kernels of the base model one by one, and print their tables."""
-    from minibert.kernels.cuda.functions import Steps
-
-    device: Any = SimpleNamespace(name="", capability=capability, multiprocessors=processors)
-    found, dtypes = bench.found, bench.args.dtypes
-    for dtype in dtypes:
-        steps = Steps(device, dtype)
-        for into, out, end, activation in PRODUCTS:
-            what = f"{into} -> {out}{', GELU' * bool(activation)}{', residual' * (end != 'store')}"
-            amount = product_operations(TOKENS, into, out)
-            say(f"GEMM {what}, {dtype}")
-            messages = []
-            for tile in tiles_of(dtype):
-                one = Timed("gemm", dtype, what, tile_name(tile), amount)
-                one.default = tile == steps.tile(TOKENS, out)
-                kernel = {
-                    **{"kind": "gemm", "dtype": dtype, "tile": tile, "tokens": TOKENS},
-                    **{"into": into, "out": out, "end": end, "activation": activation},
-                }
-                messages.append((one, KERNELS, {"do": "time", "kernel": kernel}))
-            if bench.torch:
-                one = Timed("gemm", dtype, what, "torch", amount)
-                messages.append((one, "torch", single("linear", dtype, [TOKENS, into, out])))
-            time_together(bench, messages)
-        head, rows = gemm_table(found, dtype)
-        bench.show(
-            f"GEMM of {TOKENS} tokens, TFLOP/s, share of the ceiling, * minibert's choice (torch: "
-            f"F.linear, without GELU and residual):\n\n{markdown(head, rows, left=1)}\n"
-        )
-    for dtype in dtypes:
-        for length in WINDOWS:
-            lengths, what = window_split(TOKENS, length), f"of {length} tokens"
-            one = Timed("attention", dtype, what, OURS, attention_operations(lengths, WIDTH))
-            kernel = {"kind": "attention", "dtype": dtype, "tokens": TOKENS, "length": length}
-            kernel |= {"heads": HEADS, "size": WIDTH // HEADS}
-            messages = [(one, KERNELS, {"do": "time", "kernel": kernel})]
-            if bench.torch:
-                whole = TOKENS // length  # torch takes windows of one length only
-                amount = attention_operations([length] * whole, WIDTH)
-                sizes = [whole, HEADS, length, WIDTH // HEADS]
-                other = Timed("attention", dtype, what, "torch", amount)
-                messages.append((other, "torch", single("attention", dtype, sizes)))
-            time_together(bench, messages)
-    bench.show(
-        f"Attention of {TOKENS} tokens, {HEADS} heads of {WIDTH // HEADS}:\n\n"
-        f"{markdown(ATTENTION_HEAD, attention_rows(found, dtypes), left=2)}\n"
-    )
-    for dtype in dtypes:
-        size = 4 if dtype == "float32" else 2
-        for name in ROWS:
-            amount = row_bytes(name, TOKENS, WIDTH, size, SPLITS)
-            kernel = {"kind": "rows", "dtype": dtype, "name": name, "tokens": TOKENS}
-            kernel |= {"width": WIDTH, "table": TABLE_ROWS}
-            one = Timed("rows", dtype, name, OURS, amount)
-            time_together(bench, [(one, KERNELS, {"do": "time", "kernel": kernel})])
-    bench.side(KERNELS).stop()
-    bench.show(
-        f"Kernels of rows, {TOKENS} tokens of {WIDTH} numbers (add_norm adds {SPLITS} parts):\n\n"
-        f"{markdown(ROWS_HEAD, row_rows(found, dtypes), left=2)}\n"
-    )
-
-
-def single(kind: str, dtype: str, sizes: Sequence[int]) -> dict[str, Any]:
-    """The message for torch's side of a kernel."""
-    kernel = {"kind": kind, "dtype": dtype, "sizes": list(sizes), "sets": 4}
-    return {"do": "single", "kernel": kernel, "times": TIMES}
-
-
-# ---------------------------------------------------------------- the command
-
-
-def find_gpu() -> tuple[Any, str]:
-    """The first GPU, and the driver's version.
+def find_gpu() -> str:
+    """The first GPU and its driver, in words.
 
     Raises:
         BenchError: none can be used.
     """
     if missing_modules(("minibert",)):
-        raise BenchError(f"{sys.executable} has no minibert: pip install it first")
+        choose_peers((CUDA,), GPU_DTYPES, Results())  # which says so
     from minibert.kernels.cuda.detect import find_gpus, why_not
 
     found = find_gpus()
     if problem := why_not(found):
         raise BenchError(problem)
-    return found.gpus[0], found.driver_version
+    gpu = found.gpus[0]
+    return (
+        f"{gpu.name}, compute capability {'.'.join(map(str, gpu.capability))}, "
+        f"{gpu.multiprocessors} multiprocessors, driver for CUDA {found.driver_version}"
+    )
 
 
-def keep_able(args: argparse.Namespace, gpu: Any, found: Found) -> None:
-    """Leave out the precisions that the GPU does not have, with a line for each."""
-    from minibert.kernels.cuda.recipes import LEAST_CAPABILITY
+def gpu_worker(stack: contextlib.ExitStack, clock: Clock, name: str, *command: object) -> Worker:
+    """A process that sees the GPU, and is ended with `stack`."""
+    limits: Any = {"clock": clock, "patience": PATIENCE, "loading": LOADING}
+    worker = Worker(name, count_cores(), *command, gpu=True, **limits)
+    stack.callback(worker.close)
+    return worker
 
-    for dtype in [dtype for dtype in args.dtypes if gpu.capability < LEAST_CAPABILITY[dtype]]:
-        found.note(f"{dtype} is left out: {gpu.name} cannot compute in it.")
-        args.dtypes.remove(dtype)
+
+def measure_gemm(args: argparse.Namespace, clock: Clock, results: Results) -> None:
+    """Measure our multiplications, and torch's large ones as the peak."""
+    say("GEMM")
+    shapes = gemm.gemm_shapes([*map(Shape.parse, args.shapes)], [TOKENS])
+    with contextlib.ExitStack() as stack:
+        workers = {}
+        for side, dtype in itertools.product(("cuda", "torch"), args.dtypes):
+            name = f"GEMM, {side} {dtype}"
+            workers[side, dtype] = gpu_worker(stack, clock, name, GEMM, side, 0)
+
+        def rate(dtype: str, size: gemm.Size) -> float:
+            worker = workers["cuda" if size else "torch", dtype]
+            return worker.ask(do="rate", dtype=dtype, shape=size)["rate"]
+
+        results.gemm[GPU] = {"rates": gemm.gemm_rates(rate, args.dtypes, shapes, results)}
+    results.save()
+
+
+def measure_models(
+    args: argparse.Namespace,
+    work: str,
+    peers: Sequence[Peer],
+    folder: Path,
+    clock: Clock,
+    results: Results,
+) -> None:
+    """Measure one piece of work with every shape."""
+    with contextlib.ExitStack() as stack:
+        workers = {}
+        for peer in peers:
+            command = ("serve", peer.library, peer.dtype, 0)
+            workers[peer] = gpu_worker(stack, clock, peer.label, *command)
+        for shape in args.shapes:
+            path = prepare_model(folder, shape, peers, results)
+            ready = load_all(workers, path, ONE, results)
+            measure_case(Case(work, shape), path, ready, args.rounds, results, SIZES)
+
+
+# ---------------------------------------------------------------- tables
+
+LATENCY_HEAD = (
+    *("shape", "precision", "minibert, us", "torch.compile, us", "its time / ours"),
+    "minibert off by",
+)
+THROUGHPUT_HEAD = (
+    *("shape", "precision", "side", "windows/s", "tokens/s", "TFLOP/s", "of the peak"),
+    *("its time / ours", "off by"),
+)
+
+
+def off(one: Series | None) -> str:
+    """The largest difference of a series' logits."""
+    return f"{one.facts['difference']:.1g}" if one else NOTHING
+
+
+def pair(series: Sequence[Series], case: Case, dtype: str) -> tuple[Series | None, Series | None]:
+    """Ours and the fastest of torch's in one case, of those that saw every round."""
+    here = [one for one in series if (one.case, one.side.dtype) == (case, dtype) and one.seconds]
+    rounds = max((len(one.seconds) for one in here), default=0)
+    here = [one for one in here if len(one.seconds) == rounds]
+    ours = best(one for one in here if one.side.ours)
+    return ours, best(one for one in here if not one.side.ours)
+
+
+def ratio_cell(peer: Series | None, ours: Series | None) -> str:
+    """How many times as long the peer took, median (quartiles)."""
+    return str(ratio_of_rounds(peer.seconds, ours.seconds)) if peer and ours else NOTHING
+
+
+def latency_rows(series: Sequence[Series], dtypes: Sequence[str]) -> list[list[str]]:
+    """A row a shape and precision: one window."""
+    rows = []
+    for case in [case for case in cases_of(series) if case.work == ONE]:
+        for dtype in dtypes:
+            ours, peer = pair(series, case, dtype)
+            times = [figures([1e6 * t for t in one.seconds] if one else ()) for one in (ours, peer)]
+            rows.append([case.shape, dtype, *times, ratio_cell(peer, ours), off(ours)])
+    return rows
+
+
+def throughput_rows(
+    series: Sequence[Series], dtypes: Sequence[str], rates: gemm.Rates
+) -> list[list[str]]:
+    """A row a shape, precision and side: many windows; operations are those of real tokens."""
+    rows = []
+    for case in [case for case in cases_of(series) if case.work.startswith(MIXED)]:
+        lengths = window_lengths(case.work)
+        useful = sum(operations(config_of(Shape.parse(case.shape)), lengths))
+        for dtype in dtypes:
+            ours, peer = pair(series, case, dtype)
+            peak = dict(rates.get(dtype, ())).get(None)
+            for one in (ours, peer):
+                if one is None:
+                    continue
+                reached = useful / one.median
+                rows.append(
+                    [
+                        case.shape,
+                        dtype,
+                        one.label.replace(f" {dtype}", ""),
+                        figures([len(lengths) / seconds for seconds in one.seconds]),
+                        three_digits(sum(lengths) / one.median),
+                        three_digits(reached / 1e12),
+                        f"{reached / peak:.0%}" if peak else NOTHING,
+                        ratio_cell(one, ours) if one is peer else NOTHING,
+                        off(one),
+                    ]
+                )
+    return rows
+
+
+def paragraphs(args: argparse.Namespace, results: Results) -> Iterator[str]:
+    """The report."""
+    rates: gemm.Rates = results.gemm.get(GPU, {}).get("rates", {})
+    if rates:
+        peak = f"torch, {gemm.SIDE} x {gemm.SIDE} x {gemm.SIDE}"
+        table = gemm.gemm_table(rates, args.dtypes, ("T/s", 1e12), peak)
+        yield f"GEMM with bias, by the GPU's clock:\n\n{table}"
+    if rows := latency_rows(results.series, args.dtypes):
+        yield f"One window of {ONE} tokens:\n\n{markdown(LATENCY_HEAD, rows, left=2)}"
+    if rows := throughput_rows(results.series, args.dtypes, rates):
+        count = len(window_lengths(f"{MIXED}{args.windows}"))
+        yield (
+            f"{count:,} windows of SQuAD-like lengths; torch gets them sorted by length, padded in "
+            f"batches:\n\n{markdown(THROUGHPUT_HEAD, rows, left=3)}"
+        )
+    yield (
+        f"Medians (min-max) of {args.rounds} rounds in random order; ratios round by round, median "
+        "(quartiles). Off by: largest difference of logits from the NumPy definition, of the first "
+        "64 windows at most."
+    )
+
+
+# ---------------------------------------------------------------- the command
 
 
 def command_cuda(args: argparse.Namespace) -> None:
@@ -240,122 +215,41 @@ def command_cuda(args: argparse.Namespace) -> None:
     Raises:
         BenchError: there is no usable GPU, or some result is wrong.
     """
-    for name, value in (QUICK if args.quick else FULL).items():
-        if getattr(args, name, None) is None:
-            setattr(args, name, copy.copy(value))
-    if args.json and not args.json.parent.is_dir():
-        raise BenchError(f"there is no folder {str(args.json.parent)!r}")
-    gpu, driver = find_gpu()
-    found = Found()
-    keep_able(args, gpu, found)
-    found.header = (
-        f"{gpu.name}, compute capability {gpu.capability[0]}.{gpu.capability[1]}, "
-        f"{gpu.multiprocessors} multiprocessors, driver for CUDA {driver}; "
-        f"{header([versions(PACKAGES)])}"
-    )
-    with model_folder(args.keep) as folder, contextlib.ExitStack() as stack:
-        bench = Bench(args, Clock(args.seconds), folder, found, stack)
-        guard = threading.Timer(args.seconds + GRACE, give_up, [bench])
-        guard.daemon = True
-        guard.start()
-        stack.callback(guard.cancel)
-        if missing := missing_modules(("torch", "transformers")):
-            bench.torch = False
-            found.note(f"torch is left out: no {' and no '.join(missing)} here.")
-        bench.show(f"{found.header}\n")
-        prepare(bench, gpu)
-        measure_ceilings(bench)
-        if KERNELS in args.work:
-            measure_kernels(bench, gpu.multiprocessors, gpu.capability)
-        if START in args.work:
-            measure_starts(bench)
-        if MODELS in args.work:
-            measure_models(bench)
-        print_end(bench)
-    if found.wrong:
-        raise BenchError("; ".join(found.wrong))
-
-
-def give_up(bench: Bench) -> None:
-    """End the command though something still hangs: print what there is, and leave."""
-    bench.found.note("given up: a process could not be ended")
-    print_end(bench)
-    sys.stdout.flush()
-    for side in bench.opened:
-        if side.running:
-            side.kill()
-    os._exit(1)
-
-
-def print_end(bench: Bench) -> None:
-    """Print how it was measured, all notes, and the goals."""
-    found = bench.found
-    print(
-        f"Medians (min-max) of {bench.args.rounds} rounds (of a slow model's throughput, of fewer) "
-        "in random order; ratios round by round, median (quartiles). Latency: from ids on the host "
-        "to logits on the host. TFLOP/s: multiply-adds of the matrix products and of attention on "
-        "real tokens, times two. Off by: largest difference of logits from the NumPy definition "
-        "(one window) or from torch's float32 (many).\n"
-    )
-    for note in [*found.notes, *(f"WRONG: {text}" for text in found.wrong)]:
-        print(f"- {note}")
-    rows = goal_rows(found, bench.args.shapes, bench.many)
-    bench.show(f"\nGoals:\n\n{markdown(GOAL_HEAD, rows or [[NOTHING] * 4], left=3)}")
-
-
-def shape_name(text: str) -> str:
-    """A parser for `listed`: a name, or layers/hidden/heads."""
-    shape_of(text)
-    return text
+    gpu = find_gpu()
+    clock = Clock(args.seconds)
+    results = Results([versions(PACKAGES)], args.json, gpu=gpu)
+    with results.reported(partial(paragraphs, args, results)), model_folder(args.keep) as folder:
+        if GEMM in args.work:
+            measure_gemm(args, clock, results)
+        for work, name, rival in (
+            (ONE, LATENCY, COMPILED),
+            (f"{MIXED}{args.windows}", THROUGHPUT, PADDED),
+        ):
+            if name in args.work:
+                peers = choose_peers((CUDA, rival), args.dtypes, results)
+                measure_models(args, work, peers, folder, clock, results)
+    if results.wrong:
+        raise BenchError("wrong logits: " + "; ".join(results.wrong))
 
 
 def add_command(commands: Any) -> None:
     """Describe `cuda` and its options."""
-    parser = commands.add_parser(
-        "cuda", help="an NVIDIA GPU: whole models and kernels, beside torch"
-    )
+    parser = commands.add_parser("cuda", help="an NVIDIA GPU, beside torch")
     parser.set_defaults(run=command_cuda)
-    parser.add_argument(
-        "--shapes",
-        type=listed(shape_name),
-        metavar="NAME,...",
-        help=f"models: names, or layers/hidden/heads (default: {','.join(NAMES)})",
+    add_option(parser, "--shapes", SHAPES)
+    add_names(parser, "--dtypes", GPU_DTYPES, "precisions")
+    add_names(parser, "--work", WORK, "tables")
+    add_option(
+        parser, "--windows", 1024, type=positive, metavar="N", help="windows of the throughput"
     )
-    parser.add_argument(
-        "--dtypes",
-        type=listed(one_of(*DTYPES)),
-        metavar="NAME,...",
-        help=f"precisions (default: {','.join(DTYPES)})",
-    )
-    parser.add_argument(
-        "--work",
-        type=listed(one_of(KERNELS, START, MODELS)),
-        metavar="NAME,...",
-        help="kernels: tables of single ones; start: of fresh processes; models: latency and "
-        "throughput (default: all)",
-    )
-    parser.add_argument(
-        "--rounds", type=positive, metavar="N", help=f"rounds (default: {FULL['rounds']})"
-    )
-    parser.add_argument(
+    add_option(parser, "--rounds", ROUNDS)
+    add_option(
+        parser,
         "--seconds",
+        SECONDS,
         type=positive,
-        default=SECONDS,
         metavar="N",
-        help=f"what is not measured after so many is left out (default: {SECONDS})",
+        help="what is not measured after so many is left out",
     )
-    parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
-    parser.add_argument(
-        "--compile-seconds",
-        type=positive,
-        default=COMPILE_SECONDS,
-        metavar="N",
-        help=f"of torch.compile, a model at most (default: {COMPILE_SECONDS})",
-    )
-    parser.add_argument(
-        "--quick", action="store_true", help="two shapes, two precisions, few windows and rounds"
-    )
-    parser.add_argument(
-        "--keep", type=Path, metavar="FOLDER", help="keep the models there for the next run"
-    )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write every number there")
+    add_option(parser, "--keep")
+    add_option(parser, "--json")

@@ -32,16 +32,19 @@ def load() -> str:
     return f", load average {os.getloadavg()[1]:.1f}" if hasattr(os, "getloadavg") else ""
 
 
-def environment(threads: int | None = None) -> dict[str, str]:
-    """The environment of a measured process: threads of each library, no network, no GPU.
+def environment(threads: int | None = None, gpu: bool = False) -> dict[str, str]:
+    """The environment of a measured process: threads of each library, no network.
 
     Args:
         threads: how many; None: one a core.
+        gpu: whether it may see the GPUs.
     """
     names = ("OMP", "MKL", "OPENBLAS", "NUMBA", "RAYON", "VECLIB")
     counts = {f"{name}_NUM_THREADS": str(threads or count_cores()) for name in names}
     counts["VECLIB_MAXIMUM_THREADS"] = counts.pop("VECLIB_NUM_THREADS")
-    return {**os.environ, **counts, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+    # torch.compile starts no helpers: each of the models that it compiles has a process already.
+    more = {"TORCHINDUCTOR_COMPILE_THREADS": "1"} if gpu else {"CUDA_VISIBLE_DEVICES": ""}
+    return {**os.environ, **counts, **more, "HF_HUB_OFFLINE": "1"}
 
 
 def versions(packages: Sequence[str]) -> dict[str, str]:

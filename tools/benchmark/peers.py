@@ -1,8 +1,6 @@
 """The libraries that are measured: how each loads a model folder, and which files it needs built.
 
-Every loader pins the number of threads and asks for the lowest latency.  What it returns turns one
-batch into start and end logits: a packed one into [T] for minibert, a padded one into [B, S] for
-the peers.
+Every loader pins the number of threads and asks for the lowest latency.
 """
 
 from __future__ import annotations
@@ -11,22 +9,33 @@ import importlib.util
 import json
 import logging
 import shutil
+import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from benchmark.workload import Floats, Padded, make_windows, pad
+from benchmark.processes import BenchError
+from benchmark.workload import Padded, make_inputs, pad
 
-Run: TypeAlias = "Callable[[Any], tuple[Floats, Floats]]"
+if TYPE_CHECKING:
+    from benchmark.results import Results
+
+# What a loader gives: minibert's Model, or what turns a padded batch into start and end logits
+# [B, S], or into both, [2, B, S].
+Run: TypeAlias = "Callable[[Padded], Any]"
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 DTYPES = ("float32", "bfloat16", "int8")
+GPU_DTYPES = ("float32", "float16", "bfloat16")
 OURS = "minibert"
+BEFORE = "before"  # another minibert, of --against
+CUDA, COMPILED, PADDED = "cuda-minibert", "cuda-compile", "cuda-torch"
 
 
 @dataclass(frozen=True)
@@ -36,14 +45,19 @@ class Peer:
     library: str  # as --peers takes it
     dtype: str  # the precision it competes in
     label: str
-    load: Callable[[Path, str, int], Run]  # of its file, in a dtype, with so many threads
+    load: Callable[[Path, str, int], Any]  # of its file, in a dtype, with so many threads
     needs: tuple[str, ...]  # modules
     file: str  # inside the model's folder; "" for the folder itself
 
     @property
     def packed(self) -> bool:
-        """Whether it takes packed batches."""
-        return self.library == OURS
+        """Whether it is minibert, which lays out its own batches and pads nothing."""
+        return self.library in (OURS, BEFORE, CUDA)
+
+    @property
+    def ours(self) -> bool:
+        """Whether it is what all others are compared with."""
+        return self.library in (OURS, CUDA)
 
 
 def missing_modules(names: tuple[str, ...]) -> list[str]:
@@ -54,17 +68,18 @@ def missing_modules(names: tuple[str, ...]) -> list[str]:
 # ---------------------------------------------------------------- loading
 
 
-def load_minibert(folder: Path, dtype: str, threads: int) -> Run:
-    """Ours."""
-    from minibert.encoder import qa_logits
-    from minibert.model import load_model
+def load_minibert(folder: Path, dtype: str, threads: int) -> Any:
+    """Ours, of this version or of another: only what every version has is used."""
+    from minibert import load_model
 
-    model = load_model(folder, device="cpu", dtype=dtype, num_threads=threads)
+    return load_model(folder, device="cpu", dtype=dtype, num_threads=threads)
 
-    def run(batch: Any) -> tuple[Floats, Floats]:
-        return qa_logits(batch, model.weights, model.config, model.kernels)
 
-    return run
+def load_cuda(folder: Path, dtype: str, threads: int) -> Any:
+    """Ours, on the GPU."""
+    from minibert import load_model
+
+    return load_model(folder, device="cuda", dtype=dtype)
 
 
 def load_openvino(file: Path, dtype: str, threads: int) -> Run:
@@ -80,7 +95,7 @@ def load_openvino(file: Path, dtype: str, threads: int) -> Run:
     model = ov.Core().compile_model(file, "CPU", options)
     request = model.create_infer_request()
 
-    def run(batch: Padded) -> tuple[Floats, Floats]:
+    def run(batch: Padded) -> Any:
         outputs = request.infer(dict(zip(INPUTS, batch, strict=True)), share_inputs=True)
         return outputs[0].copy(), outputs[1].copy()
 
@@ -97,7 +112,7 @@ def load_onnxruntime(file: Path, dtype: str, threads: int) -> Run:
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
 
-    def run(batch: Padded) -> tuple[Floats, Floats]:
+    def run(batch: Padded) -> Any:
         start, end = session.run(None, dict(zip(INPUTS, batch, strict=True)))
         return start, end
 
@@ -115,7 +130,7 @@ def load_ctranslate2(folder: Path, dtype: str, threads: int) -> Run:
     weights = load_file(folder.parent / "model.safetensors")
     weight, bias = (weights[f"qa_outputs.{name}"].astype(np.float32) for name in ("weight", "bias"))
 
-    def run(batch: Padded) -> tuple[Floats, Floats]:
+    def run(batch: Padded) -> Any:
         ids, mask, types = (array.astype(np.int32) for array in batch)
         view = ctranslate2.StorageView.from_array
         outputs = encoder.forward_batch(
@@ -134,7 +149,7 @@ def load_torch(folder: Path, dtype: str, threads: int) -> Run:
     torch.set_num_threads(threads)
     model = torch_model(folder, "sdpa")
 
-    def run(batch: Padded) -> tuple[Floats, Floats]:
+    def run(batch: Padded) -> Any:
         inputs = dict(zip(INPUTS, map(torch.from_numpy, batch), strict=True))
         half = torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16")
         with torch.inference_mode(), half:
@@ -157,43 +172,100 @@ def torch_model(folder: Path, attention: str) -> Any:
     return model.eval()
 
 
-LIBRARIES: dict[str, tuple[str, Callable[[Path, str, int], Run], tuple[str, ...], dict[str, str]]]
-LIBRARIES = {  # label, loader, modules, file of each precision
-    OURS: ("minibert", load_minibert, ("minibert",), dict.fromkeys(DTYPES, "")),
-    "openvino": (
-        "OpenVINO",
-        load_openvino,
-        ("openvino",),
-        {
-            "float32": "openvino.xml",
-            "bfloat16": "openvino.xml",
-            "int8": "openvino-int8.xml",
-        },
-    ),
-    "onnxruntime": (
-        "ONNX Runtime",
-        load_onnxruntime,
-        ("onnxruntime",),
-        {"float32": "model.onnx", "int8": "int8.onnx"},
-    ),
-    "ctranslate2": (
-        "CTranslate2",
-        load_ctranslate2,
-        ("ctranslate2",),
-        {"float32": "ctranslate2-float32", "int8": "ctranslate2-int8"},
-    ),
-    "torch": (
-        "torch",
-        load_torch,
-        ("torch", "transformers"),
-        {"float32": "", "bfloat16": ""},
-    ),
+def load_compiled(folder: Path, dtype: str, threads: int) -> Run:
+    """The same on the GPU, compiled, with CUDA graphs; for windows one by one, without a mask."""
+    import torch
+
+    model = gpu_model(folder, dtype)
+
+    def forward(ids: Any, mask: Any, types: Any) -> Any:
+        return both_logits(model(input_ids=ids, token_type_ids=types))
+
+    return gpu_run(torch.compile(forward, mode="reduce-overhead", dynamic=False))
+
+
+def load_padded(folder: Path, dtype: str, threads: int) -> Run:
+    """The same on the GPU, for padded batches; the processor goes on while the GPU works."""
+    model = gpu_model(folder, dtype)
+
+    def forward(ids: Any, mask: Any, types: Any) -> Any:
+        return both_logits(model(input_ids=ids, attention_mask=mask, token_type_ids=types))
+
+    return gpu_run(forward)
+
+
+def both_logits(outputs: Any) -> Any:
+    """Start and end logits [2, B, S] of a model of transformers."""
+    import torch
+
+    return torch.stack((outputs.start_logits, outputs.end_logits)).float()
+
+
+def gpu_run(forward: Callable[[Any, Any, Any], Any]) -> Run:
+    """What brings a batch to the GPU and runs it; the logits stay there."""
+    import torch
+
+    def run(batch: Padded) -> Any:
+        with torch.no_grad():
+            return forward(*torch.from_numpy(np.stack(batch)).to("cuda", non_blocking=True))
+
+    return run
+
+
+def gpu_model(folder: Path, dtype: str) -> Any:
+    """The folder's model on the GPU; float32 is float32, without TF32."""
+    import torch
+
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    return torch_model(folder, "sdpa").to("cuda", getattr(torch, dtype))
+
+
+TORCH = ("torch", "transformers")
+CPU_FILES, GPU_FILES = dict.fromkeys(DTYPES, ""), dict.fromkeys(GPU_DTYPES, "")
+OPENVINO_FILES = {
+    "float32": "openvino.xml",
+    "bfloat16": "openvino.xml",
+    "int8": "openvino-int8.xml",
 }
+ONNX_FILES = {"float32": "model.onnx", "int8": "int8.onnx"}
+CTRANSLATE2_FILES = {"float32": "ctranslate2-float32", "int8": "ctranslate2-int8"}
+LIBRARIES: dict[str, tuple[str, Callable[[Path, str, int], Any], tuple[str, ...], dict[str, str]]]
+LIBRARIES = {  # label, loader, modules, file of each precision
+    OURS: ("minibert", load_minibert, ("minibert",), CPU_FILES),
+    BEFORE: ("before", load_minibert, (), CPU_FILES),
+    "openvino": ("OpenVINO", load_openvino, ("openvino",), OPENVINO_FILES),
+    "onnxruntime": ("ONNX Runtime", load_onnxruntime, ("onnxruntime",), ONNX_FILES),
+    "ctranslate2": ("CTranslate2", load_ctranslate2, ("ctranslate2",), CTRANSLATE2_FILES),
+    "torch": ("torch", load_torch, TORCH, {"float32": "", "bfloat16": ""}),
+    CUDA: ("minibert", load_cuda, ("minibert",), GPU_FILES),
+    COMPILED: ("torch.compile", load_compiled, TORCH, GPU_FILES),
+    PADDED: ("torch", load_padded, TORCH, GPU_FILES),
+}
+RUNTIMES = ("openvino", "onnxruntime", "ctranslate2", "torch")  # beside minibert on a processor
 PEERS = tuple(
     Peer(library, dtype, f"{label} {dtype}", load, needs, file)
     for library, (label, load, needs, files) in LIBRARIES.items()
     for dtype, file in files.items()
 )
+
+
+def choose_peers(libraries: Sequence[str], dtypes: Sequence[str], results: Results) -> list[Peer]:
+    """The libraries that are asked for and installed; a note for each that is not.
+
+    Raises:
+        BenchError: minibert itself is not installed.
+    """
+    chosen = []
+    for library in libraries:
+        label, _, needs, _ = LIBRARIES[library]
+        if missing := missing_modules(needs):
+            if "minibert" in missing:
+                raise BenchError(f"{sys.executable} has no minibert: pip install it first")
+            results.note(f"{label} is left out: no {' and no '.join(missing)} here.")
+            continue
+        chosen += [peer for peer in PEERS if peer.library == library and peer.dtype in dtypes]
+    return chosen
 
 
 def peer_of(library: str, dtype: str) -> Peer:
@@ -211,7 +283,7 @@ def make_onnx(folder: Path) -> None:
     model = torch_model(folder, "eager")
     model.config.return_dict = False  # plain tensors
     outputs = ("start_logits", "end_logits")
-    example = pad(make_windows("mixed2"))
+    example = pad(make_inputs("mixed2"))
     torch.onnx.export(
         model,
         tuple(map(torch.from_numpy, example)),
@@ -246,7 +318,7 @@ def make_openvino_int8(folder: Path) -> None:
     import openvino as ov
 
     nncf.set_log_level(logging.ERROR)
-    batches = [pad([window]) for window in make_windows("mixed4")]
+    batches = [pad([window]) for window in make_inputs("mixed4")]
     model = nncf.quantize(
         ov.Core().read_model(folder / "openvino.xml"),
         nncf.Dataset([dict(zip(INPUTS, batch, strict=True)) for batch in batches]),
@@ -256,8 +328,8 @@ def make_openvino_int8(folder: Path) -> None:
     ov.save_model(model, folder / "openvino-int8.xml", compress_to_fp16=False)
 
 
-def make_ctranslate2(folder: Path) -> None:
-    """Convert the encoder alone, in both precisions."""
+def make_ctranslate2(folder: Path, dtype: str) -> None:
+    """Convert the encoder alone."""
     from ctranslate2.converters import TransformersConverter
     from transformers import BertModel
 
@@ -272,19 +344,35 @@ def make_ctranslate2(folder: Path) -> None:
         (encoder / "config.json").write_text(json.dumps(config), encoding="utf-8")
         tokenizer = {"tokenizer_class": "BertTokenizer", "model_max_length": 512}
         (encoder / "tokenizer_config.json").write_text(json.dumps(tokenizer), encoding="utf-8")
-        for dtype in ("float32", "int8"):
-            converter = TransformersConverter(name)
-            converter.convert(str(folder / f"ctranslate2-{dtype}"), quantization=dtype)
+        converter = TransformersConverter(name)
+        converter.convert(str(folder / CTRANSLATE2_FILES[dtype]), quantization=dtype)
 
 
-# In this order: later ones read what earlier ones wrote.
-BUILT: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
-    "model.onnx": (make_onnx, ("torch", "transformers", "onnx")),
-    "int8.onnx": (make_onnx_int8, ("onnxruntime", "onnx")),
-    "openvino.xml": (make_openvino, ("openvino",)),
-    "openvino-int8.xml": (make_openvino_int8, ("openvino", "nncf")),
-    "ctranslate2-int8": (make_ctranslate2, ("ctranslate2", "torch", "transformers")),
+# What makes each file, the modules for it, and the file that it is made of, which stands before it.
+BUILT: dict[str, tuple[Callable[[Path], None], tuple[str, ...], str]] = {
+    "model.onnx": (make_onnx, (*TORCH, "onnx"), ""),
+    "int8.onnx": (make_onnx_int8, ("onnxruntime", "onnx"), "model.onnx"),
+    "openvino.xml": (make_openvino, ("openvino",), "model.onnx"),
+    "openvino-int8.xml": (make_openvino_int8, ("openvino", "nncf"), "openvino.xml"),
+    **{
+        file: (partial(make_ctranslate2, dtype=dtype), ("ctranslate2", *TORCH), "")
+        for dtype, file in CTRANSLATE2_FILES.items()
+    },
 }
+
+
+def files_for(peers: Sequence[Peer]) -> list[str]:
+    """The files that peers read, and those that these are made of, in the order of making.
+
+    Example:
+        >>> files_for([peer_of("onnxruntime", "int8"), peer_of("torch", "float32")])
+        ['model.onnx', 'int8.onnx']
+    """
+    wanted = {peer.file for peer in peers}
+    for name in reversed(BUILT):
+        if name in wanted:
+            wanted.add(BUILT[name][2])
+    return [name for name in BUILT if name in wanted]
 
 
 def remove(path: Path) -> None:
@@ -300,7 +388,7 @@ def build(folder: Path, names: Sequence[str]) -> dict[str, str]:
 
     Args:
         folder: the model's.
-        names: of those files, in the order of BUILT.
+        names: of those files, in the order of making.
 
     Returns:
         Which files could not be made: name -> why.
@@ -310,7 +398,7 @@ def build(folder: Path, names: Sequence[str]) -> dict[str, str]:
     for name in names:
         if (folder / name).exists():
             continue
-        make, needs = BUILT[name]
+        make, needs, _ = BUILT[name]
         if missing := missing_modules(needs):
             failed[name] = f"no {' and no '.join(missing)} here"
             continue

@@ -11,24 +11,20 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from html import escape
-from typing import Any
+from typing import Any, NamedTuple
 
-from benchmark.gemm import intensity
+from benchmark.gemm import Rates, intensity
+from minibert.pages.charts import straight, words
 
 WIDTH, HEIGHT = 860, 520
 LEFT, RIGHT, TOP, BOTTOM = 70, 150, 50, 60  # margins
-COLOURS = {
-    "float32": "#3b82f6",
-    "bfloat16": "#e08a00",
-    "int8": "#12a150",
-}  # seen on black and white
-
 STYLE = """
 text { font: 13px system-ui, sans-serif; fill: #333 }
-.title { font-size: 16px; font-weight: 600 }
-.grid { stroke: #ddd; stroke-width: 1 }
-.roof { fill: none; stroke-width: 2 }
+.grid { stroke: #ddd }
 .slope { stroke: #888; stroke-width: 1.5; stroke-dasharray: 5 4 }
+.float32 { stroke: #3b82f6; fill: #3b82f6 }
+.bfloat16 { stroke: #e08a00; fill: #e08a00 }
+.int8 { stroke: #12a150; fill: #12a150 }
 @media (prefers-color-scheme: dark) {
   text { fill: #ddd }
   .grid { stroke: #444 }
@@ -36,14 +32,8 @@ text { font: 13px system-ui, sans-serif; fill: #333 }
 """
 
 
-class Axis:
+class Axis(NamedTuple):
     """A logarithmic axis.
-
-    Args:
-        low: smallest value to show.
-        high: largest.
-        begin: where the axis begins, in pixels.
-        end: where it ends.
 
     Example:
         >>> axis = Axis(1, 100, 0, 200)
@@ -51,9 +41,10 @@ class Axis:
         (100.0, [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0])
     """
 
-    def __init__(self, low: float, high: float, begin: float, end: float) -> None:
-        self.low, self.high = low, high
-        self.begin, self.end = begin, end
+    low: float  # smallest value to show
+    high: float  # largest
+    begin: float  # where the axis begins, in pixels
+    end: float  # where it ends
 
     def __call__(self, value: float) -> float:
         """Pixels of a value."""
@@ -64,15 +55,16 @@ class Axis:
     def ticks(self) -> list[float]:
         """1, 2 and 5 times the powers of ten."""
         powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
-        round_values = [digit * 10.0**power for power in powers for digit in (1, 2, 5)]
-        return [value for value in round_values if self.low <= value <= self.high]
+        values = [digit * 10.0**power for power in powers for digit in (1, 2, 5)]
+        return [value for value in values if self.low <= value <= self.high]
 
 
 def roofline(measured: dict[str, Any], title: str) -> str:
-    """Draw what `measure_gemm` found.
+    """Draw rates and bandwidths.
 
     Args:
-        measured: rates and bandwidths, not empty.
+        measured: rates as `gemm_rates` gives them, and bytes per second of each level of memory;
+            at least one peak and one multiplication.
         title: names the machine.
 
     Returns:
@@ -83,64 +75,46 @@ def roofline(measured: dict[str, Any], title: str) -> str:
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img">',
             f"<title>{escape(title)}</title>",
             f"<style>{STYLE}</style>",
-            *draw(measured, title),
+            *draw(measured["rates"], measured["bandwidths"], title),
             "</svg>\n",
         ]
     )
 
 
-def draw(measured: dict[str, Any], title: str) -> Iterator[str]:
+def draw(rates: Rates, bandwidths: dict[str, float], title: str) -> Iterator[str]:
     """The elements of the picture, the lowest first."""
-    rates, bandwidths = measured["rates"], measured["bandwidths"]
+    peaks = {dtype: pairs[0][1] for dtype, pairs in rates.items() if pairs[0][1]}
+    top, fastest = max(peaks.values()), max(bandwidths.values())
     points = [
-        (dtype, shape, intensity(dtype, shape), rate)
+        (dtype, size, intensity(dtype, size), rate)
         for dtype, pairs in rates.items()
-        for shape, rate in pairs
-        if shape is not None
+        for size, rate in pairs[1:]
+        if rate
     ]
-    peaks = {dtype: pairs[0][1] for dtype, pairs in rates.items()}
-    ridges = [max(peaks.values()) / bandwidth for bandwidth in bandwidths.values()]
-    widest = max([*ridges, *(point[2] for point in points)])
-    lowest = min([*peaks.values(), *(point[3] for point in points)])
+    widest = max(top / min(bandwidths.values()), *(point[2] for point in points))
+    lowest = min(*peaks.values(), *(point[3] for point in points))
     x = Axis(1, 1.2 * widest, LEFT, WIDTH - RIGHT)
-    y = Axis(lowest / 2, 1.2 * max(peaks.values()), HEIGHT - BOTTOM, TOP)
-
-    yield text(LEFT, 24, title, "title")
+    y = Axis(lowest / 2, 1.2 * top, HEIGHT - BOTTOM, TOP)
+    yield words(LEFT, 24, title)
     for tick in x.ticks:
-        yield line("grid", x(tick), y.begin, x(tick), y.end)
-        yield text(x(tick), y.begin + 20, f"{tick:g}", anchor="middle")
+        yield straight("grid", x(tick), y.begin, x(tick), y.end)
+        yield words(x(tick), y.begin + 20, f"{tick:g}", anchor="middle")
     for tick in y.ticks:
-        yield line("grid", x.begin, y(tick), x.end, y(tick))
-        yield text(x.begin - 8, y(tick) + 4, f"{tick / 1e9:g}", anchor="end")
-    yield text((x.begin + x.end) / 2, HEIGHT - 14, "operations per byte", anchor="middle")
-    yield text(8, TOP - 8, "G operations/s")
-
-    top = max(peaks.values())
+        yield straight("grid", x.begin, y(tick), x.end, y(tick))
+        yield words(x.begin - 8, y(tick) + 4, f"{tick / 1e9:g}", anchor="end")
+    yield words((x.begin + x.end) / 2, HEIGHT - 14, "operations per byte", anchor="middle")
+    yield words(8, TOP - 8, "G operations/s")
     for level, bandwidth in bandwidths.items():
         left = max(x.low, y.low / bandwidth)
-        yield line("slope", x(left), y(left * bandwidth), x(top / bandwidth), y(top))
+        yield straight("slope", x(left), y(left * bandwidth), x(top / bandwidth), y(top))
         label = f"{level} {bandwidth / 1e9:.0f} GB/s"
-        yield text(x(left) + 14, y(left * bandwidth) - 4, label)
-    best = max(bandwidths.values())
+        yield words(x(left) + 14, y(left * bandwidth) - 4, label)
     for dtype, peak in peaks.items():
-        colour = COLOURS[dtype]
-        corner = max(peak / best, x.low)
-        yield line("roof", x(corner), y(peak), x.end, y(peak), f' stroke="{colour}"')
-        yield text(x.end + 8, y(peak) + 4, f"{dtype} {peak / 1e9:.0f}")
-    for dtype, shape, operations, rate in points:
-        label = f"{dtype} {' x '.join(map(str, shape))}: {rate / 1e9:.0f} G/s"
+        yield straight(dtype, x(max(peak / fastest, x.low)), y(peak), x.end, y(peak))
+        yield words(x.end + 8, y(peak) + 4, f"{dtype} {peak / 1e9:.0f}")
+    for dtype, size, operations, rate in points:
+        label = f"{dtype} {' x '.join(map(str, size))}: {rate / 1e9:.0f} G/s"
         yield (
-            f'<circle cx="{x(operations):.1f}" cy="{y(rate):.1f}" r="4" fill="{COLOURS[dtype]}" '
-            f'fill-opacity="0.75"><title>{escape(label)}</title></circle>'
+            f'<circle class="{dtype}" cx="{x(operations):.1f}" cy="{y(rate):.1f}" r="4">'
+            f"<title>{escape(label)}</title></circle>"
         )
-
-
-def line(kind: str, x1: float, y1: float, x2: float, y2: float, more: str = "") -> str:
-    """A straight line of a class in `STYLE`."""
-    return f'<line class="{kind}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"{more}/>'
-
-
-def text(x: float, y: float, words: str, kind: str = "", anchor: str = "start") -> str:
-    """A line of text."""
-    chosen = f' class="{kind}"' if kind else ""
-    return f'<text{chosen} x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(words)}</text>'

@@ -9,20 +9,20 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import random
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmark.cpu import choose_peers, model_folder, prepare_embedded, thread_count
-from benchmark.machine import count_cores, header, versions
-from benchmark.options import listed, one_of, positive
-from benchmark.peers import LIBRARIES, Peer
+from benchmark.machine import count_cores, versions
+from benchmark.measure import model_folder, prepare_embedded, visit_all
+from benchmark.options import add_names, add_option, listed, positive, thread_count
+from benchmark.peers import LIBRARIES, OURS, Peer, choose_peers
 from benchmark.processes import BenchError, Worker, say
-from benchmark.results import Results, thread_label
+from benchmark.results import Case, Results, Series, thread_label
 from benchmark.tables import NOTHING, markdown, quartiles, ratio_of_rounds, three_digits
 
 if TYPE_CHECKING:
@@ -34,41 +34,10 @@ DTYPES = tuple(LIBRARIES[PEER][3])  # those in which there is a peer
 PACKAGES = ("minibert", "numpy", "numba", "tokenizers", PEER)
 QUESTIONS = 1000
 ROUNDS = 5
+THREADS = 2
 SIZES = (8, 32)  # windows of the peer's padded batches; the fastest size counts
 WARM_UP = 32  # questions before the first round: more than one packed batch
-# The goal: the whole dev set of SQuAD 2.0, on two cores, in this precision.
-GOAL_QUESTIONS, GOAL_THREADS, GOAL_DTYPE, GOAL_SECONDS = 11_873, 2, "float32", 120.0
 DIFFERENT = 1 / 500  # of the texts at most, in float32: sums in another order turn near ties
-
-
-@dataclass
-class Series:
-    """The rounds of one side."""
-
-    peer: Peer
-    size: int  # windows of a padded batch; 1 of ours, which has none
-    seconds: list[float] = field(default_factory=list)  # one number a round, as the next two
-    encoder: list[float] = field(default_factory=list)  # seconds, of those, in the encoder
-    cores: list[float] = field(default_factory=list)  # that were busy
-    computed: int = 0  # tokens, those of padding too
-    lengths: list[int] = field(default_factory=list)  # tokens of each window
-    texts: list[str] = field(default_factory=list)  # predicted
-
-    @property
-    def median(self) -> float:
-        """Seconds."""
-        return statistics.median(self.seconds)
-
-    @property
-    def label(self) -> str:
-        """The library, and how its batches are made."""
-        batches = "packed" if self.peer.packed else f"by {self.size}"
-        return f"{LIBRARIES[self.peer.library][0]}, {batches}"
-
-    @property
-    def key(self) -> tuple[str, str]:
-        """Precision and label: how rows begin."""
-        return self.peer.dtype, self.label
 
 
 @dataclass
@@ -82,12 +51,15 @@ class Found:
     threads: int
     series: list[Series] = field(default_factory=list)
     peaks: list[dict[str, float]] = field(default_factory=list)  # by dtype, one a round
+    texts: dict[Series, list[str]] = field(default_factory=dict)  # predicted
+    lengths: list[int] = field(default_factory=list)  # tokens of each window
 
     def by_dtype(self) -> dict[str, list[Series]]:
         """Of each precision ours, and then the peer's, the fastest first."""
-        order = sorted(self.series, key=lambda one: (not one.peer.packed, one.median))
-        found = {dtype: [one for one in order if one.peer.dtype == dtype] for dtype in DTYPES}
-        return {dtype: series for dtype, series in found.items() if series}
+        seen = [one for one in self.series if one.seconds]
+        order = sorted(seen, key=lambda one: (not one.side.ours, one.median))
+        found = {dtype: [one for one in order if one.side.dtype == dtype] for dtype in DTYPES}
+        return {dtype: series for dtype, series in found.items() if series and series[0].side.ours}
 
     def counted(self) -> list[Series]:
         """Ours and the fastest of the peer's, of each precision."""
@@ -114,14 +86,14 @@ def operations(config: BertConfig, lengths: Sequence[int]) -> tuple[int, int]:
     return 2 * sum(lengths) * dense, 2 * layers * 2 * d * squares
 
 
-def floors(found: Found, series: Series) -> list[float]:
+def floors(found: Found, dtype: str) -> list[float]:
     """Seconds of the multiplications alone at the processor's peak, one number a round.
 
     Returns:
         Nothing if the processor has no products of that dtype.
     """
-    dtype, attention = series.peer.dtype, found.attention[series.peer.dtype]
-    dense, products = operations(found.config, series.lengths)
+    attention = found.attention[dtype]
+    dense, products = operations(found.config, found.lengths)
     return [
         dense / peak[dtype] + products / peak[attention]
         for peak in found.peaks
@@ -148,31 +120,34 @@ TIME_HEAD = (
     *("precision", "side", "seconds", "questions/s", "in the encoder, s", "outside it, s"),
     *("cores busy", "tokens", "computed", "ratio"),
 )
-WHOLE_HEAD = ("precision", "side", "seconds", "floor, s", "goal, s", "reached")
+WHOLE_HEAD = ("precision", "side", "seconds", "floor, s")
 FLOOR_HEAD = ("precision", "side", "G operations", "floor, s", "of the encoder", "of the job")
 TEXT_HEAD = ("precision", "side", "exact match", "F1", "texts unlike minibert's")
+
+
+def row_of(one: Series) -> list[str]:
+    """How a row begins: precision, library, and how its batches are made."""
+    return [one.side.dtype, LIBRARIES[one.side.library][0] + (one.suffix or ", packed")]
 
 
 def time_rows(found: Found) -> list[list[str]]:
     """A row a precision and side: how long it took."""
     rows = []
     for one in found.counted():
-        outside = [a - b for a, b in zip(one.seconds, one.encoder, strict=True)]
-        ratio = NOTHING
-        if one.peer.packed:
-            for peer in found.by_dtype()[one.peer.dtype][1:2]:
-                ratio = str(ratio_of_rounds(peer.seconds, one.seconds))
+        outside = [a - b for a, b in zip(one.seconds, one.get("encoder"), strict=True)]
+        peers = found.by_dtype()[one.side.dtype][1:2] if one.side.ours else ()
+        ratios = [str(ratio_of_rounds(peer.seconds, one.seconds)) for peer in peers]
         rows.append(
             [
-                *one.key,
+                *row_of(one),
                 str(quartiles(one.seconds)),
                 str(quartiles([len(found.questions) / seconds for seconds in one.seconds])),
-                three_digits(statistics.median(one.encoder)),
+                three_digits(one.middle("encoder")),
                 three_digits(statistics.median(outside)),
-                f"{statistics.median(one.cores):.1f}",
-                f"{sum(one.lengths):,}",
-                f"{one.computed:,}",
-                ratio,
+                f"{one.middle('cores'):.1f}",
+                f"{sum(found.lengths):,}",
+                f"{one.facts['computed']:,}",
+                *(ratios or [NOTHING]),
             ]
         )
     return rows
@@ -180,31 +155,25 @@ def time_rows(found: Found) -> list[list[str]]:
 
 def whole_rows(found: Found) -> list[list[str]]:
     """A row a precision and side: how long the whole file takes, and at least has to take."""
-    whole = len(found.data.questions)
-    times = whole / len(found.questions)
+    times = len(found.data.questions) / len(found.questions)
     rows = []
     for one in found.counted():
-        seconds = one.median * times
-        row = [*one.key, three_digits(seconds), NOTHING, NOTHING, NOTHING]
-        if known := floors(found, one):
-            row[-3] = three_digits(statistics.median(known) * times)
-        at = (whole, found.threads, one.peer.dtype)
-        if one.peer.packed and at == (GOAL_QUESTIONS, GOAL_THREADS, GOAL_DTYPE):
-            row[-2:] = [f"{GOAL_SECONDS:.0f}", "yes" if seconds < GOAL_SECONDS else "no"]
-        rows.append(row)
+        known = floors(found, one.side.dtype)
+        floor = three_digits(statistics.median(known) * times) if known else NOTHING
+        rows.append([*row_of(one), three_digits(one.median * times), floor])
     return rows
 
 
 def floor_rows(found: Found) -> list[list[str]]:
     """A row a precision and side: how near it comes to what the processor can do."""
     rows = []
+    total = sum(operations(found.config, found.lengths))
     for one in found.counted():
-        total = sum(operations(found.config, one.lengths))
-        row = [*one.key, f"{total / 1e9:,.0f}", NOTHING, NOTHING, NOTHING]
-        if known := floors(found, one):
+        row = [*row_of(one), f"{total / 1e9:,.0f}", NOTHING, NOTHING, NOTHING]
+        if known := floors(found, one.side.dtype):
             row[-3] = three_digits(statistics.median(known))
-            for place, seconds in ((-2, one.encoder), (-1, one.seconds)):
-                row[place] = f"{ratio_of_rounds(known, seconds).median:.0%}"
+            row[-2] = f"{ratio_of_rounds(known, one.get('encoder')).median:.0%}"
+            row[-1] = f"{ratio_of_rounds(known, one.seconds).median:.0%}"
         rows.append(row)
     return rows
 
@@ -214,9 +183,12 @@ def text_rows(found: Found) -> list[list[str]]:
     rows = []
     for ours, *peers in found.by_dtype().values():
         for one in (ours, *peers):
-            numbers = score(found.questions, one.texts)
-            different = NOTHING if one is ours else str(count_different(ours.texts, one.texts))
-            rows.append([*one.key, *(f"{value:.2f}" for value in numbers.values()), different])
+            texts = found.texts[one]
+            one.facts |= score(found.questions, texts)
+            one.facts["different"] = count_different(found.texts[ours], texts)
+            shown = [f"{one.facts[name]:.2f}" for name in ("exact", "f1")]
+            different = NOTHING if one is ours else str(one.facts["different"])
+            rows.append([*row_of(one), *shown, different])
     return rows
 
 
@@ -225,47 +197,13 @@ def wrong_texts(found: Found) -> list[str]:
     wrong = []
     series = found.by_dtype().get("float32", [])
     for one in series[1:]:
-        different = count_different(series[0].texts, one.texts)
-        if different > DIFFERENT * len(one.texts):
-            wrong.append(f"{different} of {len(one.texts)} texts of {one.label} differ in float32")
+        different = count_different(found.texts[series[0]], found.texts[one])
+        if different > DIFFERENT * len(found.questions):
+            label = row_of(one)[1]
+            wrong.append(
+                f"{different} of {len(found.questions)} texts of {label} differ in float32"
+            )
     return wrong
-
-
-def print_found(found: Found, results: Results) -> None:
-    """Print everything as Markdown."""
-    whole, asked, rounds = len(found.data.questions), len(found.questions), len(found.peaks)
-    print(header([versions(PACKAGES)]) + "\n")
-    print(markdown(TIME_HEAD, time_rows(found), left=2) + "\n")
-    print(
-        f"{asked:,} of the {whole:,} questions of {found.data.name}, from text to run_squad's "
-        f"predictions, {thread_label(found.threads)}; medians (quartiles) of {rounds} "
-        f"round{'s' * (rounds != 1)} in random order. minibert packs windows as they come."
-    )
-    if not all(one.peer.packed for one in found.series):
-        print(
-            "The peer gets all windows sorted by length, in padded batches; of their sizes the "
-            "faster one counts. Ratio: its seconds over minibert's, round by round."
-        )
-    how = "measured" if asked == whole else f"extrapolated from {asked:,}"
-    print(f"\nThe whole file, {whole:,} questions, {how}:\n")
-    print(markdown(WHOLE_HEAD, whole_rows(found), left=2) + "\n")
-    print(
-        "The floor is the time of the multiplications alone, without padding, at the processor's "
-        f"peak: {peak_label(found.peaks)}, measured in every round. Its share of the "
-        f"{asked:,} questions' time:\n"
-    )
-    print(markdown(FLOOR_HEAD, floor_rows(found), left=2) + "\n")
-    print(f"The predictions:\n\n{markdown(TEXT_HEAD, text_rows(found), left=2)}\n")
-    for note in [*results.notes, *slower_notes(found)]:
-        print(f"- {note}")
-
-
-def slower_notes(found: Found) -> Iterator[str]:
-    """The batches that do not count."""
-    for dtype, series in found.by_dtype().items():
-        for one in series[2:]:
-            slower, faster = (three_digits(x.median) for x in (one, series[1]))
-            yield f"{dtype}, {one.label}: {slower} s; by {series[1].size}: {faster} s."
 
 
 def peak_label(peaks: Sequence[Mapping[str, float]]) -> str:
@@ -279,37 +217,44 @@ def peak_label(peaks: Sequence[Mapping[str, float]]) -> str:
     return ", ".join(f"{dtype} {median / 1e9:.0f} G/s" for dtype, median in medians.items())
 
 
-def write_json(file: Path, found: Found, results: Results) -> None:
-    """Write every number; of the texts only what they are worth."""
-    series = [
-        {
-            "library": one.peer.library,
-            "dtype": one.peer.dtype,
-            "batch": NOTHING if one.peer.packed else one.size,
-            "seconds": one.seconds,
-            "encoder": one.encoder,
-            "cores": one.cores,
-            "windows": len(one.lengths),
-            "tokens": sum(one.lengths),
-            "computed": one.computed,
-            "operations": operations(found.config, one.lengths),
-            **score(found.questions, one.texts),
-            "different": count_different(ours.texts, one.texts),
-        }
-        for ours, *peers in found.by_dtype().values()
-        for one in (ours, *peers)
-    ]
-    written = {
-        "header": header([versions(PACKAGES)]),
+def paragraphs(found: Found, results: Results) -> Iterator[str]:
+    """The report."""
+    whole, asked, rounds = len(found.data.questions), len(found.questions), len(found.peaks)
+    results.facts = {
         "data": found.data.name,
-        "whole": len(found.data.questions),
-        "questions": len(found.questions),
-        "threads": found.threads,
-        "series": series,
+        "whole": whole,
+        "questions": asked,
+        "tokens": sum(found.lengths),
+        "operations": operations(found.config, found.lengths),
         "peaks": found.peaks,
-        "notes": list(results.notes),
     }
-    file.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
+    yield markdown(TIME_HEAD, time_rows(found), left=2)
+    said = (
+        f"{asked:,} of the {whole:,} questions of {found.data.name}, from text to run_squad's "
+        f"predictions, {thread_label(found.threads)}; medians (quartiles) of {rounds} "
+        f"round{'s' * (rounds != 1)} in random order. minibert packs windows as they come."
+    )
+    if not all(one.side.ours for one in found.series):
+        said += (
+            "\nThe peer gets all windows sorted by length, in padded batches; of their sizes the "
+            "faster one counts. Ratio: its seconds over minibert's, round by round."
+        )
+    yield said
+    how = "measured" if asked == whole else f"extrapolated from {asked:,}"
+    yield f"The whole file, {whole:,} questions, {how}:"
+    yield markdown(WHOLE_HEAD, whole_rows(found), left=2)
+    yield (
+        "The floor is the time of the multiplications alone, without padding, at the processor's "
+        f"peak: {peak_label(found.peaks)}, measured in every round. Its share of the "
+        f"{asked:,} questions' time:"
+    )
+    yield markdown(FLOOR_HEAD, floor_rows(found), left=2)
+    yield f"The predictions:\n\n{markdown(TEXT_HEAD, text_rows(found), left=2)}"
+    for dtype, (_, *peers) in found.by_dtype().items():
+        for one in peers[1:]:
+            slower, faster = (three_digits(x.median) for x in (one, peers[0]))
+            label = row_of(one)[1]
+            results.note(f"{dtype}, {label}: {slower} s; by {peers[0].size}: {faster} s.")
 
 
 # ---------------------------------------------------------------- measuring
@@ -327,63 +272,50 @@ def load_sides(
         BenchError: minibert cannot.
     """
     folder = stack.enter_context(model_folder(args.keep))
-    if files := [peer.file for peer in peers if peer.file]:
-        names = dict.fromkeys(["model.onnx", *files])  # the others are made of the first
-        folder = prepare_embedded(folder, peers, results, tuple(names))
+    folder = prepare_embedded(folder, peers, results)
     workers = {}
     for peer in peers:
         if not (folder / peer.file).exists():
             continue
         worker = Worker(peer.label, args.threads, "squad", peer.library, peer.dtype, args.threads)
         stack.callback(worker.close)
-        with going_on(peer, results):
+        # Without minibert nothing can be measured.
+        with contextlib.nullcontext() if peer.ours else results.going_on():
             worker.ask(do="load", folder=str(folder), data=str(args.data))
             workers[peer] = worker
     return workers
-
-
-@contextlib.contextmanager
-def going_on(peer: Peer, results: Results) -> Iterator[None]:
-    """Note a peer's failure, and go on without it; without minibert nothing can be measured."""
-    try:
-        yield
-    except BenchError as error:
-        if peer.packed:
-            raise
-        results.note(str(error))
 
 
 def measure(
     found: Found, workers: Mapping[Peer, Worker], args: argparse.Namespace, results: Results
 ) -> None:
     """Warm every side up, then have all answer the questions, round by round."""
-    count = len(found.questions)
-    ours = next(worker for peer, worker in workers.items() if peer.packed)
-    sizes = tuple(dict.fromkeys(args.sizes))
-    going = [Series(peer, size) for peer in workers for size in ((1,) if peer.packed else sizes)]
+    case = Case("squad", threads=args.threads)
+    sizes = dict.fromkeys(args.sizes)
+    going = [Series(case, peer, n) for peer in workers for n in ((0,) if peer.ours else sizes)]
+    ours = next(worker for peer, worker in workers.items() if peer.ours)
     order = random.Random(0)
     for number in range(args.rounds + 1):
         say(f"round {number} of {args.rounds}" if number else "warm-up")
+        count = len(found.questions) if number else min(WARM_UP, len(found.questions))
+
+        def visit(one: Series, count: int = count) -> dict[str, float]:
+            answer = workers[one.side].ask(do="answer", count=count, size=one.size)
+            found.texts[one], found.lengths = answer["texts"], answer["lengths"]
+            one.facts["computed"] = answer["computed"]
+            say(f"{one.label}: {three_digits(answer['seconds'])} s")
+            return {name: answer[name] for name in ("seconds", "encoder", "cores")}
+
         peak = ours.ask(do="peak")
+        going = visit_all(going, visit, order, results)
+        if not any(one.side.ours for one in going):
+            raise BenchError("there is nothing to compare with: minibert failed")
+        found.series = results.series = going  # the others failed
         if number:
             found.peaks.append(peak)
-        for one in order.sample(going, len(going)):
-            with going_on(one.peer, results):
-                asked = count if number else min(WARM_UP, count)
-                visit = workers[one.peer].ask(do="answer", count=asked, size=one.size)
-                if number:
-                    keep(one, visit)
-        going = [one for one in going if len(one.seconds) == number]  # the others failed
-    found.series = going
-
-
-def keep(series: Series, visit: Mapping[str, Any]) -> None:
-    """Add a round."""
-    for name in ("seconds", "encoder", "cores"):
-        getattr(series, name).append(visit[name])
-    for name in ("computed", "lengths", "texts"):
-        setattr(series, name, visit[name])
-    say(f"{series.peer.dtype}, {series.label}: {three_digits(visit['seconds'])} s")
+        else:
+            for one in going:
+                one.numbers.clear()
 
 
 # ---------------------------------------------------------------- the command
@@ -393,19 +325,16 @@ def read_questions(args: argparse.Namespace) -> Found:
     """Read the file, and choose the questions.
 
     Raises:
-        BenchError: it cannot be read, or the JSON could not be written.
+        BenchError: it cannot be read.
     """
     from minibert.checkpoints.hub import find_model
     from minibert.config import BertConfig
     from minibert.errors import MinibertError
-    from minibert.files import check_output
     from minibert.kernels.cpu.targets import find_target
     from minibert.squad.evaluation import spread
     from minibert.squad.files import read_squad
 
     try:
-        if args.json:
-            check_output(args.json)
         data = read_squad(args.data)
         target = find_target()
         return Found(
@@ -425,28 +354,20 @@ def command_squad(args: argparse.Namespace) -> None:
     Raises:
         BenchError: the file or minibert cannot be used, or float32 predictions differ.
     """
-    args.peers, args.data = [PEER], args.data.expanduser().resolve()
-    results = Results()
-    peers = choose_peers(args, results)
+    args.data = args.data.expanduser().resolve()
+    results = Results([versions(PACKAGES)], args.json)
+    peers = choose_peers((OURS, PEER), args.dtypes, results)
     found = read_questions(args)
-    with contextlib.ExitStack() as stack:
+    with results.reported(partial(paragraphs, found, results)), contextlib.ExitStack() as stack:
         measure(found, load_sides(stack, peers, args, results), args, results)
-    print_found(found, results)
-    if args.json:
-        write_json(args.json, found, results)
-    if wrong := wrong_texts(found):
-        raise BenchError("; ".join(wrong))
+        results.wrong += wrong_texts(found)
+    if results.wrong:
+        raise BenchError("; ".join(results.wrong))
 
 
 def question_count(text: str) -> int | None:
     """An argparse type: a number of questions, or None for 'all'."""
     return None if text == "all" else positive(text)
-
-
-def threads(text: str) -> int:
-    """An argparse type: a number of threads that this process may use."""
-    [count] = listed(thread_count)(text)
-    return count
 
 
 def add_command(commands: Any) -> None:
@@ -456,42 +377,32 @@ def add_command(commands: Any) -> None:
     parser.add_argument(
         "--data", type=Path, required=True, metavar="FILE", help="SQuAD file: .json, .gz or .xz"
     )
-    parser.add_argument(
+    add_option(
+        parser,
         "--questions",
+        QUESTIONS,
         type=question_count,
-        default=QUESTIONS,
         metavar="N",
-        help=f"so many, evenly spread over the file, or 'all' (default: {QUESTIONS})",
+        help="so many, evenly spread over the file, or 'all'",
     )
-    parser.add_argument(
-        "--rounds",
-        type=positive,
-        default=ROUNDS,
-        metavar="N",
-        help=f"rounds that count (default: {ROUNDS})",
-    )
-    parser.add_argument(
-        "--dtypes",
-        type=listed(one_of(*DTYPES)),
-        default=list(DTYPES),
-        metavar="NAME,...",
-        help=f"precisions (default: {','.join(DTYPES)})",
-    )
-    parser.add_argument(
+    add_option(parser, "--rounds", ROUNDS)
+    add_names(parser, "--dtypes", DTYPES, "precisions")
+    threads = min(THREADS, count_cores())
+    add_option(
+        parser,
         "--threads",
-        type=threads,
-        default=min(GOAL_THREADS, count_cores()),
+        threads,
+        type=thread_count,
         metavar="N",
-        help=f"threads of each side (default: {GOAL_THREADS}, as the goal has it)",
+        help="threads of each side",
     )
-    parser.add_argument(
+    add_option(
+        parser,
         "--sizes",
+        list(SIZES),
         type=listed(positive),
-        default=list(SIZES),
         metavar="N,...",
-        help=f"windows in the peer's batches (default: {','.join(map(str, SIZES))})",
+        help="windows in the peer's batches",
     )
-    parser.add_argument(
-        "--keep", type=Path, metavar="FOLDER", help="keep the peer's models there for the next run"
-    )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write every number there")
+    add_option(parser, "--keep")
+    add_option(parser, "--json")

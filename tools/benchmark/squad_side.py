@@ -8,33 +8,28 @@ batches.
 
 from __future__ import annotations
 
+import statistics
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
-from benchmark.gemm import gemm_rates
-from benchmark.peers import Peer, Run
-from benchmark.workload import Floats, Padded, pad_sorted
-from benchmark.workload import Window as Inputs
-from minibert.batches import Batch
-from minibert.config import BertConfig
-from minibert.encoder import qa_logits
+from benchmark.peers import DTYPES, Peer, Run
+from benchmark.workload import Inputs, pad_sorted, unpad
 from minibert.kernels.cpu.measure import rate
 from minibert.model import Model, load_model
-from minibert.parameters import Weights
 from minibert.spans import Logits
-from minibert.squad.decoders import SquadSettings, make_decoder
+from minibert.squad.decoders import SquadSettings
 from minibert.squad.evaluation import predict, spread
 from minibert.squad.files import SquadQuestion, read_squad
+from minibert.tokenizer import load_tokenizer
 from minibert.windows import Window
 
 T = TypeVar("T")
+PEAKS = 5  # measurements of a peak
 
 # ---------------------------------------------------------------- what the encoder does
 
@@ -47,87 +42,65 @@ class Meter:
     computed: int = 0  # tokens, those of the padding too
     lengths: list[int] = field(default_factory=list)  # tokens of each window
 
-    def measure(self, encode: Callable[[], T], ids: NDArray[Any], lengths: NDArray[Any]) -> T:
+    def measure(self, encode: Callable[[], T], computed: int, lengths: Sequence[int]) -> T:
         """Run one batch.
 
         Args:
             encode: what runs it.
-            ids: of all tokens in the batch.
+            computed: tokens of the batch, those of the padding too.
             lengths: tokens of each window, without padding.
         """
-        self.computed += ids.size
-        self.lengths += lengths.tolist()
+        self.computed += computed
+        self.lengths += lengths
         begin = time.perf_counter()
         logits = encode()
         self.seconds += time.perf_counter() - begin
         return logits
 
 
-def metered_model(model: Model, meter: Meter) -> Model:
-    """The same model, whose passes a meter sees."""
+@dataclass(frozen=True, eq=False)
+class MeteredModel(Model):
+    """A model whose batches a meter sees."""
 
-    def forward(batch: Batch, weights: Weights, config: BertConfig) -> tuple[Floats, Floats]:
-        encode = partial(qa_logits, batch, weights, config, model.kernels)
-        return meter.measure(encode, batch.input_ids, np.diff(batch.cu_seqlens))
+    meter: Meter = field(default_factory=Meter)
 
-    return replace(model, kernels=replace(model.kernels, forward=forward))
-
-
-def metered_run(run: Run, meter: Meter) -> Run:
-    """The same peer, whose passes a meter sees."""
-
-    def measured(batch: Padded) -> tuple[Floats, Floats]:
-        ids, mask, _ = batch
-        return meter.measure(partial(run, batch), ids, mask.sum(1))
-
-    return measured
+    def begin(self, windows: list[Window]) -> Callable[[], list[Logits]]:
+        """See Model."""
+        lengths = [len(window) for window in windows]
+        return partial(self.meter.measure, super().begin(windows), sum(lengths), lengths)
 
 
-# ---------------------------------------------------------------- from questions to predictions
+@dataclass(frozen=True, eq=False)
+class PeerModel(Model):
+    """A model whose windows a peer runs, all of them sorted by length, in padded batches."""
 
+    meter: Meter = field(default_factory=Meter)
+    run: Run | None = None
+    size: int = 1  # windows of a batch
 
-def padded_logits(run: Run, windows: Sequence[Window], size: int) -> list[Logits]:
-    """Run a peer on windows sorted by length, in padded batches of `size`.
-
-    Returns:
-        Start and end logits [S] of each window, in the order of `windows`.
-    """
-    found: dict[int, Logits] = {}
-    inputs = [Inputs(window.input_ids, window.token_type_ids) for window in windows]
-    for rows, batch in pad_sorted(inputs, size):
-        start, end = run(batch)  # [B, S]
-        for row, i in enumerate(rows):
-            n = len(windows[i])
-            found[i] = start[row, :n], end[row, :n]
-    return [found[i] for i in range(len(windows))]
-
-
-def predict_padded(
-    model: Model, run: Run, questions: Sequence[SquadQuestion], settings: SquadSettings, size: int
-) -> list[str]:
-    """What `minibert.squad.evaluation.predict` does, with a peer as encoder.
-
-    Args:
-        model: for its tokenizer.
-        run: the peer.
-        questions: all that are to be answered: the windows of all are sorted together.
-        settings: how to read and decide.
-        size: windows of a padded batch.
-
-    Returns:
-        The predicted text for each question.
-    """
-    decoder = make_decoder(model, settings)
-    examples = [decoder.windows(question.question, question.context) for question in questions]
-    windows = [window for example in examples for window in example]
-    logits = iter(padded_logits(run, windows, size))
-    return [
-        decoder.decode(question.context, example, [next(logits) for _ in example]).text
-        for question, example in zip(questions, examples, strict=True)
-    ]
+    def read(self, examples: Iterable[Any], **options: Any) -> Iterator[tuple[Any, Any, Any]]:
+        """See Model."""
+        kept = list(examples)
+        windows = [Inputs("", "", w.input_ids, w.token_type_ids) for _, ws in kept for w in ws]
+        lengths = [len(window.ids) for window in windows]
+        batches = list(pad_sorted(windows, self.size))
+        found = [
+            self.meter.measure(partial(self.run, batch), batch[0].size, [lengths[i] for i in rows])
+            for rows, batch in batches
+        ]
+        logits = iter(unpad(batches, found, lengths))
+        for key, ws in kept:
+            yield key, ws, [tuple(next(logits)) for _ in ws]
 
 
 # ---------------------------------------------------------------- the process
+
+
+def peaks(threads: int) -> Iterator[tuple[str, float]]:
+    """Each dtype of which this processor has products, and its operations per second."""
+    for dtype in DTYPES:
+        with suppress(ValueError):
+            yield dtype, statistics.median(rate(dtype, threads) for _ in range(PEAKS))
 
 
 class Side:
@@ -142,16 +115,15 @@ class Side:
         self.peer = peer
         self.threads = threads
 
-    def answer(self, message: dict[str, Any]) -> dict[str, Any]:
+    def answer(self, message: Mapping[str, Any]) -> dict[str, Any]:
         """Do what a message says."""
         if message["do"] == "load":
             return self.load(message)
         if message["do"] == "peak":
-            rates = gemm_rates(rate, self.threads, ())
-            return {dtype: peak for dtype, [(_, peak)] in rates.items()}
+            return dict(peaks(self.threads))
         return self.predict(spread(self.questions, message["count"]), message["size"])
 
-    def load(self, message: dict[str, Any]) -> dict[str, Any]:
+    def load(self, message: Mapping[str, Any]) -> dict[str, Any]:
         """Load the model and the questions."""
         peer, threads = self.peer, self.threads
         data = read_squad(message["data"])
@@ -161,9 +133,6 @@ class Side:
             self.model = load_model(device="cpu", dtype=peer.dtype, num_threads=threads)
         else:
             self.model = load_model(device="reference")
-            # All texts are tokenised before the first is decided on: it keeps all till then.
-            tokenizer = self.model.tokenizer
-            tokenizer.encode = lru_cache(None)(tokenizer.encode.__wrapped__)
             self.run = peer.load(Path(message["folder"]) / peer.file, peer.dtype, threads)
         return {}
 
@@ -174,15 +143,17 @@ class Side:
             seconds in all; encoder, those of them inside the encoder; cores, how many were busy;
             computed, tokens with padding; lengths, tokens of each window; the predicted texts.
         """
-        self.model.tokenizer.encode.cache_clear()  # every round tokenises all texts
         meter = Meter()
-        begin, busy = time.perf_counter(), time.process_time()
+        # Every round has a new tokenizer: an old one remembers texts.
+        parts = vars(self.model) | {"tokenizer": load_tokenizer(self.model.files.folder)}
         if self.peer.packed:
-            model = metered_model(self.model, meter)
-            texts = [answer.text for _, answer in predict(model, questions, self.settings)]
+            model: Model = MeteredModel(**parts, meter=meter)
         else:
-            run = metered_run(self.run, meter)
-            texts = predict_padded(self.model, run, questions, self.settings, size)
+            model = PeerModel(**parts, meter=meter, run=self.run, size=size)
+            # All texts are tokenised before the first is decided on: they are kept all till then.
+            model.tokenizer.encode = lru_cache(None)(model.tokenizer.encode)
+        begin, busy = time.perf_counter(), time.process_time()
+        texts = [answer.text for _, answer in predict(model, questions, self.settings)]
         seconds = time.perf_counter() - begin
         return {
             "seconds": seconds,

@@ -12,139 +12,77 @@ import shutil
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmark.machine import count_cores, header
-from benchmark.options import existing_folder, positive, program
+from benchmark.machine import count_cores
+from benchmark.options import add_option, existing_folder, positive, program
 from benchmark.processes import BenchError, run_process, say
+from benchmark.results import Case, Results, Series
 from benchmark.tables import NOTHING, figures, markdown, three_digits
 from benchmark.workload import CONTEXT, QUESTIONS, float32_model
 
 ROOT = Path(__file__).resolve().parents[2]
 PEER_REQUIREMENTS = "torch==2.13.0 transformers==5.2.0"
 INSTALLED = ("pyproject.toml", "README.md", "LICENSE", "minibert", "kernels")  # what pip needs
+EMBEDDED = "minibert's embedded model, int8 in its file"
 MB = 1e6
-
-VERSIONS = """
-import importlib.metadata, json, platform, sys
-found = {"python": platform.python_version()}
-for name in sys.argv[1:]:
-    try:
-        found[name] = importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        found[name] = None
-print(json.dumps(found))
+# What is measured: its name, its row in the table, and the unit.
+ROWS = (
+    ("megabytes", "site-packages of a fresh environment, without pip", "MB"),
+    ("install", "`pip install` into it", "s"),
+    ("import", "`import LIBRARY`", "s"),
+    ("pipeline", "... and `from LIBRARY import pipeline`", "s"),
+    ("process", "process start -> first answer printed", "s"),
+    ("load", "load the model, inside", "s"),
+    ("first", "first answer, inside", "s"),
+    ("second", "second answer, inside", "s"),
+    ("rss", "resident memory after the first answer (VmRSS)", "MB"),
+    ("hwm", "most resident memory until then (VmHWM)", "MB"),
+    ("command", "`python -m minibert answer ...`, start to end", "s"),
+)
+# What each side runs; LIBRARY stands for its name.
+CODE = """
+import sys, time
+def seen():
+    return [name for name in ("numpy", "numba", "torch") if name in sys.modules]
+times = [time.perf_counter()]
+def lap():
+    times.append(time.perf_counter())
+    return times[-1] - times[-2]
+import LIBRARY
+seconds, loaded = {"import": lap()}, [seen()]
+from LIBRARY import pipeline
+seconds["pipeline"] = seconds["import"] + lap()
+loaded.append(seen())
+import json
+model, options, packages, (first, second), context = json.loads(sys.argv[1])
+lap()
+qa = pipeline("question-answering", model=model, **options)
+seconds["load"] = lap()
+answers = [qa(question=first, context=context)["answer"]]
+seconds["first"] = lap()
+print(answers[0].encode("unicode_escape").decode(), flush=True)
+memory = {}
+try:
+    with open("/proc/self/status") as file:
+        for line in file:
+            if line.startswith(("VmRSS:", "VmHWM:")):
+                memory[line[2:5].lower()] = int(line.split()[1]) * 1024 / 1e6
+except OSError:
+    pass
+lap()
+answers.append(qa(question=second, context=context)["answer"])
+seconds["second"] = lap()
+loaded.append(seen())
+import importlib.metadata, platform
+versions = {"python": platform.python_version()}
+versions |= {name: importlib.metadata.version(name) for name in packages}
+print(json.dumps([seconds | memory, answers, str(qa.device), loaded, versions]))
 """
-
-
-def read_versions(side: Side) -> dict[str, str]:
-    """The versions of Python and of the packages that matter, in one environment.
-
-    Raises:
-        BenchError: the library itself is not installed there.
-    """
-    output = run_process([side.python, "-c", VERSIONS, *side.packages], side.name).output
-    versions: dict[str, str | None] = json.loads(output)
-    missing = [name for name in side.needs if versions[name] is None]
-    if missing:
-        raise BenchError(f"{side.name}: {side.python} has no {' and no '.join(missing)}")
-    return {name: version for name, version in versions.items() if version is not None}
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of a table: what was measured, in which unit, and the numbers of each side."""
-
-    label: str
-    unit: str
-    ours: Sequence[float]
-    theirs: Sequence[float] = ()
-
-
-def ratio(row: Row) -> str:
-    """The peer's median over ours."""
-    if not row.ours or not row.theirs or not statistics.median(row.ours):
-        return NOTHING
-    return f"{three_digits(statistics.median(row.theirs) / statistics.median(row.ours))}x"
-
-
-def row_table(rows: Sequence[Row], ours: str, theirs: str) -> str:
-    """The rows as a Markdown table."""
-    cells = [
-        (row.label, row.unit, figures(row.ours), figures(row.theirs), ratio(row)) for row in rows
-    ]
-    return markdown(("", "unit", ours, theirs, "ratio"), cells, left=2)
-
-
-# ---------------------------------------------------------------- the two sides
-
-
-@dataclass
-class Side:
-    """One library, the Python that has it, and what was measured of it."""
-
-    library: str
-    python: Path | str
-    model: str | None  # a folder; None: the library's own
-    options: dict[str, Any]  # more arguments of `pipeline`
-    packages: tuple[str, ...]  # whose versions are shown
-    needs: tuple[str, ...]  # which of them must be there
-    versions: dict[str, str] = field(default_factory=dict)
-    measured: dict[str, list[float]] = field(default_factory=dict)
-    answers: set[tuple[str, ...]] = field(default_factory=set)
-    imported: dict[str, list[str]] = field(default_factory=dict)
-    device: str = ""  # the one that it says it used
-
-    @property
-    def name(self) -> str:
-        """The library, with its version once that is known."""
-        return " ".join([self.library, self.versions.get(self.library, "")]).strip()
-
-    def add(self, values: dict[str, float]) -> None:
-        """Keep the numbers of one run."""
-        for key, value in values.items():
-            self.measured.setdefault(key, []).append(value)
-
-    def get(self, key: str) -> list[float]:
-        """The numbers of all runs."""
-        return self.measured.get(key, [])
-
-
-def our_side(python: Path | str, model: str | None, device: str) -> Side:
-    """Describe minibert."""
-    return Side(
-        library="minibert",
-        python=python,
-        model=model,
-        options={"device": device},
-        packages=("minibert", "numpy", "numba", "tokenizers", "safetensors"),
-        needs=("minibert",),
-    )
-
-
-def peer_side(python: Path | str, model: str) -> Side:
-    """Describe transformers: in float32, as minibert computes, whatever the config says."""
-    return Side(
-        library="transformers",
-        python=python,
-        model=model,
-        options={"device": -1, "dtype": "float32"},
-        packages=("transformers", "torch", "numpy", "tokenizers"),
-        needs=("transformers", "torch"),
-    )
-
-
-def folder_size(folder: Path) -> int:
-    """Bytes of all files below a folder."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-
-
-# ---------------------------------------------------------------- fresh environments
-
-
 SITE_PACKAGES = """
 import sysconfig
 for path in {sysconfig.get_path(kind) for kind in ("purelib", "platlib")}:
@@ -152,12 +90,37 @@ for path in {sysconfig.get_path(kind) for kind in ("purelib", "platlib")}:
 """
 
 
+@dataclass
+class Side:
+    """One library, the Python that has it, and what was seen of it."""
+
+    library: str
+    python: Path | str
+    model: str | None  # a folder; None: the library's own
+    options: dict[str, Any]  # more arguments of `pipeline`
+    packages: tuple[str, ...]  # whose versions are shown
+    dtype: str = "float32"
+    versions: dict[str, str] = field(default_factory=dict)
+    answers: set[tuple[str, ...]] = field(default_factory=set)
+    loaded: Sequence[list[str]] = ()  # by `import`, with `pipeline`, after the answers
+    device: str = ""  # the one that it says it used
+
+    @property
+    def label(self) -> str:
+        """The library, and torch where it is used, with their versions."""
+        names = [name for name in (self.library, "torch") if name in self.versions]
+        return ", ".join(f"{name} {self.versions[name]}" for name in names)
+
+
+# ---------------------------------------------------------------- fresh environments
+
+
 def make_environment(folder: Path, name: str, requirements: Sequence[str | Path]) -> dict[str, Any]:
     """Make a virtual environment, and install packages in it with pip.
 
     Returns:
-        python: its interpreter; megabytes: what its site-packages grew by; seconds: how long pip
-        took, with downloads where pip had nothing in its cache.
+        python: its interpreter; megabytes: what its site-packages grew by; install: seconds that
+        pip took, with downloads where pip had nothing in its cache.
 
     Raises:
         BenchError: pip failed.
@@ -169,12 +132,13 @@ def make_environment(folder: Path, name: str, requirements: Sequence[str | Path]
     places = run_process([python, "-c", SITE_PACKAGES], name, env=env).output.splitlines()
 
     def megabytes() -> float:
-        return sum(folder_size(Path(place)) for place in places) / MB
+        files = (path for place in places for path in Path(place).rglob("*") if path.is_file())
+        return sum(path.stat().st_size for path in files) / MB
 
     before = megabytes()  # pip itself
     command = [python, "-m", "pip", "install", "--quiet", *requirements]
     seconds = run_process(command, name, env=env).end
-    return {"python": python, "megabytes": megabytes() - before, "seconds": seconds}
+    return {"python": python, "megabytes": megabytes() - before, "install": seconds}
 
 
 def copy_checkout(folder: Path) -> Path:
@@ -189,164 +153,25 @@ def copy_checkout(folder: Path) -> Path:
     return folder
 
 
-# ---------------------------------------------------------------- startup
-
-# LIBRARY stands for minibert or transformers: both run the very same lines.
-IMPORT = """
-import sys, time
-begin = time.perf_counter()
-import LIBRARY
-bare = time.perf_counter() - begin
-loaded = [name for name in ("numpy", "numba", "torch") if name in sys.modules]
-from LIBRARY import pipeline
-whole = time.perf_counter() - begin
-later = [name for name in ("numpy", "numba", "torch") if name in sys.modules]
-import json
-print(json.dumps({"bare": bare, "whole": whole, "loaded": loaded, "later": later}))
-"""
-
-ANSWER = """
-import json, sys, time
-from LIBRARY import pipeline
-model, options, (first, second), context = json.loads(sys.argv[1])
-times = [time.perf_counter()]
-qa = pipeline("question-answering", model=model, **options)
-times.append(time.perf_counter())
-answers = [qa(question=first, context=context)["answer"]]
-times.append(time.perf_counter())
-print(answers[0].encode("unicode_escape").decode(), flush=True)
-memory = {}
-try:
-    with open("/proc/self/status") as file:
-        for line in file:
-            if line.startswith(("VmRSS:", "VmHWM:")):
-                memory[line[2:5].lower()] = int(line.split()[1]) * 1024 / 1e6
-except OSError:
-    pass
-times.append(time.perf_counter())
-answers.append(qa(question=second, context=context)["answer"])
-times.append(time.perf_counter())
-seconds = {"load": times[1] - times[0], "first": times[2] - times[1], "second": times[4] - times[3]}
-loaded = [name for name in ("numpy", "numba", "torch") if name in sys.modules]
-found = {"values": seconds | memory, "answers": answers, "device": str(qa.device), "loaded": loaded}
-print(json.dumps(found))
-"""
+# ---------------------------------------------------------------- measuring
 
 
-def measure_import(side: Side) -> dict[str, float]:
-    """Import the library in a fresh process, timed inside."""
-    found = json.loads(run_python(side, IMPORT))
-    side.imported |= {"bare": found["loaded"], "pipeline": found["later"]}
-    return {"import": found["bare"], "import pipeline": found["whole"]}
-
-
-def run_python(side: Side, code: str) -> str:
-    """Run code in a fresh process of one side."""
-    command = [side.python, "-c", code.replace("LIBRARY", side.library)]
-    return run_process(command, side.name).output
-
-
-def measure_answer(side: Side) -> dict[str, float]:
-    """Answer two questions in a fresh process; the first answer is timed from outside too."""
-    inputs = json.dumps([side.model, side.options, QUESTIONS, CONTEXT])
-    command = [side.python, "-c", ANSWER.replace("LIBRARY", side.library), inputs]
-    done = run_process(command, side.name)
-    found = json.loads(done.output.splitlines()[-1])
-    side.answers.add(tuple(found["answers"]))
-    side.device = found["device"]
-    side.imported["answer"] = found["loaded"]
-    return {"process": done.first_line, **found["values"]}
-
-
-def measure_command(side: Side) -> dict[str, float]:
-    """Run `python -m minibert answer`, from start to end."""
-    options = ["--device", side.options["device"]]
-    options += ["--model", side.model] if side.model else []
-    command = [side.python, "-m", "minibert", "answer", *options, QUESTIONS[0], CONTEXT]
-    return {"command": run_process(command, "minibert's command line").end}
-
-
-Measurement = tuple[Side, Callable[[Side], dict[str, float]]]
-
-
-def measure_interleaved(measurements: list[Measurement], runs: int) -> None:
-    """Run all measurements in turn, `runs` times, after a round that is not counted.
-
-    Every second round goes backwards, so that none is always the one that follows a heavy one.
-    """
-    for run in range(runs + 1):
-        say(f"run {run} of {runs}" if run else "warm-up")
-        for side, measure in measurements[:: -1 if run % 2 else 1]:
-            values = measure(side)
-            if run:
-                side.add(values)
-            elif "process" in values:
-                side.add({"warm-up": values["process"]})
-
-
-def startup_rows(ours: Side, peer: Side | None, sizes: list[dict[str, Any]]) -> list[Row]:
-    """The table's rows; `sizes`, of minibert and the peer, is empty without --install."""
-
-    def row(label: str, unit: str, key: str) -> Row:
-        return Row(label, unit, ours.get(key), peer.get(key) if peer else ())
-
-    installed = [
-        Row(label, unit, *([size[key]] for size in sizes))
-        for label, unit, key in (
-            ("site-packages of a fresh environment, without pip", "MB", "megabytes"),
-            ("`pip install` into it", "s", "seconds"),
-        )
-        if sizes
-    ]
-    return [
-        *installed,
-        row("`import LIBRARY`", "s", "import"),
-        row("... and `from LIBRARY import pipeline`", "s", "import pipeline"),
-        row("process start -> first answer printed", "s", "process"),
-        row("load the model, inside", "s", "load"),
-        row("first answer, inside", "s", "first"),
-        row("second answer, inside", "s", "second"),
-        row("resident memory after the first answer (VmRSS)", "MB", "rss"),
-        row("most resident memory until then (VmHWM)", "MB", "hwm"),
-        row("`python -m minibert answer ...`, start to end", "s", "command"),
-    ]
-
-
-def startup_notes(ours: Side, peer: Side | None, args: argparse.Namespace) -> list[str]:
-    """What a reader has to know beside the table."""
-    sides = [ours, peer] if peer else [ours]
-    notes = [
-        f"Medians of {args.runs} interleaved runs (min-max), each in a fresh process, after one "
-        f"that is not counted; ratio: transformers over minibert. {count_cores()} threads for "
-        "both, no GPU, HF_HUB_OFFLINE=1, float32 arithmetic.",
-        "Weights: "
-        + (f"{args.model}" if args.model else "minibert's embedded model, int8 in its file")
-        + (f"; transformers reads {model_note(peer)}." if peer else "."),
-        "The uncounted first process took "
-        + " and ".join(f"{figures(side.get('warm-up'))} s ({side.library})" for side in sides)
-        + ": files may not be in memory yet, nor kernels compiled.",
-    ]
-    for side in sides:
-        bare, pipeline, answered = (
-            ", ".join(side.imported[key]) or "none" for key in ("bare", "pipeline", "answer")
-        )
-        notes.append(
-            f"Of numpy, numba and torch, `import {side.library}` loads {bare}; with `pipeline` it "
-            f"is {pipeline}; after the answers {answered}. Its device: {side.device}."
-        )
-    answers = " and ".join(f"{answer!r}" for answer in min(ours.answers))
-    if peer is None:
-        notes.append(f"transformers: not measured (no --peer-python). Answers: {answers}.")
-    elif not different_answers(ours, peer):
-        notes.append(f"Answers, the same on both: {answers}.")
-    return notes
-
-
-def model_note(peer: Side) -> str:
-    """What the peer loads, in words."""
-    weights = Path(str(peer.model)) / "model.safetensors"
-    size = f", {weights.stat().st_size / MB:.0f} MB" if weights.is_file() else ""
-    return f"them from {Path(str(peer.model)).name}/{size}"
+def measure_once(side: Side) -> dict[str, float]:
+    """Import the library and answer two questions, in a fresh process; then our command line."""
+    inputs = json.dumps([side.model, side.options, side.packages, QUESTIONS, CONTEXT])
+    code = CODE.replace("LIBRARY", side.library)
+    done = run_process([side.python, "-c", code, inputs], side.library)
+    values, answers, side.device, side.loaded, side.versions = json.loads(
+        done.output.splitlines()[-1]
+    )
+    side.answers.add(tuple(answers))
+    values["process"] = done.first_line
+    if side.library == "minibert":
+        options = ["--device", side.options["device"]]
+        options += ["--model", side.model] if side.model else []
+        command = [side.python, "-m", "minibert", "answer", *options, QUESTIONS[0], CONTEXT]
+        values["command"] = run_process(command, "minibert's command line").end
+    return values
 
 
 def different_answers(ours: Side, peer: Side) -> str:
@@ -356,51 +181,115 @@ def different_answers(ours: Side, peer: Side) -> str:
     return f"minibert answers {sorted(ours.answers)}, transformers {sorted(peer.answers)}"
 
 
+# ---------------------------------------------------------------- the report
+
+
+def startup_table(ours: Series, peer: Series | None) -> str:
+    """What was measured, as Markdown; fresh environments only if there are any."""
+    rows = []
+    for name, label, unit in ROWS:
+        own, theirs = ours.get(name), peer.get(name) if peer else []
+        if not own and name in ("megabytes", "install"):
+            continue
+        ratio = NOTHING
+        if own and theirs and statistics.median(own):
+            ratio = f"{three_digits(statistics.median(theirs) / statistics.median(own))}x"
+        rows.append((label, unit, figures(own), figures(theirs), ratio))
+    heads = ours.label, peer.label if peer else "transformers: no peer"
+    return markdown(("", "unit", *heads, "ratio"), rows, left=2)
+
+
+def startup_notes(ours: Series, peer: Series | None, model: str | None) -> Iterator[str]:
+    """What a reader has to know beside the table."""
+    measured = [ours, peer] if peer else [ours]
+    yield (
+        f"Medians of {len(ours.get('process'))} interleaved runs (min-max), each in a fresh "
+        "process, after one that is not counted; ratio: transformers over minibert. "
+        f"{count_cores()} threads for both, no GPU, HF_HUB_OFFLINE=1, float32 arithmetic."
+    )
+    weights = f"Weights: {model or EMBEDDED}"
+    if peer:
+        file = Path(peer.side.model) / "model.safetensors"
+        size = f", {file.stat().st_size / MB:.0f} MB" if file.is_file() else ""
+        weights += f"; transformers reads them from {file.parent.name}/{size}"
+    yield f"{weights}."
+    first = (f"{figures(one.get('warm-up'))} s ({one.side.library})" for one in measured)
+    yield (
+        f"The uncounted first process took {' and '.join(first)}: files may not be in memory yet, "
+        "nor kernels compiled."
+    )
+    for side in (one.side for one in measured):
+        bare, pipeline, answered = (", ".join(names) or "none" for names in side.loaded)
+        yield (
+            f"Of numpy, numba and torch, `import {side.library}` loads {bare}; with `pipeline` it "
+            f"is {pipeline}; after the answers {answered}. Its device: {side.device}."
+        )
+    answers = " and ".join(f"{answer!r}" for answer in min(ours.side.answers))
+    if peer is None:
+        yield f"transformers: not measured (no --peer-python). Answers: {answers}."
+    elif not different_answers(ours.side, peer.side):
+        yield f"Answers, the same on both: {answers}."
+
+
+def paragraphs(series: Sequence[Series], model: str | None, results: Results) -> Iterator[str]:
+    """The report."""
+    ours, peer, *_ = *series, None
+    yield startup_table(ours, peer)
+    for note in startup_notes(ours, peer, model):
+        results.note(note)
+
+
+# ---------------------------------------------------------------- the command
+
+
+def make_sides(args: argparse.Namespace, folder: Path) -> list[Series]:
+    """Both sides, or minibert alone, in fresh environments if these are asked for."""
+    pythons, sizes = [sys.executable, args.peer_python], []
+    if args.install:
+        requirements = args.peer_requirements.split()
+        sizes = [
+            make_environment(folder / "minibert", "minibert", [copy_checkout(folder / "checkout")]),
+            make_environment(folder / "peer", "transformers", requirements),
+        ]
+        if args.peer_python is None:
+            pythons = [size["python"] for size in sizes]
+    packages = ("minibert", "numpy", "numba", "tokenizers", "safetensors")
+    sides = [Side("minibert", pythons[0], args.model, {"device": args.device}, packages)]
+    if pythons[1]:
+        model = float32_model(args.model, folder / "float32-copy")
+        # In float32, as minibert computes, whatever the config says.
+        options = {"device": -1, "dtype": "float32"}
+        packages = ("transformers", "torch", "numpy", "tokenizers")
+        sides.append(Side("transformers", pythons[1], model, options, packages))
+    series = [Series(Case("startup", threads=count_cores()), side) for side in sides]
+    for one, size in zip(series, sizes, strict=False):
+        one.add({name: size[name] for name in ("megabytes", "install")})
+    return series
+
+
 def command_startup(args: argparse.Namespace) -> None:
-    """Run `bench.py startup`."""
+    """Run `bench.py startup`.
+
+    Raises:
+        BenchError: something could not be measured, or the answers differ.
+    """
     with tempfile.TemporaryDirectory(prefix="minibert-bench-") as name:
-        folder = Path(name)
-        python: Path | str = sys.executable
-        peer_python: Path | str | None = args.peer_python
-        sizes: list[dict[str, Any]] = []
-        if args.install:
-            requirements = args.peer_requirements.split()
-            checkout = copy_checkout(folder / "checkout")
-            sizes = [
-                make_environment(folder / "minibert", "minibert", [checkout]),
-                make_environment(folder / "peer", "transformers", requirements),
-            ]
-            if peer_python is None:
-                python, peer_python = (size["python"] for size in sizes)
-        ours = our_side(python, args.model, args.device)
-        sides = [ours]
-        peer = None
-        if peer_python:
-            peer = peer_side(peer_python, float32_model(args.model, folder / "float32-copy"))
-            sides.append(peer)
-        for side in sides:
-            side.versions = read_versions(side)
-        print_startup(ours, peer, sizes, args)
-    if peer and (difference := different_answers(ours, peer)):
+        series = make_sides(args, Path(name))
+        say("warm-up")
+        for one in series:
+            one.add({"warm-up": measure_once(one.side)["process"]})
+        results = Results([one.side.versions for one in series], args.json, series=series)
+        with results.reported(partial(paragraphs, series, args.model, results)):
+            for number in range(1, args.runs + 1):
+                say(f"run {number} of {args.runs}")
+                for one in series[:: -1 if number % 2 else 1]:
+                    one.add(measure_once(one.side))
+                results.save()
+    ours, *peers = (one.side for one in series)
+    if peers and (difference := different_answers(ours, peers[0])):
         raise BenchError(f"the answers differ: {difference}")
     if len(ours.answers) > 1:
         raise BenchError(f"minibert's answers differ between runs: {sorted(ours.answers)}")
-
-
-def print_startup(
-    ours: Side, peer: Side | None, sizes: list[dict[str, Any]], args: argparse.Namespace
-) -> None:
-    """Measure, and print the table and its notes."""
-    sides = [ours, peer] if peer else [ours]
-    measurements: list[Measurement] = [(side, measure_import) for side in sides]
-    measurements += [(side, measure_answer) for side in sides]
-    measurements.append((ours, measure_command))
-    measure_interleaved(measurements, args.runs)
-    print(header([side.versions for side in sides]) + "\n")
-    theirs = f"{peer.name}, torch {peer.versions['torch']}" if peer else "transformers: no peer"
-    print(row_table(startup_rows(ours, peer, sizes), ours.name, theirs) + "\n")
-    for note in startup_notes(ours, peer, args):
-        print(f"- {note}")
 
 
 def add_command(commands: Any) -> None:
@@ -422,9 +311,7 @@ def add_command(commands: Any) -> None:
     parser.add_argument(
         "--device", default="auto", help="minibert's device (default: auto; no GPU is visible)"
     )
-    parser.add_argument(
-        "--runs", type=positive, default=7, metavar="N", help="runs that count (default: 7)"
-    )
+    add_option(parser, "--runs", 7, type=positive, metavar="N", help="runs that count")
     parser.add_argument(
         "--install",
         action="store_true",
@@ -437,3 +324,4 @@ def add_command(commands: Any) -> None:
         metavar="TEXT",
         help=f"what --install gives the peer (default: {PEER_REQUIREMENTS!r})",
     )
+    add_option(parser, "--json")

@@ -1,12 +1,14 @@
 """What runs in processes of its own: one library, so that none disturbs another.
 
-    python -m benchmark.worker serve LIBRARY DTYPE THREADS          answers JSON lines
-    python -m benchmark.worker build FOLDER [NAME...]               makes the peers' files
-    python -m benchmark.worker gemm THREADS SHAPE...                measures our GEMM
-    python -m benchmark.worker start LIBRARY DTYPE THREADS FOLDER   answers two questions
-    python -m benchmark.worker squad LIBRARY DTYPE THREADS          answers those of a file
+    python -m benchmark.worker serve LIBRARY DTYPE THREADS          runs models
+    python -m benchmark.worker squad LIBRARY DTYPE THREADS          answers the questions of a file
+    python -m benchmark.worker gemm DEVICE THREADS                  measures multiplications
+    python -m benchmark.worker build                                makes the peers' files
+    python -m benchmark.worker start LIBRARY DTYPE THREADS FOLDER   answers two questions, and ends
 
-Answers are JSON lines on stdout; whatever the libraries print goes to stderr.
+All but the last answer JSON lines on stdin; answers are JSON lines on stdout.  Whatever the
+libraries print goes to stderr.  `before` runs this file with an older minibert, so nothing here
+imports another part of it than `load_model`, but where `squad` and `gemm` need it.
 """
 
 from __future__ import annotations
@@ -16,52 +18,68 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping
-from itertools import pairwise
+import traceback
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from benchmark.gemm import measure_gemm
-from benchmark.peers import BUILT, Peer, Run, build, peer_of
+from benchmark.peers import Peer, build, peer_of
 from benchmark.workload import (
     CONTEXT,
     QUESTIONS,
     Floats,
-    Shape,
-    Window,
-    make_windows,
-    pack_in_order,
+    Inputs,
+    make_inputs,
+    pad,
     pad_sorted,
+    unpad,
 )
 
 TASKS = Path("/proc/self/task")  # Linux: what each thread of this process waited for
 LONGEST_ANSWER = 30  # tokens
 PAUSE = 0.02  # seconds: idle threads of the library before may still spin
+WARM_UPS = 3  # runs after loading: kernels are compiled, and graphs recorded
+CHECKED = 64  # windows of a piece of work whose logits are looked at
 
-Answer: TypeAlias = "Mapping[str, object]"
-Say: TypeAlias = "Callable[[Answer], None]"
-Batches: TypeAlias = list[tuple[list[int], Any]]  # which windows, and the batch that holds them
+Answer: TypeAlias = "Mapping[str, Any]"
+Job: TypeAlias = "Callable[[], list[Floats]]"  # start and end logits [2, S] of each window
 
-
-def make_batches(peer: Peer, windows: list[Window], size: int) -> Batches:
-    """Batches as the library wants them; `size` is of padded ones."""
-    return list(pack_in_order(windows) if peer.packed else pad_sorted(windows, size))
+# ---------------------------------------------------------------- models
 
 
-def window_logits(run: Run, peer: Peer, batches: Batches, lengths: list[int]) -> list[Floats]:
-    """Start and end logits [2, S] of each window, in the windows' order."""
-    found: dict[int, Floats] = {}
-    for rows, batch in batches:
-        logits = np.stack(run(batch))  # [2, T] or [2, B, S]
-        if peer.packed:
-            ends = np.cumsum([0, *(lengths[i] for i in rows)])
-            parts = [logits[:, a:b] for a, b in pairwise(ends)]
-        else:
-            parts = [logits[:, row, : lengths[i]] for row, i in enumerate(rows)]
-        found |= dict(zip(rows, parts, strict=True))
-    return [found[i] for i in range(len(lengths))]
+def packed_job(model: Any, inputs: list[Inputs]) -> Job:
+    """What minibert does with windows: one batch of one, or many in batches of its own.
+
+    It uses no more of a Model than its public functions.
+    """
+    windows = [
+        window
+        for one in inputs
+        for window in model.windows(one.question, [one.text], max_seq_length=len(one.ids))
+    ]
+    if len(windows) == 1:
+        return lambda: [np.stack(pair) for pair in model.logits(windows)]
+    examples = list(enumerate([window] for window in windows))
+    return lambda: [np.stack(pair) for _, _, [pair] in model.read(examples)]
+
+
+def padded_job(run: Callable[[Any], Any], inputs: list[Inputs], size: int) -> Job:
+    """What a peer does with windows: they come to it sorted by length, padded in batches."""
+    batches = list(pad_sorted(inputs, size))
+    lengths = [len(one.ids) for one in inputs]
+
+    def job() -> list[Floats]:
+        logits = [run(batch) for _, batch in batches]  # on a GPU, nothing waits for another
+        return unpad(batches, [to_host(both) for both in logits], lengths)
+
+    return job
+
+
+def to_host(array: Any) -> Any:
+    """An array as it is, or from the GPU where torch left it."""
+    return array.cpu().numpy() if hasattr(array, "cpu") else array
 
 
 # ---------------------------------------------------------------- timing
@@ -107,49 +125,80 @@ def time_runs(run: Callable[[], object], budget: float) -> dict[str, float]:
     return {"seconds": statistics.median(times), "waited": waiting / wall, "cores": busy / wall}
 
 
-# ---------------------------------------------------------------- commands
+# ---------------------------------------------------------------- what answers messages
 
 
-def answer_lines(say: Say, answer: Callable[[dict[str, Any]], Answer]) -> None:
-    """Answer the JSON lines of stdin, until it ends; a failure is an answer, too."""
-    for line in sys.stdin:
-        try:
-            say(answer(json.loads(line)))
-        except Exception as error:  # peers fail in their own ways
-            say({"error": f"{type(error).__name__}: {error}".splitlines()[0]})
+class Serve:
+    """Answers about one library's models.
 
-
-def serve(say: Say, peer: Peer, threads: int) -> None:
-    """Answer questions about one library after the other, until stdin ends.
-
-    Questions have a `do`: "load" a `folder`; "check" the logits of some `work`, in padded batches
-    of `size`; or "time" it for `budget` seconds.
+    Messages have a `do`: "load" a `folder` and run some `work`, so that all is compiled; "check"
+    the logits of the first windows of some `work`, in padded batches of `size`; or "time" it for
+    `budget` seconds.
     """
-    run: Run | None = None
-    batches: dict[tuple[str, int], Batches] = {}
 
-    def answer(question: dict[str, Any]) -> dict[str, Any]:
-        nonlocal run
-        if question["do"] == "load":
-            run = None  # frees the model before
-            run = peer.load(Path(question["folder"]) / peer.file, peer.dtype, threads)
-            return {}
-        ready, work = run, (question["work"], question["size"])
-        if ready is None:
+    def __init__(self, peer: Peer, threads: int) -> None:
+        self.peer, self.threads = peer, threads
+        self.run: Any = None
+        self.jobs: dict[tuple[str, int], Job] = {}
+
+    def job(self, work: str, size: int) -> Job:
+        """A piece of work, laid out once.
+
+        Raises:
+            ValueError: no model is loaded.
+        """
+        if self.run is None:
             raise ValueError("no model is loaded")
-        windows = make_windows(work[0])
-        if work not in batches:
-            batches[work] = make_batches(peer, windows, work[1])
-        if question["do"] == "check":
-            lengths = [len(window.ids) for window in windows]
-            logits = np.hstack(window_logits(ready, peer, batches[work], lengths))
-            return {"logits": logits.astype(float).tolist()}
-        return time_runs(lambda: [ready(batch) for _, batch in batches[work]], question["budget"])
+        if (work, size) not in self.jobs:
+            inputs = make_inputs(work)
+            packed = self.peer.packed
+            self.jobs[work, size] = (
+                packed_job(self.run, inputs) if packed else padded_job(self.run, inputs, size or 1)
+            )
+        return self.jobs[work, size]
 
-    answer_lines(say, answer)
+    def answer(self, message: Mapping[str, Any]) -> Answer:
+        """Do what a message says."""
+        if message["do"] == "load":
+            self.run, self.jobs = None, {}  # frees the model before
+            file = Path(message["folder"]) / self.peer.file
+            self.run = self.peer.load(file, self.peer.dtype, self.threads)
+            job = self.job(message["work"], 0)
+            for _ in range(WARM_UPS):
+                job()
+            return {}
+        job = self.job(message["work"], message["size"])
+        if message["do"] == "check":
+            return {"logits": np.hstack(job()[:CHECKED]).astype(float).tolist()}
+        return time_runs(job, message["budget"])
 
 
-def start(say: Say, peer: Peer, threads: int, folder: Path) -> None:
+def answer_build(message: Mapping[str, Any]) -> Answer:
+    """Make some files, by their `names`, that peers need of the model in a `folder`."""
+    return build(Path(message["folder"]), message["names"])
+
+
+def answerer(role: str, arguments: list[str]) -> Callable[[Mapping[str, Any]], Answer]:
+    """What answers the messages of a process."""
+    if role == "build":
+        return answer_build
+    if role == "gemm":
+        from benchmark.gemm import answer_gemm
+
+        return answer_gemm(arguments[0], int(arguments[1]))
+    library, dtype, threads = arguments
+    peer = peer_of(library, dtype)
+    if role == "squad":
+        from benchmark.squad_side import Side
+
+        return Side(peer, int(threads)).answer
+    return Serve(peer, int(threads)).answer
+
+
+# ---------------------------------------------------------------- cold starts
+
+
+def start(peer: Peer, threads: int, folder: Path) -> Iterator[Answer]:
     """Load a model and answer two questions, each time with a line of what was seen."""
     from tokenizers import Tokenizer
 
@@ -161,7 +210,7 @@ def start(say: Say, peer: Peer, threads: int, folder: Path) -> None:
         begin = time.perf_counter()
         text = answer_question(run, peer, tokenizer, question)
         seconds = time.perf_counter() - begin
-        say({"answer": text, "load": loaded, "seconds": seconds, **resident_memory()})
+        yield {"answer": text, "load": loaded, "seconds": seconds, **resident_memory()}
 
 
 def resident_memory() -> dict[str, float]:
@@ -174,13 +223,16 @@ def resident_memory() -> dict[str, float]:
     return {name[2:5].lower(): int(kilobytes) * 1024 / 1e6 for name, kilobytes, _ in pairs}
 
 
-def answer_question(run: Run, peer: Peer, tokenizer: Any, question: str) -> str:
+def answer_question(run: Any, peer: Peer, tokenizer: Any, question: str) -> str:
     """The span of the text with the highest sum of logits."""
     tokens = tokenizer.encode(question, CONTEXT)
-    window = Window(np.array(tokens.ids, np.int32), np.array(tokens.type_ids, np.int32))
-    batches = make_batches(peer, [window], 1)
-    [(starts, ends)] = window_logits(run, peer, batches, [len(tokens.ids)])
-    text = (window.types == 1) & (np.array(tokens.special_tokens_mask) == 0)
+    types = np.array(tokens.type_ids)
+    if peer.packed:
+        [(starts, ends)] = run.logits(run.windows(question, [CONTEXT]))
+    else:
+        batch = pad([Inputs(question, CONTEXT, np.array(tokens.ids), types)])
+        starts, ends = (logits[0] for logits in run(batch))
+    text = (types == 1) & (np.array(tokens.special_tokens_mask) == 0)
     allowed = np.triu(text[:, None] & text) & ~np.triu(
         np.ones(2 * text.shape, bool), LONGEST_ANSWER
     )
@@ -189,8 +241,8 @@ def answer_question(run: Run, peer: Peer, tokenizer: Any, question: str) -> str:
     return CONTEXT[tokens.offsets[first][0] : tokens.offsets[last][1]]
 
 
-def main(arguments: list[str]) -> None:
-    """Run one command."""
+def main(role: str, *arguments: str) -> None:
+    """Answer until stdin ends; a failure is an answer, too, and its traceback goes to stderr."""
     # Libraries print to file 1 as they like: that is stderr from now on, and answers go elsewhere.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
@@ -198,24 +250,22 @@ def main(arguments: list[str]) -> None:
     def say(answer: Answer) -> None:
         print(json.dumps(answer), file=answers, flush=True)
 
-    command, *rest = arguments
-    if command == "build":
-        say(build(Path(rest[0]), rest[1:] or tuple(BUILT)))
+    if role == "start":
+        library, dtype, threads, folder = arguments
+        for seen in start(peer_of(library, dtype), int(threads), Path(folder)):
+            say(seen)
         return
-    if command == "gemm":
-        say(measure_gemm(int(rest[0]), [Shape.parse(text) for text in rest[1:]]))
-        return
-    library, dtype, threads, *more = rest
-    peer = peer_of(library, dtype)
-    if command == "serve":
-        serve(say, peer, int(threads))
-    elif command == "start":
-        start(say, peer, int(threads), Path(more[0]))
-    elif command == "squad":
-        from benchmark.squad_side import Side  # here: imports would count in cold starts
-
-        answer_lines(say, Side(peer, int(threads)).answer)
+    answer = None
+    for line in sys.stdin:
+        try:
+            if answer is None:  # here: a failure to begin is an answer as well
+                answer = answerer(role, list(arguments))
+            say(answer(json.loads(line)))
+        except Exception as error:  # peers fail in their own ways
+            traceback.print_exc()
+            text = f"{type(error).__name__}: {error}".splitlines()[0]
+            say({"error": text})
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(*sys.argv[1:])

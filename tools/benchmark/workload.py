@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from benchmark.processes import BenchError
 
 if TYPE_CHECKING:
-    from minibert.batches import Batch
+    from minibert.config import BertConfig
 
 QUESTIONS = ("Who designed the Eiffel Tower?", "When did the tower open?")
 CONTEXT = (
@@ -67,6 +67,19 @@ class Shape:
         return ((d, 3 * d), (d, d), (d, 4 * d), (4 * d, d))
 
 
+def config_of(shape: Shape) -> BertConfig:
+    """The config of the model with that shape."""
+    from minibert.config import BertConfig
+
+    return BertConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=shape.hidden,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        intermediate_size=4 * shape.hidden,
+    )
+
+
 def write_model(folder: Path, shape: Shape) -> None:
     """Write a random model as transformers has it: config.json, model.safetensors, vocab.txt.
 
@@ -74,16 +87,9 @@ def write_model(folder: Path, shape: Shape) -> None:
     """
     from safetensors.numpy import save_file
 
-    from minibert.config import BertConfig
     from minibert.weights import HEAD, expected_shapes
 
-    config = BertConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=shape.hidden,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads,
-        intermediate_size=4 * shape.hidden,
-    )
+    config = config_of(shape)
     random = np.random.default_rng(SEED)
     tensors = {}
     for name, size in expected_shapes(config).items():
@@ -148,19 +154,21 @@ def float32_model(model: str | None, folder: Path) -> str:
 # ---------------------------------------------------------------- inputs
 
 Floats = NDArray[np.float32]
-Ids = NDArray[np.int32]
 Padded = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]  # ids, mask, types [B, S]
 
 MIXED = "mixed"
 MIXED_WINDOWS = 64
-QUESTION_TOKENS = 14  # of token type 0; the rest of a window is text
+QUESTION_WORDS = 12
+AROUND = 3  # special tokens of a window: [CLS] question [SEP] text [SEP]
 
 
-class Window(NamedTuple):
-    """The input of one pass: question and text, S tokens."""
+class Inputs(NamedTuple):
+    """The input of one pass, S tokens: a question and a text of the model's own words."""
 
-    ids: Ids  # [S]
-    types: Ids  # [S] 0 for the question, 1 for the text
+    question: str
+    text: str
+    ids: NDArray[np.int64]  # [S]
+    types: NDArray[np.int64]  # [S] 0 for the question, 1 for the text
 
 
 def window_lengths(work: str) -> list[int]:
@@ -178,7 +186,7 @@ def window_lengths(work: str) -> list[int]:
         ([384], [168, 152, 198, 166])
     """
     if not work.startswith(MIXED):
-        if not 1 <= int(work) <= 512:
+        if not AROUND + 2 <= int(work) <= 512:
             raise ValueError(f"no length of a window: {work!r}")
         return [int(work)]
     count = int(work.removeprefix(MIXED) or MIXED_WINDOWS)
@@ -188,20 +196,34 @@ def window_lengths(work: str) -> list[int]:
     return [int(length) for length in np.clip(lengths, 40, 384)]
 
 
-def make_windows(work: str) -> list[Window]:
-    """Random tokens for the windows of a piece of work."""
+def work_label(work: str) -> str:
+    """A piece of work in words.
+
+    Example:
+        >>> work_label("384"), work_label("mixed8")
+        ('384 tokens', '8 mixed windows')
+    """
+    if work.startswith(MIXED):
+        return f"{len(window_lengths(work)):,} mixed windows"
+    return f"{work} tokens"
+
+
+def make_inputs(work: str) -> list[Inputs]:
+    """Random words for the windows of a piece of work."""
     random = np.random.default_rng(SEED + 1)
-    return [
-        Window(
-            random.integers(1000, VOCABULARY, length).astype(np.int32),
-            (np.arange(length) >= QUESTION_TOKENS).astype(np.int32),
-        )
-        for length in window_lengths(work)
-    ]
+    cls_id, sep_id = map(SPECIAL.index, ("[CLS]", "[SEP]"))
+    made = []
+    for length in window_lengths(work):
+        words = random.integers(len(SPECIAL), VOCABULARY, length - AROUND)
+        asked, read = np.split(words, [min(QUESTION_WORDS, len(words) - 1)])
+        question, text = (" ".join(f"word{i - len(SPECIAL)}" for i in ids) for ids in (asked, read))
+        ids = np.concatenate([[cls_id], asked, [sep_id], read, [sep_id]])
+        made.append(Inputs(question, text, ids, (np.arange(length) > len(asked) + 1).astype(int)))
+    return made
 
 
-def pad(windows: Sequence[Window]) -> Padded:
-    """One padded batch, as peers want it."""
+def pad(windows: Sequence[Any]) -> Padded:
+    """One padded batch, as peers want it, of windows that have `ids` and `types`."""
     longest = max(len(window.ids) for window in windows)
     ids, mask, types = (np.zeros((len(windows), longest), np.int64) for _ in range(3))
     for row, window in enumerate(windows):
@@ -210,7 +232,7 @@ def pad(windows: Sequence[Window]) -> Padded:
     return ids, mask, types
 
 
-def pad_sorted(windows: Sequence[Window], size: int) -> Iterator[tuple[list[int], Padded]]:
+def pad_sorted(windows: Sequence[Any], size: int) -> Iterator[tuple[list[int], Padded]]:
     """Padded batches of windows of about the same length, the longest first.
 
     Yields:
@@ -222,29 +244,17 @@ def pad_sorted(windows: Sequence[Window], size: int) -> Iterator[tuple[list[int]
         yield rows, pad([windows[i] for i in rows])
 
 
-def pack_in_order(windows: Sequence[Window]) -> Iterator[tuple[list[int], Batch]]:
-    """Packed batches as minibert makes them: windows as they come, up to its number of tokens.
+def unpad(
+    batches: Sequence[tuple[list[int], Any]], logits: Sequence[Any], lengths: Sequence[int]
+) -> list[Floats]:
+    """The logits of each window, in the windows' order.
 
-    Yields:
-        Which windows are in the batch, and the batch.
+    Args:
+        batches: as `pad_sorted` made them.
+        logits: start and end logits [2, B, S] of each.
+        lengths: tokens of each window.
     """
-    from minibert.batches import Batch
-    from minibert.reading import BATCH_TOKENS
-
-    batches: list[list[int]] = []
-    room = 0
-    for i, window in enumerate(windows):
-        if len(window.ids) > room:
-            batches.append([])
-            room = max(BATCH_TOKENS, len(window.ids))
-        batches[-1].append(i)
-        room -= len(window.ids)
-    for rows in batches:
-        lengths = [len(windows[i].ids) for i in rows]
-        batch = Batch(
-            input_ids=np.concatenate([windows[i].ids for i in rows]),
-            token_type_ids=np.concatenate([windows[i].types for i in rows]),
-            position_ids=np.concatenate([np.arange(n, dtype=np.int32) for n in lengths]),
-            cu_seqlens=np.cumsum([0, *lengths], dtype=np.int32),
-        )
-        yield rows, batch
+    found: dict[int, Floats] = {}
+    for (rows, _), both in zip(batches, logits, strict=True):
+        found |= {i: np.stack([x[row, : lengths[i]] for x in both]) for row, i in enumerate(rows)}
+    return [found[i] for i in range(len(lengths))]
