@@ -210,6 +210,7 @@ class QuestionAnswerer:
         if isinstance(example, InputError):
             return example, []
         try:
+            example = listed(example)
             if not isinstance(example, tuple | list) or len(example) != 2:
                 raise InputError(
                     f"example {number} must be a (question, context) pair, got {example!r:.80}"
@@ -221,7 +222,7 @@ class QuestionAnswerer:
 
     def _windows(self, question: str, context: Context, options: Options) -> list[Window]:
         """Tokenise one question and its texts."""
-        texts = [context] if isinstance(context, str) else context
+        texts = [context] if isinstance(context, str) else listed(context)
         if not isinstance(texts, Sequence) or isinstance(texts, bytes) or not texts:
             raise InputError(
                 "context must be a string or a non-empty list of strings, "
@@ -234,6 +235,11 @@ class QuestionAnswerer:
             doc_stride=options.doc_stride,
             max_question_length=options.max_question_length,
         )
+
+
+def listed(values: Any) -> Any:
+    """An array of NumPy or a Series of pandas as a list; everything else as it is."""
+    return values.tolist() if hasattr(values, "tolist") and hasattr(values, "dtype") else values
 
 
 def check_number(name: str, value: object) -> None:

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-# Texts that are kept, so that a text that is asked many questions is looked at once.
-CACHED_TEXTS = 64
+from minibert.arrays import Ints
+from minibert.recent import Recent
 
 # First and last character of the blocks of scripts that do not part words with spaces.
 WITHOUT_SPACES = (
@@ -92,49 +92,49 @@ def split_script(text: str, begin: int, end: int) -> Iterator[tuple[int, int]]:
 OTHER, LETTER, LONE_LETTER, MARK, SPACE = range(5)
 
 
-class Places(NamedTuple):
-    """For each place in a text of N characters, before the first, between two, and behind the last.
+class Borders(NamedTuple):
+    """Of a text of N characters: before the first, between two, and behind the last.
 
     Arrays of N + 1 elements.
     """
 
-    begin: NDArray[np.int64]  # where an answer begins whose first token begins there
-    end: NDArray[np.int64]  # where an answer ends whose last token ends there
+    begin: Ints  # where an answer begins whose first token begins there
+    end: Ints  # where an answer ends whose last token ends there
     between_words: NDArray[np.bool_]  # whether a word may begin or end there
 
 
-@lru_cache(CACHED_TEXTS)
-def places(text: str) -> Places:
+def find_borders(text: str) -> Borders:
     """Where answers may begin and end, for their text to be made of whole characters or words.
 
     A mark belongs to the character before it, unless that is a space.  A word is a run of letters
     and digits with their marks; where spaces do not part words, each letter is one.
 
     Example:
-        >>> places("Jose\\u0301 won").end.tolist()
+        >>> find_borders("Jose\\u0301 won").end.tolist()
         [0, 1, 2, 3, 5, 5, 5, 7, 8, 9]
     """
     size = len(text)
-    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
-    different, which = np.unique(codes, return_inverse=True)
-    kinds = np.array([kind_of(chr(code)) for code in different.tolist()], np.int8)[which]
-    kinds = np.append(kinds, np.int8(OTHER))  # behind the last
-    place = np.arange(size + 1)
-    base = np.maximum.accumulate(np.where(kinds == MARK, 0, place))  # what a mark belongs to
+    kind = {char: kind_of(char) for char in set(text)}
+    kinds = np.array([*map(kind.__getitem__, text), OTHER], np.int8)  # and one behind the last
+    index = np.arange(size + 1, dtype=np.int32)
+    base = np.maximum.accumulate(np.where(kinds == MARK, 0, index))  # what a mark belongs to
     mark = (kinds == MARK) & (kinds[base] != SPACE) & (kinds[base] != MARK)
     space = kinds == SPACE
-    behind = np.minimum.accumulate(np.where(mark, size, place)[::-1])[::-1]  # no mark there
-    filled = np.minimum.accumulate(np.where(space, size, place)[::-1])[::-1]  # no space there
-    emptied = np.zeros(size + 1, np.int64)  # no space before it
-    emptied[1:] = np.maximum.accumulate(np.where(space[:-1], 0, place[1:]))
+    behind = np.minimum.accumulate(np.where(mark, size, index)[::-1])[::-1]  # no mark there
+    filled = np.minimum.accumulate(np.where(space, size, index)[::-1])[::-1]  # no space there
+    emptied = np.zeros(size + 1, np.int32)  # no space before it
+    emptied[1:] = np.maximum.accumulate(np.where(space[:-1], 0, index[1:]))
     letter = np.where(mark, kinds[base], kinds) == LETTER
     between = ~mark
     between[1:] &= ~(letter[1:] & letter[:-1])
-    return Places(
+    return Borders(
         begin=np.where(mark, base, filled),
         end=np.where(space[np.maximum(behind - 1, 0)], emptied, behind),
         between_words=between,
     )
+
+
+borders = Recent(find_borders, lambda found: len(found.begin))  # many questions share a text
 
 
 def kind_of(char: str) -> int:

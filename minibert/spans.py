@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from minibert.arrays import Floats
+from minibert.arrays import Floats, Ints
 from minibert.reprs import short_repr
-from minibert.scripts import places
+from minibert.scripts import Borders, borders
 from minibert.windows import Window
 
 # What a window's logits are: (start_logits [S], end_logits [S]), both float32.
@@ -126,22 +126,25 @@ class Ends(NamedTuple):
     may_end: NDArray[np.bool_]  # [S]
     begins_word: NDArray[np.bool_]  # [S]
     ends_word: NDArray[np.bool_]  # [S]
-    starts: NDArray[np.int64]  # [S] its first character
-    ends: NDArray[np.int64]  # [S] one past its last
+    starts: Ints  # [S] its first character
+    ends: Ints  # [S] one past its last
 
 
-def answer_ends(window: Window) -> Ends:
+def answer_ends(window: Window, borders_of: Borders) -> Ends:
     """Where answers may begin and end.
 
     Never within a character: a letter stays with its accents, which some tokenizers drop, and of
     several tokens that are parts of one character only the first may start and the last may end.
     Spaces at the ends of tokens are left out.
+
+    Args:
+        window: with tokens of its text.
+        borders_of: that text.
     """
     before, after = max(window.begin - 1, 0), min(window.end + 1, len(window.context))
     mine = slice(window.begin - before, window.end - before)
     offsets = window.context.offsets[before:after]
-    place = places(window.context.text)
-    starts, ends = place.begin[offsets[:, 0]], place.end[offsets[:, 1]]
+    starts, ends = borders_of.begin[offsets[:, 0]], borders_of.end[offsets[:, 1]]
     shown = starts < ends  # not those of nothing but spaces
     may_start, may_end = shown.copy(), shown.copy()
     may_start[1:] &= (starts[1:] != starts[:-1]) | ~shown[:-1]
@@ -149,8 +152,8 @@ def answer_ends(window: Window) -> Ends:
     return Ends(
         may_start=may_start[mine],
         may_end=may_end[mine],
-        begins_word=place.between_words[starts[mine]],
-        ends_word=place.between_words[ends[mine]],
+        begins_word=borders_of.between_words[starts[mine]],
+        ends_word=borders_of.between_words[ends[mine]],
         starts=starts[mine],
         ends=ends[mine],
     )
@@ -253,13 +256,15 @@ def decode_answers(
     null_score = null_scores[null_window]
 
     found: list[tuple[Span, int]] = []
+    texts = {window.document: window.context.text for window in windows}
+    borders_in = {document: borders(text) for document, text in texts.items()}
     bands: dict[int, Floats] = {}  # by the number of the window
     ends_of: dict[int, Ends] = {}
     log_total = null_score  # log of the sum of exp(score) over all spans
     for number, (window, mine) in enumerate(zip(windows, max_context_tokens(windows), strict=True)):
         if not mine.any():  # no text in it, or all of it is seen better elsewhere
             continue
-        ends_of[number] = ends = answer_ends(window)
+        ends_of[number] = ends = answer_ends(window, borders_in[window.document])
         text = slice(window.offset, window.offset + len(mine))
         start, end = (part[text] for part in logits[number])
         impossible = np.float32(-np.inf)

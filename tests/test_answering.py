@@ -141,6 +141,14 @@ def test_words_without_spaces_are_no_sentences(qa):
     assert min(len(answer.text) for answer in answers if not answer.is_null) == 1
 
 
+def test_arrays_of_texts_and_pairs_are_taken(qa):
+    texts = np.array(["It rained.", TEXT])
+    expected = qa.answer(WHO, list(texts))
+    assert qa.answer(WHO, texts) == qa.answer(np.array(WHO)[()], tuple(texts)) == expected
+    pairs = np.array([[WHO, TEXT], ["When?", TEXT]], object)
+    assert list(qa.answer_many(pairs)) == list(qa.answer_many(pairs.tolist()))
+
+
 def test_the_best_answers_can_be_kept_apart(qa):
     answers = [a for a in qa.n_best(WHO, TEXT, 5, max_overlap=0) if not a.is_null]
     assert len(answers) > 2

@@ -110,7 +110,7 @@ class WordSplitter:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
-        self.split = Recent(self._split, lambda words: len(words.of_token))
+        self.split = Recent(self._split, lambda words: len(words.first))
 
     def _split(self, text: str) -> Words:
         """Split a text."""
