@@ -280,7 +280,9 @@ def test_a_shard_that_is_not_in_the_cache_is_named(folder, cache):
     assert "model-2-of-2.safetensors" in problem("org/tiny", load=load_model, cache_dir=cache)
 
 
-@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"weight_map": []}'])
+@pytest.mark.parametrize(
+    "content", ["{", "[]", "{}", '{"weight_map": []}', '{"weight_map": {"a": "/b"}}']
+)
 def test_a_damaged_index_in_the_cache_is_an_error(folder, cache, content):
     snapshot = put_in_cache(cache, shard(folder))
     (snapshot / "model.safetensors.index.json").write_text(content)

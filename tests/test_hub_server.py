@@ -92,7 +92,10 @@ def test_each_file_of_a_model_is_fetched_once(folder, run):
 def test_shards_are_fetched(folder, run):
     with Hub({"org/tiny": shard(folder)}) as hub:
         assert "2 layers" in run(hub.url, "load_model('org/tiny')")
-    assert {f"model-{n}-of-2.safetensors" for n in (1, 2)} < set(hub.fetched)
+        assert {f"model-{n}-of-2.safetensors" for n in (1, 2)} < set(hub.fetched)
+        (folder / "model-2-of-2.safetensors").unlink()
+        message = error(run(hub.url, "load_model('org/tiny')", HF_HOME="other"))
+    assert message == "org/tiny: this model on the Hub has no model-2-of-2.safetensors"
 
 
 @pytest.mark.parametrize("call", ["load_model('org/tiny')", "convert('org/tiny', 'new')"])

@@ -32,9 +32,9 @@ TOKENIZER_FILES = (
     "merges.txt",
 )
 
-# For the first answer of the Hub: a mistyped name is told from a folder's within two seconds.
-# HF_HUB_ETAG_TIMEOUT sets another.
-SECONDS_TO_ANSWER = 1.5
+# For the first answer of the Hub: without a network, a mistyped folder is refused within two
+# seconds.  HF_HUB_ETAG_TIMEOUT sets another.
+SECONDS_TO_ANSWER = 1.2
 
 # organisation/name or name, of the characters that the Hub allows.
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
@@ -196,12 +196,12 @@ def _on_hub(hub: HubModel, weights: tuple[str, ...]) -> ModelFiles:
             continue
         files = ModelFiles(config.parent, path)
         try:
-            parts = files.parts()
+            others = [part.relative_to(path.parent) for part in files.parts() if part != path]
         except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise ModelNotFoundError(f"{hub.at}: {file} is damaged: {error!r}") from None
-        for part in parts:
-            if part != path:
-                hub.fetch(part.relative_to(path.parent).as_posix())
+        for part in others:
+            if hub.fetch(part.as_posix()) is None:
+                raise hub.lacks(part.as_posix())
         return files
     hint = ""
     if hub.has(PICKLE):
