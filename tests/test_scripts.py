@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minibert.scripts import may_end_within_words, places, split_script, without_spaces
+from minibert.scripts import borders, may_end_within_words, split_script, without_spaces
 
 TEXTS = st.text(alphabet="ab1. \t\u3000\u0301\u0302港カ\u3099บ\u0e49한\ufe0f'", max_size=12)
 
@@ -28,7 +28,7 @@ def characters(text):
 
 @given(TEXTS)
 def test_places_are_those_of_whole_characters_without_spaces(text):
-    found = places(text)
+    found = borders(text)
     at = 0
     edges = [0]
     for part in characters(text):
@@ -43,7 +43,7 @@ def test_places_are_those_of_whole_characters_without_spaces(text):
 
 @given(TEXTS)
 def test_words_end_wherever_there_are_not_letters_on_both_sides(text):
-    found = places(text)
+    found = borders(text)
     parts = characters(text)
     letters = [part[0].isalnum() and not may_end_within_words(part[0]) for part in parts]
     at = 0
