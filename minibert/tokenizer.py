@@ -238,13 +238,15 @@ def load_tokenizer(folder: Path, family: str = "bert") -> Tokenizer:
         ModelNotFoundError: no file is there.
         TokenizerError: a file is damaged, or joins questions and texts as no known family does.
     """
-    settings = _settings(folder / "tokenizer_config.json")
+    settings = _settings(folder)
     if (file := folder / "tokenizer.json").is_file():
         backend = _from_tokenizer_json(file, settings)
     elif (file := folder / "vocab.txt").is_file():
         backend = _from_vocab_txt(file, settings)
+        _add_tokens(backend, folder, settings)
     elif (file := folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
         backend = _from_merges(file, folder / "merges.txt", settings)
+        _add_tokens(backend, folder, settings)
     else:
         raise ModelNotFoundError(
             f"{folder}: holds neither tokenizer.json nor vocab.txt, nor vocab.json and merges.txt"
@@ -265,12 +267,20 @@ def load_tokenizer(folder: Path, family: str = "bert") -> Tokenizer:
         raise TokenizerError(f"{file}: {error}") from None
 
 
-def _settings(file: Path) -> dict[str, Any]:
-    """What tokenizer_config.json says; nothing if it is not there."""
+def _read(file: Path) -> dict[str, Any]:
+    """What a JSON file says; nothing if it is not there."""
     try:
-        raw = read_json_object(file) if file.is_file() else {}
+        return read_json_object(file) if file.is_file() else {}
     except ConfigError as error:
         raise TokenizerError(f"{file}: {error}") from None
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    """What tokenizer_config.json says, and special_tokens_map.json of special tokens."""
+    file = folder / "tokenizer_config.json"
+    special = _read(folder / "special_tokens_map.json")
+    named = {key: value for key, value in special.items() if key.endswith("_token")}
+    raw = named | {key: value for key, value in _read(file).items() if value or key not in named}
     # null says nothing, but for strip_accents, where it means "together with lower-casing".
     said = {key: value for key, value in raw.items() if value is not None or key == "strip_accents"}
     wrong = [
@@ -310,6 +320,33 @@ def _from_tokenizer_json(file: Path, settings: dict[str, Any]) -> tokenizers.Tok
                 setattr(normalizer, attribute, settings[option])
         backend.normalizer = normalizer
     return backend
+
+
+def _add_tokens(backend: tokenizers.Tokenizer, folder: Path, settings: dict[str, Any]) -> None:
+    """Add the tokens that a checkpoint has besides its vocabulary, in the order of their ids.
+
+    They stand in added_tokens.json, or under added_tokens_decoder in tokenizer_config.json.
+
+    Raises:
+        TokenizerError: they are damaged, or have other ids than those behind the vocabulary.
+    """
+    file = folder / "added_tokens.json"
+    try:
+        added = {int(number): AddedToken(token) for token, number in _read(file).items()}
+        for number, said in settings.get("added_tokens_decoder", {}).items():
+            flags = ("lstrip", "rstrip", "normalized", "single_word", "special")
+            flag = {name: bool(said[name]) for name in flags if name in said}
+            added[int(number)] = AddedToken(str(said["content"]), **flag)
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise TokenizerError(f"{folder}: its added tokens cannot be read: {error}") from None
+    for number, token in sorted(added.items()):
+        if backend.token_to_id(token.content) is None:
+            backend.add_tokens([token])
+        if (found := backend.token_to_id(token.content)) != number:
+            raise TokenizerError(
+                f"{folder}: the added token {token.content!r} has id {number}, and as the tokens "
+                f"before it are numbered it would have {found}"
+            )
 
 
 def _from_vocab_txt(file: Path, settings: dict[str, Any]) -> tokenizers.Tokenizer:

@@ -85,6 +85,7 @@ def test_each_file_of_a_model_is_fetched_once(folder, run):
         assert {file for _, file in hub.asked} <= {
             *("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"),
             *("vocab.txt", "vocab.json", "merges.txt"),
+            *("special_tokens_map.json", "added_tokens.json"),
         }
     assert "bert, 2 layers x 32" in run(hub.url, "load_model('org/tiny')", HF_HUB_OFFLINE="1")
 

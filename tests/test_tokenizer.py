@@ -455,3 +455,46 @@ def test_a_tokenizer_json_that_transformers_wrote_gives_the_same_tokens(theirs_a
     assert (tmp_path / "tokenizer.json").is_file()
     text = "The ships were LOST in 1843, É 東京."
     assert load_tokenizer(tmp_path).encode(text).ids.tolist() == ours.encode(text).ids.tolist()
+
+
+# --- tokens that stand beside the vocabulary -------------------------------------------------
+
+
+def added(folder, name, content):
+    (folder / name).write_text(json.dumps(content), encoding="utf-8")
+    return load_tokenizer(folder)
+
+
+@pytest.mark.parametrize("form", ["added_tokens.json", "tokenizer_config.json"])
+def test_added_tokens_come_behind_the_vocabulary(tmp_path, form):
+    write_vocab(tmp_path)
+    size = len(UNCASED)
+    content = {"harbourmaster": size + 1, "[X]": size}
+    if form == "tokenizer_config.json":
+        content = {"added_tokens_decoder": {i: {"content": t} for t, i in content.items()}}
+    tokenizer = added(tmp_path, form, content)
+    tokens = tokenizer.encode("the harbourmaster")
+    assert tokens.ids.tolist()[-1] == size + 1
+    assert tokens.offsets.tolist()[-1] == [4, 17]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [{"x": 999}, {"x": "y"}, {"x": None}, {"x": [1]}],
+    ids=["gap", "text", "null", "list"],
+)
+def test_added_tokens_that_do_not_follow_are_refused(tmp_path, content):
+    write_vocab(tmp_path)
+    with pytest.raises(TokenizerError, match="added token"):
+        added(tmp_path, "added_tokens.json", content)
+
+
+def test_special_tokens_may_be_named_in_their_map_alone(tmp_path):
+    words = ["<pad>", "<unk>", "<s>", "</s>", "<mask>", "the", "ship"]
+    (tmp_path / "vocab.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
+    names = {"pad": "<pad>", "unk": "<unk>", "cls": "<s>", "sep": "</s>", "mask": "<mask>"}
+    content = {f"{name}_token": token for name, token in names.items()}
+    content["cls_token"] = {"content": "<s>", "lstrip": False}
+    tokenizer = added(tmp_path, "special_tokens_map.json", content)
+    assert (tokenizer.pair.cls_id, tokenizer.pair.sep_id) == (2, 3)
+    assert tokenizer.encode("the ship x").ids.tolist() == [5, 6, 1]

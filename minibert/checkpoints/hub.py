@@ -30,6 +30,8 @@ TOKENIZER_FILES = (
     "vocab.txt",
     "vocab.json",
     "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
 )
 
 # For the first answer of the Hub: without a network, a mistyped folder is refused within two
