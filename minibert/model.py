@@ -5,6 +5,7 @@ Both faces of the library (answering.py and pipelines.py) hold one of these.
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -233,10 +234,18 @@ def load_model(
         if tokenizer is None:
             return model
         return replace(model, tokenizer=fitting(model.config, Path(model.name)))
+
+    @functools.cache
+    def small_files(folder: Path) -> tuple[BertConfig, Tokenizer]:
+        """Config and tokenizer, which can refuse a model before its weights are fetched."""
+        config = BertConfig.from_json(folder / "config.json")
+        return config, fitting(config, folder)
+
     kernels = get_backend(device, dtype, num_threads)
-    files = find_model(model, revision=revision, token=token, cache_dir=cache_dir)
-    config = BertConfig.from_json(files.folder / "config.json")
-    chosen = fitting(config, files.folder)
+    files = find_model(
+        model, revision=revision, token=token, cache_dir=cache_dir, check=small_files
+    )
+    config, chosen = small_files(files.folder)
     weights = kernels.prepare(load_weights(open_checkpoint(files.weights), config))
     name = files.folder.name if model is None else str(model)
     return Model(name, config, chosen, kernels, weights, files)

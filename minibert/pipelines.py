@@ -286,7 +286,8 @@ def _changed(
     changes = dict(changes)
     if (count := changes.pop("topk", None)) is not None:
         explain_once("topk is deprecated; write top_k")
-        changes.setdefault("top_k", count)
+        if changes.get("top_k") is None:
+            changes["top_k"] = count
     for name in changes:
         if name not in known:
             near = difflib.get_close_matches(name, (*known, *others), n=1)

@@ -7,6 +7,8 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+from minibert.checkpoints.hub import SECONDS_IF_CACHED
+
 COMMIT = "c" * 40
 
 
@@ -16,7 +18,7 @@ class Hub:
     Args:
         models: name on the Hub -> folder.
         ill: what it does with each request: None, it answers; 'drops', it closes the connection;
-            'hangs', it says nothing; 'fails', status 503.
+            'hangs', it says nothing; 'fails', status 503; 'wakes', it lets the first one wait.
 
     It is a context manager: it serves inside the `with` block.
     """
@@ -63,6 +65,9 @@ class Hub:
             self.asked.append((request.command, file))
         if self.ill == "hangs":
             self.ended.wait()
+        if self.ill == "wakes":
+            self.ill = None
+            self.ended.wait(2 * SECONDS_IF_CACHED)
         if self.ill in ("drops", "hangs"):
             request.close_connection = True
             return

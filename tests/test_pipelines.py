@@ -285,7 +285,7 @@ def test_topk_is_top_k_and_warns_where_it_is_written(tiny_folder, warned):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         answers = qa("who ?", "the old captain sailed north", topk=2)
-        assert qa("who ?", "the old captain sailed north", topk=2) == answers
+        assert qa("who ?", "the old captain sailed north", topk=2, top_k=None) == answers
     assert len(answers) == 2
     assert [(w.filename, str(w.message)) for w in caught] == [
         (__file__, "topk is deprecated; write top_k")

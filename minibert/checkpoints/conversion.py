@@ -76,10 +76,14 @@ def convert(
     target = Path(os.path.expanduser(output))
     check_target(target, overwrite)
     files = find_model(
-        model, revision=revision, token=token, cache_dir=cache_dir, accept_pickles=True
+        model,
+        revision=revision,
+        token=token,
+        cache_dir=cache_dir,
+        accept_pickles=True,
+        check=_small_files,
     )
-    config = BertConfig.from_json(files.folder / "config.json")
-    load_tokenizer(files.folder, config.family).check_fits(config)
+    config = _small_files(files.folder)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
@@ -117,6 +121,13 @@ def convert(
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return target
+
+
+def _small_files(folder: Path) -> BertConfig:
+    """The config, which the tokenizer fits."""
+    config = BertConfig.from_json(folder / "config.json")
+    load_tokenizer(folder, config.family).check_fits(config)
+    return config
 
 
 def check_target(target: Path, overwrite: bool) -> None:

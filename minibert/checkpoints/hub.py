@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,12 +36,14 @@ TOKENIZER_FILES = (
     "added_tokens.json",
 )
 
-# For the first answer of the Hub: without a network, a mistyped folder is refused within two
-# seconds.  HF_HUB_ETAG_TIMEOUT sets another.
-SECONDS_TO_ANSWER = 1.2
+# How long the Hub is waited for.  Where its cache would do, not long; HF_HUB_ETAG_TIMEOUT sets
+# another time for both.  Without a network, nobody waits: there is an error at once.
+SECONDS_IF_CACHED = 1.2
+SECONDS = 10.0
 
 # organisation/name or name, of the characters that the Hub allows.
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
+COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,7 @@ def find_model(
     token: str | bool | None = None,
     cache_dir: str | Path | None = None,
     accept_pickles: bool = False,
+    check: Callable[[Path], object] | None = None,
 ) -> ModelFiles:
     """Find a model.
 
@@ -92,6 +97,8 @@ def find_model(
         token: for private models on the Hub; True for the one that is logged in.
         cache_dir: where the Hub's files are kept.
         accept_pickles: take a pytorch_model.bin too, which only `convert` can read.
+        check: called with the folder of a model on the Hub when config.json and the tokenizer's
+            files are there; what it raises refuses the model before its weights are fetched.
 
     Raises:
         ModelNotFoundError: nothing is there, or the Hub cannot be reached.
@@ -101,7 +108,7 @@ def find_model(
     names = (*WEIGHTS, PICKLE) if accept_pickles else WEIGHTS
     path = _local("model", model)
     if path is None:
-        return _on_hub(HubModel(str(model), revision, token, cache_dir), names)
+        return _on_hub(HubModel(str(model), revision, token, cache_dir), names, check)
     if path.is_dir():
         return _in_folder(path, names)
     if accept_pickles or path.name.endswith((".safetensors", ".safetensors.index.json")):
@@ -184,7 +191,9 @@ def _in_folder(folder: Path, names: tuple[str, ...]) -> ModelFiles:
     raise ModelNotFoundError(f"{folder}: holds no model.safetensors{hint}")
 
 
-def _on_hub(hub: HubModel, weights: tuple[str, ...]) -> ModelFiles:
+def _on_hub(
+    hub: HubModel, weights: tuple[str, ...], check: Callable[[Path], object] | None
+) -> ModelFiles:
     """Fetch config, tokenizer and weights of a model on the Hub, or find them in its cache."""
     config = hub.fetch("config.json")
     if config is None:
@@ -192,6 +201,8 @@ def _on_hub(hub: HubModel, weights: tuple[str, ...]) -> ModelFiles:
     BertConfig.from_json(config)  # a model that cannot be run is refused here
     for file in TOKENIZER_FILES:
         hub.fetch(file)
+    if check is not None:
+        check(config.parent)
     for file in weights:
         path = hub.fetch(file)
         if path is None:
@@ -215,7 +226,8 @@ class HubModel:
     """A model on the Hub; or, where the Hub cannot be reached, what its cache holds of the model.
 
     Whether it can be reached is asked once, without huggingface_hub's retries, which take 24 s for
-    each file.  Downloads then have them; where they fail, the rest is looked for in the cache.
+    each file, and not at all where the cache knows all files of a commit.  Downloads then have
+    them; where they fail, the rest is looked for in the cache.
 
     Args:
         name: organisation/name, or name.
@@ -240,8 +252,10 @@ class HubModel:
         self.name, self.revision, self.token, self.cache_dir = name, revision, token, cache_dir
         self.at = f"{name}, revision {revision}" if revision else name
         self.folder: Path | None = None  # in the cache; known once a file is there
+        self.offline = ""  # why the Hub cannot be reached
+        self.waited = 0.0  # seconds that it was given to answer; 0: it was not asked
         try:
-            self.offline = why_unreachable(hf_hub_url(name, "config.json", revision=revision))
+            self.url = hf_hub_url(name, "config.json", revision=revision)
         except ValueError as error:
             raise ModelNotFoundError(f"{self.at}: is no name of a model: {error}") from None
 
@@ -258,16 +272,15 @@ class HubModel:
 
         revision = self.folder.name if self.folder else self.revision
         try:
-            if self.offline:
-                path = try_to_load_from_cache(self.name, file, self.cache_dir, revision)
-                if not isinstance(path, str):
-                    return None
-            else:
+            # A path; a mark that there is no such file; or None: the cache does not know.
+            path = try_to_load_from_cache(self.name, file, self.cache_dir, revision)
+            final = path is not None and COMMIT.fullmatch(revision or "")
+            if not final and self.answers(isinstance(path, str)):
                 path = hf_hub_download(
                     self.name, file, revision=revision, token=self.token, cache_dir=self.cache_dir
                 )
         except LocalEntryNotFoundError as error:  # after all retries
-            self.offline = first_line(error.__cause__ or error)
+            self.offline, self.waited = first_line(error.__cause__ or error), math.inf
             return None
         except EntryNotFoundError:
             return None
@@ -275,15 +288,32 @@ class HubModel:
             raise ModelNotFoundError(
                 f"{self.at}: the Hub does not give this model: {first_line(error)}"
             ) from None
+        if not isinstance(path, str):
+            return None
         if self.folder is None:
             self.folder = Path(path).parent
         return Path(path)
+
+    def answers(self, cached: bool) -> bool:
+        """Whether the Hub can be reached; asked again where it is given more time than before.
+
+        Args:
+            cached: the Hub's cache holds what is wanted, perhaps in an older version.
+        """
+        from huggingface_hub import constants
+
+        seconds = getattr(constants, "HF_HUB_ETAG_TIMEOUT", SECONDS)  # old versions have none
+        if cached and not os.environ.get("HF_HUB_ETAG_TIMEOUT"):
+            seconds = SECONDS_IF_CACHED
+        if not self.waited or (self.offline and self.waited < seconds):
+            self.offline, self.waited = why_unreachable(self.url, seconds), seconds
+        return not self.offline
 
     def has(self, file: str) -> bool:
         """Whether the model has a file, which is not fetched."""
         from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
-        if self.offline:
+        if not self.answers(cached=False):
             return self.folder is not None and (self.folder / file).is_file()
         try:
             url = hf_hub_url(self.name, file, revision=self.revision)
@@ -307,19 +337,19 @@ class HubModel:
         )
 
 
-def why_unreachable(url: str) -> str:
+def why_unreachable(url: str, seconds: float) -> str:
     """Why the Hub cannot be reached; '' if it answers, whatever it says.
 
     Args:
         url: of a file on the Hub, whose head is asked for.
+        seconds: for which its answer is waited for.
     """
     from huggingface_hub import constants
     from huggingface_hub.utils import get_session
 
-    seconds = SECONDS_TO_ANSWER
-    if os.environ.get("HF_HUB_ETAG_TIMEOUT"):
-        seconds = constants.HF_HUB_ETAG_TIMEOUT
-    reasons = [f"no answer within {seconds:g} s; HF_HUB_ETAG_TIMEOUT=10 waits longer"]
+    if constants.HF_HUB_OFFLINE:  # which old versions do not heed in all requests
+        return "HF_HUB_OFFLINE is set"
+    reasons = [f"no answer within {seconds:g} s; HF_HUB_ETAG_TIMEOUT=30 waits longer"]
     failures = hub_errors()
 
     def ask() -> None:
