@@ -249,7 +249,7 @@ def test_a_hub_that_is_out_of_order_has_the_usual_retries(folder, run):
         hub.ill = "fails"
         hub.asked.clear()
         assert "bert, 2 layers x 32" in run(hub.url, "load_model('org/tiny')")
-        assert {file for _, file in hub.asked} == {"config.json", "tokenizer.json"}
+        assert {file for _, file in hub.asked} == {"config.json"}  # the rest is in the cache
         message = error(run(hub.url, "load_model('org/tinny')"))
     assert "the Hub cannot be reached (" in message
     assert "503" in message
