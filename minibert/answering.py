@@ -12,6 +12,8 @@ from numbers import Real
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import numpy as np
+
 from minibert.errors import InputError
 from minibert.model import Model, load_model
 from minibert.options import check_count
@@ -48,6 +50,8 @@ class Options:
                 check_count(name, getattr(self, name), least)
         check_count("max_answer_length", self.max_answer_length, 1)
         check_number("null_score_diff_threshold", self.null_score_diff_threshold)
+        if not isinstance(self.align_to_words, bool | np.bool_):
+            raise InputError(f"align_to_words must be True or False, got {self.align_to_words!r}")
         if self.min_score is not None:
             check_number("min_score", self.min_score)
         if self.max_overlap is not None:

@@ -1,7 +1,7 @@
 """minibert: answer questions from a text with BERT, on this machine.
 
 Examples:
-  minibert answer "Who wrote it?" "The play was written by Ann Lee in 1990."
+  minibert answer "Who wrote the play?" "The play was written by Ann Lee in 1990."
   minibert answer "Who wrote it?" --file play.txt notes.txt --top-k 3
   cat play.txt | minibert answer "Who wrote it?" --json
   minibert answer --jsonl questions.jsonl --output answers.jsonl

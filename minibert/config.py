@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,8 +89,8 @@ class BertConfig:
                 f"the first position, pad_token_id + 1, must be below {positions}, got {first!r}"
             )
         eps = self.layer_norm_eps
-        if type(eps) not in (int, float) or not (math.isfinite(eps) and eps >= 0):
-            problems.append(f"layer_norm_eps must be a number of at least 0, got {eps!r}")
+        if type(eps) not in (int, float) or not 0 <= eps <= 1:
+            problems.append(f"layer_norm_eps must be a number from 0 to 1, got {eps!r:.80}")
         if self.hidden_act not in tuple(ACTIVATIONS):  # it may be unhashable
             problems.append(
                 f"hidden_act must be one of {', '.join(ACTIVATIONS)}, got {self.hidden_act!r}"

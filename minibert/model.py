@@ -12,12 +12,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from minibert.batches import pack
+import numpy as np
+
+from minibert.batches import Batch, pack
 from minibert.checkpoints.hub import ModelFiles, find_model, find_tokenizer
 from minibert.checkpoints.safetensors import open_checkpoint
 from minibert.config import BertConfig
 from minibert.encoder import begin_logits, qa_logits
-from minibert.errors import InputError, TokenizerError
+from minibert.errors import BackendError, InputError, TokenizerError
 from minibert.kernels.backend import Backend, get_backend
 from minibert.parameters import Parameters
 from minibert.reading import BATCH_TOKENS, GPU_BATCH_TOKENS, Example, Key, read_examples
@@ -134,7 +136,8 @@ class Model:
     def logits(self, windows: list[Window], trace: Trace | None = None) -> list[Logits]:
         """Run one packed batch: start and end logits [S] of each window."""
         batch = pack(windows)
-        return batch.split(qa_logits(batch, self.weights, self.config, self.kernels, trace))
+        logits = qa_logits(batch, self.weights, self.config, self.kernels, trace)
+        return self._split(batch, logits)
 
     def begin(self, windows: list[Window]) -> Callable[[], list[Logits]]:
         """Begin a packed batch; the function that comes back waits for what `logits` gives.
@@ -143,7 +146,20 @@ class Model:
         """
         batch = pack(windows)
         wait = begin_logits(batch, self.weights, self.config, self.kernels)
-        return lambda: batch.split(wait())
+        return lambda: self._split(batch, wait())
+
+    def _split(self, batch: Batch, logits: Logits) -> list[Logits]:
+        """The logits of each window.
+
+        Raises:
+            BackendError: they are not finite.
+        """
+        if not all(np.isfinite(part).all() for part in logits):
+            raise BackendError(
+                f"{self.name}: its logits are not finite numbers. The weights are damaged, or too "
+                f"large for {self.dtype}."
+            )
+        return batch.split(logits)
 
     def read(
         self,

@@ -254,8 +254,9 @@ def load_tokenizer(folder: Path, family: str = "bert") -> Tokenizer:
     # A vocab.txt is BERT's, whatever model it lies beside.
     usual = FAMILIES["bert" if file.name == "vocab.txt" else family]
     longest = settings.get("model_max_length")
+    said = isinstance(longest, int | float) and not isinstance(longest, bool)
     # transformers writes 1e30 for "no limit".
-    limit = int(longest) if isinstance(longest, int | float) and 0 < longest < 1e9 else None
+    limit = int(longest or 0) if said and 0 < (longest or 0) < 1e9 else None
     try:
         return Tokenizer(
             backend,

@@ -4,7 +4,8 @@ BERT reads at most 512 tokens at once, so a long text is read through overlappin
 
     [CLS] question [SEP] part of the text [SEP]
 
-In: the tokens of a question and of a text.  Out: `Window`s.  Next: minibert/batches.py.
+In: the tokens of a question and of a text.  Out: `Window`s.  Next: minibert/batches.py
+(reading.py decides which windows share a batch, model.py holds the steps together).
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ class Window:
     """
 
     input_ids: Ints  # [S]
-    token_type_ids: Ints  # [S] 0 up to the first [SEP], 1 after it
+    token_type_ids: Ints  # [S] 0 up to the first [SEP], then `Pair.text_type`
     context: Tokens  # the whole text, of which this window shows a part
     begin: int  # first token of the text that the window shows
     end: int  # one past the last

@@ -5,6 +5,7 @@ import math
 import multiprocessing
 import pickle
 import random
+import shutil
 import unicodedata
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import replace
@@ -12,6 +13,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from random_models import answer_with_the_embedded_model
+from safetensors.numpy import load_file, save_file
 
 from minibert import (
     Answer,
@@ -374,3 +376,20 @@ def test_a_question_answerer_can_be_pickled(tiny):
     question, text = "who ?", "the old captain sailed north"
     qa = pickle.loads(pickle.dumps(QuestionAnswerer(tiny)))
     assert qa.answer(question, text) == QuestionAnswerer(tiny).answer(question, text)
+
+
+@pytest.mark.parametrize("device", ["reference", "cpu"])
+def test_logits_that_are_not_finite_are_an_error(tiny_folder, tmp_path, device):
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_folder, folder)
+    tensors = load_file(folder / "model.safetensors")
+    name = "qa_outputs.weight"
+    save_file(tensors | {name: np.full_like(tensors[name], 3e38)}, folder / "model.safetensors")
+    with np.errstate(all="ignore"), pytest.raises(BackendError, match="not finite numbers"):
+        QuestionAnswerer(folder, device=device).answer("who sailed?", "ada lee sailed")
+
+
+@pytest.mark.parametrize("value", ["no", 1, None])
+def test_aligning_to_words_is_true_or_false(tiny, value):
+    with pytest.raises(InputError, match="align_to_words must be True or False"):
+        QuestionAnswerer(tiny, align_to_words=value)

@@ -551,3 +551,26 @@ def test_progress_is_drawn_on_a_terminal_and_answers_stay_clean(tiny_folder, tmp
     assert f"[{'#' * 20}] 3/3 questions" in drawn
     assert "/s" in drawn
     assert drawn.endswith("\n")
+
+
+def test_fields_whose_names_an_answer_takes_are_passed_on_under_others(run, tmp_path):
+    rows = [
+        {"question": QUESTION, "context": TEXT, "answer": "Ann", "error": "none"},
+        {"question": "", "context": TEXT, "answers": ["Ann"]},
+    ]
+    code, out, _ = run("--jsonl", lines_of(tmp_path / "in", rows), "--batch-size", "1")
+    good, bad = rows_of(out)
+    assert code == 1
+    assert (good["input_answer"], good["input_error"]) == ("Ann", "none")
+    assert "error" not in good
+    assert good["answer"]["score"]
+    assert bad["input_answers"] == ["Ann"]
+    assert "question" in bad["error"]
+
+
+def test_with_a_batch_of_one_each_line_is_answered_as_it_comes(program):
+    process = program("--jsonl", "-", "--batch-size", "1")
+    for _ in range(2):
+        process.stdin.write(GOOD + b"\n")
+        process.stdin.flush()
+        assert b"answer" in process.stdout.readline()

@@ -139,7 +139,10 @@ def check_target(target: Path, overwrite: bool) -> None:
     if not os.path.lexists(target):
         return
     if not overwrite:
-        raise InputError(f"{target}: is already there. Choose another folder, or overwrite it.")
+        raise InputError(
+            f"{target}: is already there. Choose another folder, or replace it with "
+            "overwrite=True (--overwrite)."
+        )
     if target.is_symlink() or not target.is_dir():
         raise InputError(f"{target}: is not a folder, so it is not overwritten")
     others = [

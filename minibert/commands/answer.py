@@ -49,8 +49,15 @@ def add_command(commands: Any) -> None:
         "--jsonl",
         metavar="FILE",
         help="answer many: each line an object with 'question' and 'context' (a text or a list of "
-        "texts); other fields are passed on; a row that cannot be answered gets an 'error' "
-        "instead; - for standard input",
+        "texts); other fields are passed on (as 'input_answer' and so on, where an answer takes "
+        "their name); a row that cannot be answered gets an 'error' instead; - for standard input",
+    )
+    answer.add_argument(
+        "--batch-size",
+        type=at_least(1),
+        metavar="N",
+        help="with --jsonl: at most so many questions wait for each other; 1 answers each line as "
+        "it comes (default: as many as fill a batch)",
     )
     answer.add_argument(
         "--strict", action="store_true", help="with --jsonl: stop at the first row with an error"
@@ -97,6 +104,12 @@ def add_command(commands: Any) -> None:
         type=at_least(1),
         metavar="N",
         help="longest window, in tokens (default: 384, or the model's limit)",
+    )
+    answer.add_argument(
+        "--max-question-length",
+        type=at_least(1),
+        metavar="N",
+        help="cut longer questions to so many tokens (default: never)",
     )
     answer.add_argument(
         "--doc-stride",
@@ -156,6 +169,8 @@ def check_usage(parser: argparse.ArgumentParser, args: argparse.Namespace) -> No
         parser.error("give the text once: as TEXT, with --file, or with --jsonl")
     if args.strict and args.jsonl is None:
         parser.error("--strict needs --jsonl")
+    if args.batch_size is not None and args.jsonl is None:
+        parser.error("--batch-size needs --jsonl")
     if args.overwrite and (args.jsonl is None or args.output is None):
         parser.error("--overwrite needs --jsonl and --output")
     if args.null_threshold != args.null_threshold:
@@ -227,6 +242,7 @@ def load_answerer(args: argparse.Namespace) -> QuestionAnswerer:
         null_score_diff_threshold=args.null_threshold,
         max_answer_length=args.max_answer_length,
         max_seq_length=args.max_seq_length,
+        max_question_length=args.max_question_length,
         doc_stride=args.doc_stride,
         align_to_words=args.align_to_words,
         max_overlap=args.max_overlap,

@@ -201,7 +201,7 @@ def answer_lines(
             waiting.append((number, digest(content), fields))
             yield example
 
-    for answers in qa.n_best_or_error(examples(), args.top_k):
+    for answers in qa.n_best_or_error(examples(), args.top_k, batch_size=args.batch_size):
         number, of_line, fields = waiting.popleft()
         if isinstance(answers, InputError):
             error = f"{args.jsonl}, line {number}: {answers}"
@@ -216,8 +216,8 @@ def parse_line(content: bytes) -> tuple[dict[str, Any], tuple[str, Context] | In
     """One question of a JSON-lines file.
 
     Returns:
-        All fields but the context, as far as they can be read; and the question and its context,
-        still unchecked, or why there are none.
+        All fields but the context, as far as they can be read, with another name where the answer
+        would take theirs; and the question and its context, still unchecked, or why there are none.
     """
     try:
         row = json.loads(
@@ -232,7 +232,11 @@ def parse_line(content: bytes) -> tuple[dict[str, Any], tuple[str, Context] | In
         return {}, InputError(f"is not JSON: {error}")
     if not isinstance(row, dict):
         return {}, InputError(f"must be an object, found {type(row).__name__}")
-    fields = {key: value for key, value in row.items() if key != "context"}
+    fields = {
+        f"input_{key}" if key in ("answer", "answers", "error") else key: value
+        for key, value in row.items()
+        if key != "context"
+    }
     for key in ("question", "context"):
         if key not in row:
             return fields, InputError(f"has no {key!r}; found {', '.join(row) or 'nothing'}")
