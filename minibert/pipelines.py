@@ -1,6 +1,6 @@
 """The other front door: `pipeline("question-answering")`, as transformers had it up to 5.2.
 
-Same arguments, defaults, inputs and outputs, and the same answers; README.md lists the few
+Same arguments, defaults, inputs and outputs, and the same answers; minibert/README.md lists the few
 differences.  Scores are products of probabilities; see `decode_probabilities` in spans.py.
 """
 

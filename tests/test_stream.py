@@ -214,7 +214,8 @@ def test_rows_are_taken_as_needed(tiny, contents):
             taken.append(number)
             yield number, content
 
-    rows = answer_lines(QuestionAnswerer(tiny), lines(), Namespace(jsonl="in", top_k=1, batch_size=None))
+    args = Namespace(jsonl="in", top_k=1, batch_size=None)
+    rows = answer_lines(QuestionAnswerer(tiny), lines(), args)
     for number, row in enumerate(islice(rows, 6_000), 1):
         assert row.digest == digest(contents[(number - 1) % len(contents)])
         assert len(taken) < number + 5_000
