@@ -19,6 +19,8 @@ PROGRAM = """
 import json, sys
 from minibert import MinibertError, convert, load_model, pipeline
 from minibert.checkpoints.hub import find_model, find_tokenizer
+
+pytestmark = pytest.mark.slow  # each test starts processes, and some wait for a Hub
 try:
     print(json.dumps(str(eval(sys.argv[1]))))
 except MinibertError as error:
@@ -242,7 +244,6 @@ def test_offline_nothing_is_asked_for(folder, run):
     assert "the Hub cannot be reached (HF_HUB_OFFLINE is set)" in message
 
 
-@pytest.mark.slow
 def test_a_hub_that_is_out_of_order_has_the_usual_retries(folder, run):
     with Hub({"org/tiny": folder}) as hub:
         run(hub.url, "load_model('org/tiny')")
