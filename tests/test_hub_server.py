@@ -15,12 +15,12 @@ from hub_server import COMMIT, Hub
 from random_models import write_model
 from test_hub import shard, use_pickle
 
+pytestmark = pytest.mark.slow  # each test starts processes, and some wait for a Hub
+
 PROGRAM = """
 import json, sys
 from minibert import MinibertError, convert, load_model, pipeline
 from minibert.checkpoints.hub import find_model, find_tokenizer
-
-pytestmark = pytest.mark.slow  # each test starts processes, and some wait for a Hub
 try:
     print(json.dumps(str(eval(sys.argv[1]))))
 except MinibertError as error:
