@@ -125,12 +125,12 @@ def pipeline(
     renamed = {ours: options.pop(theirs, None) for theirs, ours in RENAMED.items()}
     names = ("model", "tokenizer", *(pipeline.__kwdefaults__ or ()), *TAKEN, *RENAMED)
     _changed(PipelineOptions(), options, names)  # before a model is loaded
-    place = device_name(device)
+    on = device_name(device)
     loaded = load_model(
         model,
         tokenizer=tokenizer,
-        device=place,
-        dtype=dtype_name(renamed["dtype"] if dtype is None else dtype, place),
+        device=on,
+        dtype=dtype_name(renamed["dtype"] if dtype is None else dtype, on),
         num_threads=num_threads,
         revision=revision,
         token=renamed["token"] if token is None else token,
