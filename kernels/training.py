@@ -1,0 +1,101 @@
+"""What training computes with: each step forward and its gradient, as one plain table of functions.
+
+kernels/gradients.py is the definition and documents each function; kernels/cpu/training.py has the
+same names.  minibert/training/passes.py calls them: forward as minibert/encoder.py does, backward
+from the bottom up.
+
+A step forward returns a record; its `out` is what inference would return, and the rest is what its
+gradient needs.  Only functions of the same table can read its fields: a fast backend keeps arrays
+in its own form, and in memory that the next `begin` gives away again.
+
+A step `f` has the gradient `f_backward`.  It takes the gradient of the loss with respect to the
+step's output, then what the step took and returned, and adds to the arrays of `gradient`, which
+are laid out as the weights are.  It returns the gradient with respect to the step's input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any
+
+from minibert.arrays import Floats, Ints
+from minibert.parameters import Dense, Norm, Tables, Weights
+
+
+@dataclass(frozen=True)
+class Dropout:
+    """Which numbers a step sets to zero: the same ones forward and backward.
+
+    A number is dropped if a hash of its place and of `key` is below `rate`; so the choice depends
+    on neither threads nor on how a batch is cut.
+    """
+
+    rate: float  # chance of a number to become 0; the others are divided by 1 - rate
+    key: int  # 32 bits, of the seed, the training step, the layer and the place in it
+    first_token: int = 0  # number of the batch's first token in the whole training step
+
+
+@dataclass(frozen=True)
+class AdamW:
+    """The numbers of one optimizer step, for one part of the weights."""
+
+    learning_rate: float
+    beta1: float
+    beta2: float
+    eps: float
+    weight_decay: float
+    step: int  # from 1; corrects the averages' beginning at 0
+    scale: float = 1.0  # of the gradient: clipping, and one over the number of windows
+
+
+@dataclass(frozen=True)
+class TrainingKernels:
+    """The kernels that train, of one device."""
+
+    name: str
+    dtype: str  # in which it multiplies matrices
+    num_threads: int | None
+    # Weights as products read them, once and again after each step of the optimizer.
+    prepare: Callable[[Weights], Any]
+    refresh: Callable[[Any, Weights], None]
+    begin: Callable[[], None]  # before each batch: what the last one kept is no longer needed
+
+    # (input_ids, token_type_ids, position_ids, tables, eps, dropout) -> record
+    embed: Callable[[Ints, Ints, Ints, Any, float, Dropout | None], Any]
+    # (x, dense) -> record
+    linear: Callable[[Any, Any], Any]
+    # (qkv, cu_seqlens, num_heads, dropout) -> record
+    attention: Callable[[Any, Ints, int, Dropout | None], Any]
+    # (x, dense, residual, norm, eps, dropout) -> record
+    linear_add_norm: Callable[[Any, Any, Any, Any, float, Dropout | None], Any]
+    # (x, dense, activation) -> record
+    linear_activation: Callable[[Any, Any, str], Any]
+    # (x, head) -> start and end logits [T]
+    span_logits: Callable[[Any, Any], tuple[Floats, Floats]]
+
+    # (d_start, d_end, x, head, gradient) -> d_x [T, D]
+    span_logits_backward: Callable[[Floats, Floats, Any, Any, Dense], Any]
+    # (d_out, kept, x, dense, norm, gradient of dense, gradient of norm, dropout) -> d_x, d_residual
+    linear_add_norm_backward: Callable[..., tuple[Any, Any]]
+    # (d_out, kept, x, dense, activation, gradient, plus) -> d_x + plus
+    linear_activation_backward: Callable[[Any, Any, Any, Any, str, Dense, Any], Any]
+    # (d_out, kept, qkv, cu_seqlens, num_heads, dropout) -> d_qkv
+    attention_backward: Callable[[Any, Any, Any, Ints, int, Dropout | None], Any]
+    # (d_out, x, dense, gradient, plus) -> d_x + plus; plus may be None
+    linear_backward: Callable[[Any, Any, Any, Dense, Any], Any]
+    # (d_out, kept, input_ids, token_type_ids, position_ids, tables, gradient, dropout)
+    embed_backward: Callable[..., None]
+
+    # (weights, gradient, first, second, settings): all [N] float32; changes all but the gradient
+    adamw: Callable[[Floats, Floats, Floats, Floats, AdamW], None]
+    sum_of_squares: Callable[[Floats], float]  # [N] -> float64
+
+
+def training_table(
+    name: str, dtype: str, kernels: Any, num_threads: int | None = None
+) -> TrainingKernels:
+    """The table of the functions in a module or object that has them under the same names."""
+    own = ("name", "dtype", "num_threads")
+    found = {f.name: getattr(kernels, f.name) for f in fields(TrainingKernels) if f.name not in own}
+    return TrainingKernels(name, dtype, num_threads, **found)
