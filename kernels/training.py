@@ -20,7 +20,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from minibert.arrays import Floats, Ints
-from minibert.parameters import Dense, Norm, Tables, Weights
+from minibert.parameters import Dense, Weights
 
 
 @dataclass(frozen=True)
