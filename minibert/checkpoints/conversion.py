@@ -20,19 +20,20 @@ from safetensors.numpy import save_file
 from minibert.checkpoints.hub import TOKENIZER_FILES, ModelFiles, find_model
 from minibert.checkpoints.safetensors import open_checkpoint
 from minibert.checkpoints.torch_pickle import read_torch_file
+from minibert.checkpoints.vocabularies import load_tokenizer
 from minibert.config import BertConfig
 from minibert.errors import CheckpointError, InputError, ModelNotFoundError
 from minibert.families import FAMILIES, bert_name, family_name, wrapping
 from minibert.kernels.numbers import quantise_rows
 from minibert.options import STORED_DTYPES
 from minibert.parameters import full
-from minibert.tokenizer import load_tokenizer
 from minibert.weights import HEAD, LAYOUT, check_weights, expected_shapes, read_matrix
 
 # How names of files end that a model's folder holds; only such a folder is overwritten.
 MODEL_FILES = (
     *("config.json", ".safetensors", ".safetensors.index.json", ".bin", "vocab.txt", "README.md"),
     *("vocab.json", "merges.txt", "tokenizer.json", "special_tokens_map.json", "added_tokens.json"),
+    *("sentencepiece.bpe.model", "spiece.model"),
 )
 
 
