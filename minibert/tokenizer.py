@@ -9,13 +9,16 @@ In: a question or a text.  Out: `Tokens`.  Next: minibert/windows.py.
 
 from __future__ import annotations
 
+import re
+import unicodedata
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import tokenizers
-from tokenizers import models
+from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 from minibert.arrays import Ints
 from minibert.config import BertConfig
@@ -24,6 +27,7 @@ from minibert.recent import Recent
 from minibert.reprs import short_repr
 
 MOST_ROUNDING = 128  # trainers round embedding tables up to a multiple of so many rows
+WORD = re.compile("[^ \t\r\n\u202f]+")  # what run_squad.py takes for a word
 MOST_UNKNOWN = 3  # one token in so many may be unknown before there is a warning
 FEWEST_TOKENS = 20  # of a text whose unknown tokens are counted; a name or two prove nothing
 
@@ -101,6 +105,7 @@ class Tokenizer:
         self.unknown_id = backend.token_to_id(unk_token)
         self.warned = False
         self.encode = Recent(self._encode, len)
+        self.encode_words = Recent(self._encode_words, len)
         self._names: dict[int, str] | None = None  # made when first asked for
         self._arguments = (backend, cls_token, sep_token, model_max_length, unk_token, name)
 
@@ -118,11 +123,6 @@ class Tokenizer:
         return self.pair.cls_id
 
     @property
-    def has_word_pieces(self) -> bool:
-        """Whether the tokens are BERT's: parts of words, of which the later ones begin with ##."""
-        return isinstance(self.backend.model, models.WordPiece)
-
-    @property
     def vocab_size(self) -> int:
         """Rows of the vocabulary, added tokens included."""
         return int(self.backend.get_vocab_size(with_added_tokens=True))
@@ -133,23 +133,57 @@ class Tokenizer:
         Raises:
             InputError: the text holds half of a surrogate pair, which is no character.
         """
+        encoding = self._split(text, text)
+        words = [-1 if word is None else word for word in encoding.word_ids]
+        tokens = Tokens(
+            text=text,
+            ids=np.array(encoding.ids, np.int32),
+            offsets=np.array(encoding.offsets, np.int32).reshape(-1, 2),
+            words=np.array(words, np.int32),
+        )
+        self._check_known(tokens.ids)
+        return tokens
+
+    def _encode_words(self, text: str) -> Tokens:
+        """Split each word of `text` by itself, as if a space stood before it.
+
+        So run_squad.py does it.  It differs from `encode` where tokens hold spaces: "Ada" at the
+        beginning of a text is then the same token as behind another word.
+
+        Raises:
+            InputError: the text holds half of a surrogate pair, which is no character.
+
+        Source: `squad_convert_example_to_features` in transformers 4.57.6.
+        """
+        if isinstance(self.backend.model, models.WordPiece):  # it looks at words one by one
+            return self.encode(text)
+        places = [match.span() for match in WORD.finditer(text)]
+        spaces = ["" if text[begin].isspace() else " " for begin, _ in places]
+        parts = [f"{space}{text[a:b]}" for space, (a, b) in zip(spaces, places, strict=True)]
+        encoding = self._split(text, parts)
+        words = np.array(encoding.word_ids, np.int32)
+        begins = np.array([begin for begin, _ in places], np.int32)
+        shifts = begins - np.array([len(space) for space in spaces], np.int32)
+        offsets = np.array(encoding.offsets, np.int32).reshape(-1, 2) + shifts[words][:, None]
+        return Tokens(
+            text=text,
+            ids=np.array(encoding.ids, np.int32),
+            offsets=np.maximum(offsets, begins[words][:, None]),
+            words=words,
+        )
+
+    def _split(self, text: str, given: str | Sequence[str]) -> tokenizers.Encoding:
+        """The tokens of a text, given whole or as its words."""
         try:
-            encoding = self.backend.encode(text, add_special_tokens=False)
+            return self.backend.encode(
+                given, is_pretokenized=not isinstance(given, str), add_special_tokens=False
+            )
         except (UnicodeError, TypeError) as error:
             at = next((i for i, c in enumerate(text) if "\ud800" <= c <= "\udfff"), None)
             reason = (
                 f"character {at} is the lone surrogate {text[at]!r}" if at is not None else error
             )
             raise InputError(f"the text cannot be split into tokens: {reason}") from None
-        words = [-1 if word is None else word for word in encoding.word_ids]
-        ids = np.array(encoding.ids, np.int32)
-        self._check_known(ids)
-        return Tokens(
-            text=text,
-            ids=ids,
-            offsets=np.array(encoding.offsets, np.int32).reshape(-1, 2),
-            words=np.array(words, np.int32),
-        )
 
     def _check_known(self, ids: Ints) -> None:
         """Warn, once a tokenizer, of a text that the vocabulary mostly knows nothing of."""
@@ -167,17 +201,36 @@ class Tokenizer:
         )
 
     def basic_words(self, text: str) -> list[str]:
-        """The words and punctuation marks of `text`, before words are split into pieces.
+        """The words and punctuation marks of `text`, as BERT has them before it makes word pieces.
 
         In lower case and without accents, if the model's tokens are.
 
-        Source: `BasicTokenizer` in google-research/bert tokenization.py.
+        Source: `BasicTokenizer` in google-research/bert tokenization.py; where the model has other
+        tokens than word pieces, as in transformers 4.57.6.
         """
-        if self.backend.normalizer is not None:
-            text = self.backend.normalizer.normalize_str(text)
-        if self.backend.pre_tokenizer is None:
+        normalizer, splitter = self.backend.normalizer, self.backend.pre_tokenizer
+        if not isinstance(self.backend.model, models.WordPiece):
+            lowers = normalizer is not None and normalizer.normalize_str("A") == "a"
+            normalizer = normalizers.BertNormalizer(lowercase=lowers)
+            splitter = pre_tokenizers.BertPreTokenizer()
+            text = unicodedata.normalize("NFC", text)
+        if normalizer is not None:
+            text = normalizer.normalize_str(text)
+        if splitter is None:
             return text.split()
-        return [word for word, _ in self.backend.pre_tokenizer.pre_tokenize_str(text)]
+        return [word for word, _ in splitter.pre_tokenize_str(text)]
+
+    def plain_text(self, ids: Ints) -> str:
+        """What tokens stand for, as far as their names tell, with one space between words."""
+        names = self.names(ids)
+        if isinstance(self.backend.model, models.WordPiece):
+            text = " ".join(names).replace(" ##", "")
+        elif self.backend.decoder is not None:
+            text = self.backend.decoder.decode(names)
+        else:
+            spaces = isinstance(self.backend.model, models.Unigram)
+            text = (decoders.Metaspace() if spaces else decoders.ByteLevel()).decode(names)
+        return " ".join(text.split())
 
     def names(self, ids: Ints) -> list[str]:
         """The vocabulary's names of tokens: "##" begins what continues a word."""
