@@ -22,6 +22,7 @@ from minibert.kernels.reference import ERF_P, ERF_Q
 
 from .activations import ACTIVATIONS, clip, exp2, logistic, polynomial
 from .attention import transpose as transpose_square
+from .records import DROPOUT
 from .rows import store_as
 from .simd import F32, I16, I32, I64, Code, Value
 from .targets import SIZES
@@ -167,6 +168,94 @@ def scatter(
         code.elements(count, some)
 
     code.loop(0, tokens, 1, row)
+
+
+# ---------------------------------------------------------------- dropout
+
+
+def scramble(code: Code, x: Value) -> Value:
+    """Turn int32 into others; see kernels/gradients.py."""
+    x = (x ^ x.shift_unsigned(16)) * (0x85EBCA6B - 2**32)
+    x = (x ^ x.shift_unsigned(13)) * (0xC2B2AE35 - 2**32)
+    return x ^ x.shift_unsigned(16)
+
+
+def drop(
+    code: Code,
+    x: Value,
+    x_stride: Value,
+    rows: Value,
+    width: Value,
+    out: Value,
+    out_stride: Value,
+    place: Value,
+    row_step: Value,
+    column_step: Value,
+    dropout: Value,
+    *,
+    kind: str,
+    to: str,
+) -> None:
+    """Set some numbers of each row to 0, and multiply the others; what is 0 stays 0.
+
+    Args:
+        code: where to write.
+        x: address of the first row.
+        x_stride: bytes from row to row.
+        rows: how many.
+        width: columns, whole vectors.
+        out: where the result goes; may be x.
+        out_stride: bytes from row to row.
+        place: number of the first row's first place.
+        row_step: how much the places of the next row are higher.
+        column_step: how much that of the next column is higher.
+        dropout: address of a records.DROPOUT.
+        kind: how x is kept.
+        to: how the result is kept.
+    """
+    key, bound, scale = (
+        code.load_one(dropout + DROPOUT.fields[name][1], of)  # type: ignore[index]
+        for name, of in (("key", I32), ("bound", I32), ("scale", F32))
+    )
+    lanes = code.constant(0, code.vector_type(I32))
+    lanes = Value(code, type(lanes.llvm)(lanes.type, list(range(code.lanes))))
+    steps = lanes * code.splat(code.cast("trunc", column_step, I32))
+
+    def row(i: Value, _: list[Value]) -> None:
+        first = place + i * row_step
+
+        def some(k: Value, _: list[Value]) -> None:
+            number = code.cast("trunc", first + k * column_step, I32) + key
+            # The comparison is one of signed numbers, and so both are lowered by 2^31.
+            mixed = scramble(code, steps + code.splat(number)) ^ -(2**31)
+            y = load_as(code, x + i * x_stride + k * SIZES[kind], kind) * code.splat(scale)
+            y = code.select(mixed < code.splat(bound), 0.0, y)
+            store_as(code, y, out + i * out_stride + k * SIZES[to], to)
+
+        code.loop(0, width, code.lanes, some)
+
+    code.loop(0, rows, 1, row)
+
+
+def add_rows(
+    code: Code,
+    x: Value,
+    x_stride: Value,
+    rows: Value,
+    width: Value,
+    other: Value,
+    other_stride: Value,
+) -> None:
+    """Add float32 rows to others, in place: x += other."""
+
+    def row(i: Value, _: list[Value]) -> None:
+        def some(k: Value, _: list[Value]) -> None:
+            at = x + i * x_stride + k * 4
+            code.store(code.load(at) + code.load(other + i * other_stride + k * 4), at)
+
+        code.loop(0, width, code.lanes, some)
+
+    code.loop(0, rows, 1, row)
 
 
 # ---------------------------------------------------------------- activations
@@ -584,38 +673,49 @@ def softmax_backward(
 
 
 def sum_of_squares(code: Code, x: Value, count: Value, out: Value) -> None:
-    """Out = the sum of x^2, float32; the count is a multiple of the lanes."""
+    """Out = the sum of x^2 over `count` numbers, float32."""
+    whole = count & -code.lanes
 
     def some(k: Value, sums: list[Value]) -> list[Value]:
         number = code.load(x + k * 4)
         return [code.fma(number, number, sums[0])]
 
-    total = code.loop(0, count, code.lanes, some, [code.vector(0.0)])[0]
-    code.store(code.reduce(total, Value.__add__), out)
+    def one(k: Value, sums: list[Value]) -> list[Value]:
+        number = code.load_one(x + k * 4)
+        return [code.fma(number, number, sums[0])]
+
+    total = code.loop(0, whole, code.lanes, some, [code.vector(0.0)])[0]
+    last = code.loop(whole, count, 1, one, [code.reduce(total, Value.__add__)])[0]
+    code.store(last, out)
 
 
 def adamw(
-    code: Code, weights: Value, gradient: Value, first: Value, second: Value, count: Value,
+    code: Code,
+    weights: Value,
+    gradient: Value,
+    first: Value,
+    second: Value,
+    count: Value,
     settings: Value,
-) -> None:  # fmt: skip
-    """One step of AdamW on `count` numbers, a multiple of the lanes.
+) -> None:
+    """One step of AdamW on `count` numbers.
 
     The settings are float32: scale of the gradient, beta1, 1 - beta1, beta2, 1 - beta2, the factor
     of weights (1 - rate * decay), rate / correction of the first moment, one over the root of the
     second's correction, eps.
     """
     scale, beta1, rest1, beta2, rest2, keep, rate, root, eps = (
-        code.broadcast(settings + 4 * i) for i in range(9)
+        code.load_one(settings + 4 * i) for i in range(9)
     )
 
-    def some(k: Value, _: list[Value]) -> None:
+    def some(k: Value, load: Callable[..., Value]) -> None:
         at = k * 4
-        g = code.load(gradient + at) * scale
-        m = code.fma(code.load(first + at), beta1, g * rest1)
-        v = code.fma(code.load(second + at), beta2, g * g * rest2)
+        g = load(gradient + at) * scale
+        m = code.fma(load(first + at), beta1, g * rest1)
+        v = code.fma(load(second + at), beta2, g * g * rest2)
         code.store(m, first + at)
         code.store(v, second + at)
-        step = rate * m / code.fma(code.sqrt(v), root, eps)
-        code.store(code.load(weights + at) * keep - step, weights + at)
+        step = m * rate / code.fma(code.sqrt(v), root, eps)
+        code.store(load(weights + at) * keep - step, weights + at)
 
-    code.loop(0, count, code.lanes, some)
+    code.elements(count, some)

@@ -153,6 +153,11 @@ JOBS = {
 
 CHUNK = 4096  # numbers whose squares are summed together
 
+# What is dropped: whether anything is; the number of the batch's first token; H; the key; the bound
+# below which a hash is dropped, minus 2^31; what the others are multiplied by.
+DROPOUT = record("on", "first_token", "heads", "key", "bound", ("scale", np.dtype(np.float32)))
+DROP: Field = ("dropout", DROPOUT)
+
 # Half of a dense layer's gradient, that of the weights: rows of the output's gradient across, the
 # input in panels; where sums of columns and the gradient go; and the tasks of both stages.
 WEIGHT_GRADIENT = record(
@@ -187,21 +192,24 @@ OPERAND = ("operand", ROWS)
 
 # Entry of the training program -> its job.
 TRAINING_JOBS = {
-    "embed": job(*IDS, ("tables", TABLES), EPS, *NORMAL, OUT, OPERAND),
+    "embed": job(*IDS, ("tables", TABLES), EPS, *NORMAL, OUT, OPERAND, DROP),
     "linear": job(("dense", DENSE), X, OUT),
     "linear_activation": job(("dense", DENSE), "activation", X, ("before", ROWS), OUT),
-    "linear_add_norm": job(("dense", DENSE), EPS, X, RESIDUAL_ROWS, *NORMAL, OUT, OPERAND),
-    "attention": job("hidden", "head_size", "tokens", QKV_ROWS, CONTEXT, "kept"),
+    "linear_add_norm": job(
+        ("dense", DENSE), EPS, X, RESIDUAL_ROWS, *NORMAL, OUT, OPERAND, DROP
+    ),
+    "attention": job("hidden", "head_size", "tokens", QKV_ROWS, CONTEXT, "kept", DROP),
     "span_logits": job("head", "hidden", X, "start_logits", "end_logits"),
     "span_logits_backward": job("head", "hidden", X, OUT, "d_start", "d_end", "sums"),
     "linear_backward": job(*DENSE_BACKWARD),
     "linear_activation_backward": job(*DENSE_BACKWARD, "activation", ("before", ROWS)),
-    "linear_add_norm_backward": job(*DENSE_BACKWARD, *NORMAL, ("d_sum", ROWS), "sums"),
+    "linear_add_norm_backward": job(*DENSE_BACKWARD, *NORMAL, ("d_sum", ROWS), "sums", DROP),
     "attention_backward": job(
-        "hidden", "head_size", "tokens", QKV_ROWS, CONTEXT, "kept", ("d_context", ROWS), OUT
+        "hidden", "head_size", "tokens", QKV_ROWS, CONTEXT, "kept", ("d_context", ROWS), OUT,
+        DROP,
     ),
     "embed_backward": job(*IDS, "tokens", "hidden", *NORMAL, ("d_sum", ROWS), "sums",
-        "column_tasks", "column_task_count", "words", "token_types", "positions",
+        "column_tasks", "column_task_count", "words", "token_types", "positions", DROP,
     ),
     "pack": job(
         ("weights", ROWS), ("narrow", ROWS), "out", "into", "forward", "forward_bytes", "backward",

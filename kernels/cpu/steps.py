@@ -234,8 +234,13 @@ def write_span_logits(target: Target) -> Any:
 # ---------------------------------------------------------------- attention
 
 
-def write_attention(dtype: str, target: Target) -> Any:
-    """Attention of one head, window and some queries; see attention.py."""
+def write_attention(dtype: str, target: Target, drop: Any = None) -> Any:
+    """Attention of one head, window and some queries; see attention.py.
+
+    In training `drop` sets some of the probabilities to 0: drop(probs, queries, their first row,
+    task, dropout).
+    """
+    drops = drop is not None
     panel, high = target.panel, target.tile_rows[0]
     kind, inner = target.attention(dtype), target.inner(dtype)
     size, inner_size = SIZES[kind], SIZES[inner]
@@ -276,11 +281,11 @@ def write_attention(dtype: str, target: Target) -> Any:
             d += panel
 
     @jit
-    def attention(qkv, task, hidden, width, out, kept, tokens, thread):
+    def attention(qkv, task, hidden, width, out, kept, tokens, dropout, thread):
         """What some queries of a head read from their window; heads are `width` wide.
 
         Training keeps what the rows of the softmax were shifted and multiplied by, at the address
-        `kept`: [H, 2, tokens] float32.  Else it is 0.
+        `kept`, [H, 2, tokens] float32, and drops some of the probabilities; else these are 0.
         """
         first = rows_of(qkv, task.begin, task.length)
         query = first.address + task.head * width * size
@@ -295,6 +300,8 @@ def write_attention(dtype: str, target: Target) -> Any:
                 shifts = kept + (2 * task.head * tokens + task.begin + i) * 4
                 inverses = shifts + tokens * 4
             softmax(thread.scores, count, task.length, width, thread.probs, shifts, inverses)
+            if drops:
+                drop(thread.probs, count, i, task, dropout)
             to = rows_of(out, task.begin + i, count)
             of_head = Rows(to.address + task.head * width * inner_size, to.stride, count)
             read(width, task.length, of_head, inverses, thread)

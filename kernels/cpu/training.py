@@ -260,6 +260,15 @@ class Call:
         self.record[f"{name}_task_count"] = len(tasks)
         self.tasks = max(self.tasks, len(tasks))
 
+    def set_dropout(self, dropout: Dropout | None, heads: int = 1) -> None:
+        """Say what is dropped."""
+        if dropout is None or not dropout.rate:
+            return
+        record = self.record["dropout"]
+        record["on"], record["first_token"], record["heads"] = 1, dropout.first_token, heads
+        record["key"], record["bound"] = dropout.key, int(dropout.rate * 2**32) - 2**31
+        record["scale"] = 1 / (1 - dropout.rate)
+
     @property
     def threads(self) -> int:
         """How many take part, at most."""
@@ -375,6 +384,7 @@ class Kernels:
         self._set_ids(call, input_ids, token_type_ids, position_ids)
         self._set_norm(call, kept, tables.norm, eps)
         call.put(out=kept.out, operand=kept.operand)
+        call.set_dropout(dropout)
         return self._by_rows(call, len(input_ids), kept)
 
     def linear(self, x: Any, dense: TrainedDense) -> Linear:
@@ -412,6 +422,7 @@ class Kernels:
         call.record["dense"] = dense.record
         self._set_norm(call, kept, norm, eps)
         call.put(x=x.operand, residual=residual.out, out=kept.out, operand=kept.operand)
+        call.set_dropout(dropout)
         return self._by_rows(call, tokens, kept)
 
     def attention(
@@ -423,6 +434,7 @@ class Kernels:
         # Vectors of them are read beyond the last token, too.
         rows = self.workspace.keep(1, 2 * num_heads * tokens + 64, "float32")
         call = self._attention("attention", qkv, out, rows, cu_seqlens, num_heads)
+        call.set_dropout(dropout, num_heads)
         self._run(call, longest(cu_seqlens), hidden // num_heads)
         return Attended(out, rows)
 
@@ -473,12 +485,13 @@ class Kernels:
         """See gradients.linear_add_norm_backward; what is returned second is d_out, changed."""
         tokens, hidden = len(d_out), dense.out
         d_sum = d_out
-        if self.operand != "float32":
+        if self.operand != "float32" or dropout is not None:
             d_sum = self.workspace.borrow("d_sum", tokens, hidden, self.operand)
         d_x = self.workspace.borrow("d_inner", tokens, dense.into, self.kind)
         call = Call(self, "linear_add_norm_backward")
         self._set_norm(call, kept, norm)
         call.put(d_sum=d_out)
+        call.set_dropout(dropout)
         sums = self._set_sums(call, tokens, hidden)
         self._dense_backward(call, d_sum, x, dense, gradient, QKV, d_x, d_x)
         add_norm(sums, norm_gradient)
@@ -517,6 +530,7 @@ class Kernels:
             "attention_backward", qkv, kept.operand, kept.rows, cu_seqlens, num_heads
         )
         call.put(d_context=d_out, out=out)
+        call.set_dropout(dropout, num_heads)
         self._run(call, longest(cu_seqlens), hidden // num_heads)
         return out
 
@@ -549,6 +563,7 @@ class Kernels:
         self._set_ids(call, input_ids, token_type_ids, position_ids)
         self._set_norm(call, kept, tables.norm)
         call.put(d_sum=d_out)
+        call.set_dropout(dropout)
         call.record["hidden"], call.record["tokens"] = hidden, tokens
         sums = self._set_sums(call, tokens, hidden)
         call.set_tasks("column", blocks(hidden, COLUMNS))

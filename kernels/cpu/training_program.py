@@ -14,7 +14,7 @@ from . import attention as heads
 from . import gemm, gradients, rows
 from .pointers import address_of, at
 from .program import by_rows
-from .records import CHUNK, QKV, RESIDUAL, TILE_TASK
+from .records import CHUNK, PLAIN, QKV, RESIDUAL, TILE_TASK
 from .schedule import attention_task_at, row_task_at
 from .simd import jit
 from .steps import (
@@ -54,6 +54,22 @@ def write_training_program(dtype: str, target: Target) -> dict[str, Any]:
     }
 
 
+def write_drop(target: Target, kind: str, to: str) -> Any:
+    """Dropout of hidden states that are kept as `kind`: drop(x, first row, width, dropout, out)."""
+    panel = target.panel
+    drop_rows = kernel(f"drop_{kind}_{to}", gradients.drop, target, kind=kind, to=to)
+
+    @jit
+    def drop(x, begin, width, dropout, out):
+        place = (dropout.first_token + begin) * width
+        drop_rows(
+            x.address, x.stride, x.count, padded(width, panel), out.address, out.stride, place,
+            width, 1, address_of(dropout, "on"),
+        )  # fmt: skip
+
+    return drop
+
+
 def write_forward(dtype: str, target: Target) -> dict[str, Any]:
     """The steps forward that go by rows."""
     panel, kind, operand = target.panel, target.attention(dtype), target.operand(dtype)
@@ -61,6 +77,9 @@ def write_forward(dtype: str, target: Target) -> dict[str, Any]:
     embed_sum, score = write_embed_sum(target), write_span_logits(target)
     layer_norm = kernel("layer_norm_kept", gradients.layer_norm_kept, target, to=operand)
     activate = kernel("activate", gradients.activate, target, kind=kind, to=operand)
+    drop = write_drop(target, "float32", "float32")
+    narrow = kernel("narrow_rows", rows.narrow, target, to=operand)
+    add_rows = kernel("add_rows", gradients.add_rows, target)
 
     @jit
     def normalise(job, block, hidden):
@@ -80,7 +99,13 @@ def write_forward(dtype: str, target: Target) -> dict[str, Any]:
             job.input_ids + ids, job.token_type_ids + ids, job.position_ids + ids, job.tables,
             rows_of(job.normal, block.begin, block.count),
         )  # fmt: skip
-        normalise(job, block, job.tables.hidden)
+        hidden = job.tables.hidden
+        normalise(job, block, hidden)
+        if job.dropout.on:
+            out = rows_of(job.out, block.begin, block.count)
+            to = rows_of(job.operand, block.begin, block.count)
+            drop(out, block.begin, hidden, job.dropout, out)
+            narrow(out.address, out.stride, out.count, padded(hidden, panel), to.address, to.stride)
 
     @jit
     def linear(job, block, thread):
@@ -103,7 +128,16 @@ def write_forward(dtype: str, target: Target) -> dict[str, Any]:
         x = rows_of(job.x, block.begin, block.count)
         z = rows_of(job.normal, block.begin, block.count)
         residual = rows_of(job.residual, block.begin, block.count)
-        multiply(x, job.dense, RESIDUAL, residual, z, thread)
+        if job.dropout.on:
+            width = job.dense.out
+            multiply(x, job.dense, PLAIN, residual, z, thread)
+            drop(z, block.begin, width, job.dropout, z)
+            add_rows(
+                z.address, z.stride, z.count, padded(width, panel), residual.address,
+                residual.stride,
+            )  # fmt: skip
+        else:
+            multiply(x, job.dense, RESIDUAL, residual, z, thread)
         normalise(job, block, job.dense.out)
 
     @jit
@@ -212,6 +246,7 @@ def write_backward(dtype: str, target: Target) -> dict[str, Any]:
     layer_norm_backward = kernel(
         "layer_norm_backward", gradients.layer_norm_backward, target, to=operand
     )
+    drop = write_drop(target, "float32", operand)
     score_backward = kernel("span_logits_backward", gradients.span_logits_backward, target)
 
     @jit
@@ -255,7 +290,11 @@ def write_backward(dtype: str, target: Target) -> dict[str, Any]:
             i = task_number(thread)
             block = row_task_at(job.row_tasks, i)
             width = job.dense.into
-            norm_backward(job, block, i, width, rows_of(job.d_out, block.begin, block.count))
+            d_out = rows_of(job.d_out, block.begin, block.count)
+            norm_backward(job, block, i, width, d_out)
+            if job.dropout.on:
+                d_sum = rows_of(job.d_sum, block.begin, block.count)
+                drop(d_sum, block.begin, width, job.dropout, d_out)
             input_gradient(job, block, thread)
         weight_gradient(job, thread, job.d_out)
         leave(job, thread, slot)
@@ -305,6 +344,7 @@ def write_embed_backward(dtype: str, target: Target) -> dict[str, Any]:
         "embed_norm_backward", gradients.layer_norm_backward, target, to="float32"
     )
     scatter = kernel("scatter", gradients.scatter, target)
+    drop = write_drop(target, "float32", "float32")
 
     @jit
     def embed_backward(job, slot):
@@ -314,6 +354,8 @@ def write_embed_backward(dtype: str, target: Target) -> dict[str, Any]:
             i = task_number(thread)
             block = row_task_at(job.row_tasks, i)
             d = rows_of(job.d_sum, block.begin, block.count)
+            if job.dropout.on:
+                drop(d, block.begin, job.hidden, job.dropout, d)
             normal = rows_of(job.normal, block.begin, block.count)
             layer_norm_backward(
                 d.address, d.stride, d.count, job.hidden, job.norm, normal.address, normal.stride,
@@ -342,7 +384,24 @@ def write_attention(dtype: str, target: Target) -> dict[str, Any]:
     kind, inner = target.attention(dtype), target.operand(dtype)
     size, inner_size = SIZES[kind], SIZES[inner]
     per, lanes = 4 // size, target.lanes
-    step_attention = write_attention_step(dtype, target)
+    drop_numbers = kernel(
+        "drop_float32_float32", gradients.drop, target, kind="float32", to="float32"
+    )
+    drop_probs = kernel(f"drop_{kind}_{kind}", gradients.drop, target, kind=kind, to=kind)
+
+    @jit
+    def drop_of_queries(probs, count, first, task, dropout):
+        """Drop probabilities: rows are queries, columns keys; see gradients.pair_places."""
+        if dropout.on:
+            heads = dropout.heads
+            place = (dropout.first_token + task.begin + first) * heads + task.head
+            width = padded(task.length, panel)
+            drop_probs(
+                probs, width * size, count, width, probs, width * size, place * 512, heads * 512,
+                1, address_of(dropout, "on"),
+            )  # fmt: skip
+
+    step_attention = write_attention_step(dtype, target, drop_of_queries)
     product = kernel("read", gemm.product, target, name="read_tile", operand=kind, from_zero=True)
     pack_keys = kernel("pack_keys", heads.pack_keys, target, dtype=kind)
     pack_values = kernel("pack_values", heads.pack_values, target, dtype=kind)
@@ -358,7 +417,15 @@ def write_attention(dtype: str, target: Target) -> dict[str, Any]:
         while next_task(job, thread):
             task = attention_task_at(job.attention_tasks, task_number(thread))
             step_attention(
-                job.qkv, task, job.hidden, job.head_size, job.context, job.kept, job.tokens, thread
+                job.qkv,
+                task,
+                job.hidden,
+                job.head_size,
+                job.context,
+                job.kept,
+                job.tokens,
+                job.dropout,
+                thread,
             )
         leave(job, thread, slot)
 
@@ -435,12 +502,26 @@ def write_attention(dtype: str, target: Target) -> dict[str, Any]:
                 length,
                 thread.d_probs,
             )
+            # The places of pairs: rows are keys here, and columns queries.
+            heads, columns = job.dropout.heads, padded(length, panel)
+            place = (job.dropout.first_token + task.begin) * heads + task.head
+            place = place * 512 + done
+            if job.dropout.on:
+                drop_numbers(
+                    thread.d_probs, columns * 4, count, columns, thread.d_probs, columns * 4,
+                    place, 1, heads * 512, address_of(job.dropout, "on"),
+                )  # fmt: skip
             softmax_backward(
                 thread.scores, thread.d_probs, count, length, width, shifts,
                 shifts + job.tokens * 4, thread.deltas, thread.probs, scores.address,
                 scores.stride,
             )  # fmt: skip
-            probs = Rows(thread.probs, padded(length, panel) * size, count)
+            if job.dropout.on:
+                drop_probs(
+                    thread.probs, columns * size, count, columns, thread.probs, columns * size,
+                    place, 1, heads * 512, address_of(job.dropout, "on"),
+                )  # fmt: skip
+            probs = Rows(thread.probs, columns * size, count)
             read(
                 probs,
                 thread.gradient,
