@@ -137,4 +137,11 @@ def get_training_kernels(
     kind, _ = check_device(device, dtype, num_threads)
     if kind == "reference":
         return REFERENCE
-    raise BackendError("device 'cpu' does not train yet. Use device='reference'.")
+    # Here: LLVM takes a tenth of a second to import, and the reference does not need it.
+    from .cpu.pool import MOST_THREADS, default_threads
+    from .cpu.targets import find_target
+    from .cpu.training import Kernels
+
+    threads = min(int(num_threads or default_threads()), MOST_THREADS)
+    dtype = dtype or "float32"
+    return training_table("cpu", dtype, Kernels(dtype, find_target(), threads), threads)
