@@ -6,6 +6,7 @@ Examples:
   cat play.txt | minibert answer "Who wrote it?" --json
   minibert answer --jsonl questions.jsonl --output answers.jsonl
   minibert evaluate --data dev-v2.0.json --report report.html
+  minibert train --data train-v2.0.json --model base_folder --output-dir trained
   minibert convert old_model_folder new_folder
   minibert doctor
 """
@@ -24,11 +25,11 @@ from typing import Any
 
 from minibert import __version__
 from minibert import progress as progress_module
-from minibert.commands import answer, compare, convert, doctor, evaluate, warmup
+from minibert.commands import answer, compare, convert, doctor, evaluate, train, warmup
 from minibert.errors import MinibertError
 from minibert.progress import say
 
-COMMANDS = (answer, evaluate, compare, convert, doctor, warmup)
+COMMANDS = (answer, evaluate, compare, train, convert, doctor, warmup)
 
 
 class Terminated(KeyboardInterrupt):

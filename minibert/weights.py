@@ -64,8 +64,15 @@ def expected_shapes(config: BertConfig) -> dict[str, tuple[int, ...]]:
     return shapes | {"qa_outputs.weight": (2, d), "qa_outputs.bias": (2,)}
 
 
-def check_weights(checkpoint: Checkpoint, config: BertConfig) -> dict[str, str]:
+def check_weights(
+    checkpoint: Checkpoint, config: BertConfig, needs_head: bool = True
+) -> dict[str, str]:
     """Compare a weights file with its config; report every difference at once.
+
+    Args:
+        checkpoint: the file.
+        config: what it should hold.
+        needs_head: whether the question-answering head must be there too.
 
     Returns:
         BERT's name -> the file's name, for every expected array.  What else is in the file (a
@@ -97,13 +104,16 @@ def check_weights(checkpoint: Checkpoint, config: BertConfig) -> dict[str, str]:
         if plain in names:
             problems.append(f"twice: {names[plain]} and {name} are the same array")
         names[plain] = name
-    if names and not any(name in names for name in HEAD):
+    headless = bool(names) and not any(name in names for name in HEAD)
+    if headless and needs_head:
         raise CheckpointError(
             f"{checkpoint.path}: this BERT has no question-answering head ('qa_outputs.weight' is "
             "missing). Use a model that was fine-tuned on SQuAD or a similar data set."
         )
     scales = {plain: name for name, plain in plain_names.items() if plain.endswith(".scale")}
     for name, shape in expected.items():
+        if headless and name in HEAD:
+            continue
         if name not in names:
             problems.append(f"missing: {family_name(name, family)} {list(shape)}")
             continue
@@ -166,13 +176,20 @@ def stack(parts: list[Dense]) -> Dense:
     return Dense(np.concatenate([full(weight) for weight in weights]), bias)
 
 
-def load_weights(checkpoint: Checkpoint, config: BertConfig) -> Weights:
+def load_weights(
+    checkpoint: Checkpoint, config: BertConfig, new_head: Dense | None = None
+) -> Weights:
     """Read all arrays of a model.
+
+    Args:
+        checkpoint: the file.
+        config: of the model.
+        new_head: the question-answering head of a model that has none; None: it must have one.
 
     Raises:
         CheckpointError: the file does not fit the config, or holds NaN or infinite numbers.
     """
-    names = check_weights(checkpoint, config)
+    names = check_weights(checkpoint, config, needs_head=new_head is None)
 
     def matrix(name: str) -> Matrix:
         return read_matrix(checkpoint, names[name])
@@ -211,5 +228,5 @@ def load_weights(checkpoint: Checkpoint, config: BertConfig) -> Weights:
             norm=norm("embeddings.LayerNorm"),
         ),
         layers=tuple(layer(i) for i in range(config.num_hidden_layers)),
-        qa_outputs=dense("qa_outputs"),
+        qa_outputs=new_head if new_head and HEAD[0] not in names else dense("qa_outputs"),
     )
