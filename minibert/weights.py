@@ -89,9 +89,11 @@ def check_weights(
         )
     family = FAMILIES[config.family]
     expected = expected_shapes(config)
-    before = wrapping(checkpoint.names())
+    before = wrapping(checkpoint.names(), family)
     plain_names = {
-        name: bert_name(name.removeprefix(before), family) for name in checkpoint.names()
+        name: bert_name(name.removeprefix(before), family)
+        for name in checkpoint.names()
+        if name.startswith(before)
     }
     names: dict[str, str] = {}
     problems = []
@@ -118,11 +120,15 @@ def check_weights(
             problems.append(f"missing: {family_name(name, family)} {list(shape)}")
             continue
         found, dtype = checkpoint.shape(names[name]), checkpoint.dtype(names[name])
-        if found != shape:
+        if dtype not in FLOAT_DTYPES and not (dtype == "I8" and len(shape) == 2):
+            problems.append(
+                f"wrong dtype: {names[name]} is {dtype}, expected one of {', '.join(FLOAT_DTYPES)}"
+            )
+        elif found != shape:
             problems.append(
                 f"wrong shape: {names[name]} is {list(found)}, the config says {list(shape)}"
             )
-        elif dtype == "I8" and len(shape) == 2:
+        elif dtype == "I8":
             scale = scales.get(f"{name}.scale")
             if scale is None:
                 problems.append(
@@ -133,10 +139,6 @@ def check_weights(
                     f"wrong scale: {scale} is {checkpoint.dtype(scale)} "
                     f"{list(checkpoint.shape(scale))}, expected F32 [{shape[0]}]"
                 )
-        elif dtype not in FLOAT_DTYPES:
-            problems.append(
-                f"wrong dtype: {names[name]} is {dtype}, expected one of {', '.join(FLOAT_DTYPES)}"
-            )
     if problems:
         count = f"{len(problems)} problem" + "s" * (len(problems) > 1)
         shown = [f"  {problem}" for problem in problems[:10]] + ["  ..."] * (len(problems) > 10)
