@@ -70,8 +70,15 @@ def expected_shapes(config: BertConfig) -> dict[str, tuple[int, ...]]:
     return shapes | {"qa_outputs.weight": (2, d), "qa_outputs.bias": (2,)}
 
 
-def check_weights(checkpoint: Checkpoint, config: BertConfig) -> dict[str, str]:
+def check_weights(
+    checkpoint: Checkpoint, config: BertConfig, needs_head: bool = True
+) -> dict[str, str]:
     """Compare a weights file with its config; report every difference at once.
+
+    Args:
+        checkpoint: the file.
+        config: what it should hold.
+        needs_head: whether the question-answering head must be there too.
 
     Returns:
         BERT's name -> the file's name, for every expected array.  What else is in the file (a
@@ -88,9 +95,11 @@ def check_weights(checkpoint: Checkpoint, config: BertConfig) -> dict[str, str]:
         )
     family = FAMILIES[config.family]
     expected = expected_shapes(config)
-    before = wrapping(checkpoint.names())
+    before = wrapping(checkpoint.names(), family)
     plain_names = {
-        name: bert_name(name.removeprefix(before), family) for name in checkpoint.names()
+        name: bert_name(name.removeprefix(before), family)
+        for name in checkpoint.names()
+        if name.startswith(before)
     }
     names: dict[str, str] = {}
     problems = []
@@ -103,19 +112,27 @@ def check_weights(checkpoint: Checkpoint, config: BertConfig) -> dict[str, str]:
         if plain in names:
             problems.append(f"twice: {names[plain]} and {name} are the same array")
         names[plain] = name
-    if names and not any(name in names for name in HEAD):
+    headless = bool(names) and not any(name in names for name in HEAD)
+    if headless and needs_head:
         raise CheckpointError(
             f"{checkpoint.path}: this BERT has no question-answering head ('qa_outputs.weight' is "
             "missing). Use a model that was fine-tuned on SQuAD or a similar data set."
         )
     scales = {plain: name for name, plain in plain_names.items() if plain.endswith(".scale")}
     for name, shape in expected.items():
+        if headless and name in HEAD:
+            continue
         if name not in names:
             problems.append(f"missing: {family_name(name, family)} {list(shape)}")
             continue
         found, dtype = checkpoint.shape(names[name]), checkpoint.dtype(names[name])
         packed = dtype == "U8" and len(shape) == 2 and layout == ROWS
-        if packed and found not in [packed_shape(shape, bits) for bits in PACKED_BITS]:
+        integers = packed or (dtype == "I8" and len(shape) == 2)
+        if dtype not in FLOAT_DTYPES and not integers:
+            problems.append(
+                f"wrong dtype: {names[name]} is {dtype}, expected one of {', '.join(FLOAT_DTYPES)}"
+            )
+        elif packed and found not in [packed_shape(shape, bits) for bits in PACKED_BITS]:
             problems.append(
                 f"wrong shape: {names[name]} is {list(found)}, and {list(shape)} in 4 to 7 bits is "
                 f"[bits, {', '.join(map(str, packed_shape(shape, 0)[1:]))}]"
@@ -124,7 +141,7 @@ def check_weights(checkpoint: Checkpoint, config: BertConfig) -> dict[str, str]:
             problems.append(
                 f"wrong shape: {names[name]} is {list(found)}, the config says {list(shape)}"
             )
-        elif packed or (dtype == "I8" and len(shape) == 2):
+        elif integers:
             scale = scales.get(f"{name}.scale")
             if scale is None:
                 problems.append(
@@ -135,10 +152,6 @@ def check_weights(checkpoint: Checkpoint, config: BertConfig) -> dict[str, str]:
                     f"wrong scale: {scale} is {checkpoint.dtype(scale)} "
                     f"{list(checkpoint.shape(scale))}, expected F32 [{shape[0]}]"
                 )
-        elif dtype not in FLOAT_DTYPES:
-            problems.append(
-                f"wrong dtype: {names[name]} is {dtype}, expected one of {', '.join(FLOAT_DTYPES)}"
-            )
     if problems:
         count = f"{len(problems)} problem" + "s" * (len(problems) > 1)
         shown = [f"  {problem}" for problem in problems[:10]] + ["  ..."] * (len(problems) > 10)
@@ -183,13 +196,20 @@ def stack(parts: list[Dense]) -> Dense:
     return Dense(np.concatenate([full(weight) for weight in weights]), bias)
 
 
-def load_weights(checkpoint: Checkpoint, config: BertConfig) -> Weights:
+def load_weights(
+    checkpoint: Checkpoint, config: BertConfig, new_head: Dense | None = None
+) -> Weights:
     """Read all arrays of a model.
+
+    Args:
+        checkpoint: the file.
+        config: of the model.
+        new_head: the question-answering head of a model that has none; None: it must have one.
 
     Raises:
         CheckpointError: the file does not fit the config, or holds NaN or infinite numbers.
     """
-    names = check_weights(checkpoint, config)
+    names = check_weights(checkpoint, config, needs_head=new_head is None)
 
     def matrix(name: str) -> Matrix:
         return read_matrix(checkpoint, names[name])
@@ -228,5 +248,5 @@ def load_weights(checkpoint: Checkpoint, config: BertConfig) -> Weights:
             norm=norm("embeddings.LayerNorm"),
         ),
         layers=tuple(layer(i) for i in range(config.num_hidden_layers)),
-        qa_outputs=dense("qa_outputs"),
+        qa_outputs=new_head if new_head and HEAD[0] not in names else dense("qa_outputs"),
     )

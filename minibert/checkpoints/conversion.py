@@ -1,12 +1,13 @@
 """Turn a checkpoint into a folder that minibert loads: safetensors, config.json, tokenizer.
 
-Takes old pytorch_model.bin files (read without torch, and without executing anything; see
-torch_pickle.py) and safetensors alike, and stores numbers as float32, float16 or int8, or in 4 to 8
-bits.  layouts.py describes how integers lie in the file.
+Takes safetensors, old pytorch_model.bin files (read without torch, and without executing anything;
+see torch_pickle.py) and the checkpoints of Google's BERT (tensor_bundle.py), and stores numbers as
+float32, float16 or int8, or in 4 to 8 bits.  layouts.py describes how integers lie in the file.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
@@ -20,21 +21,30 @@ from safetensors.numpy import save_file
 
 from minibert.checkpoints.hub import TOKENIZER_FILES, ModelFiles, find_model
 from minibert.checkpoints.layouts import INT8, LAYOUT_KEY, ROWS, pack_integers
-from minibert.checkpoints.safetensors import open_checkpoint
+from minibert.checkpoints.safetensors import (
+    Checkpoint,
+    of_arrays,
+    open_checkpoint,
+    open_shards,
+)
+from minibert.checkpoints.tensor_bundle import read_tensor_bundle
 from minibert.checkpoints.torch_pickle import read_torch_file
-from minibert.config import BertConfig
+from minibert.checkpoints.vocabularies import load_tokenizer
+from minibert.config import BertConfig, read_json_object
 from minibert.errors import CheckpointError, InputError, ModelNotFoundError
-from minibert.families import FAMILIES, bert_name, family_name, wrapping
+from minibert.families import FAMILIES, family_name
 from minibert.kernels.numbers import largest_integer, quantise_rows, row_scales, to_integers
 from minibert.options import STORED_DTYPES, check_bits
 from minibert.parameters import Int8, Matrix, full
-from minibert.tokenizer import load_tokenizer
-from minibert.weights import HEAD, check_weights, expected_shapes, read_matrix
+from minibert.weights import HEAD, check_weights, read_matrix
+
+GOOGLE_CONFIG = "bert_config.json"  # what stands for config.json beside Google's checkpoints
 
 # How names of files end that a model's folder holds; only such a folder is overwritten.
 MODEL_FILES = (
-    *("config.json", ".safetensors", ".safetensors.index.json", ".bin", "vocab.txt", "README.md"),
-    *("vocab.json", "merges.txt", "tokenizer.json", "special_tokens_map.json", "added_tokens.json"),
+    *("config.json", ".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json"),
+    *("vocab.txt", "vocab.json", "merges.txt", "tokenizer.json", "special_tokens_map.json"),
+    *("sentencepiece.bpe.model", "spiece.model", "added_tokens.json", "README.md"),
 )
 
 
@@ -73,8 +83,9 @@ def convert(
     The whole folder is written beside its final place and then renamed: it is complete or absent.
 
     Args:
-        model: a folder, a .safetensors or .bin file (config.json and the tokenizer beside it), or
-            a name on the Hugging Face Hub.
+        model: a folder; a file of safetensors or of torch.save, or the .index of a checkpoint of
+            Google's BERT (the config and the tokenizer beside it); or a name on the Hugging Face
+            Hub.
         output: the folder to write.
         dtype: how to store the numbers: 'float32', 'float16', or 'int8' (matrices in int8 with
             one scale a row, everything else float32).  A model in int8 becomes floats of the same
@@ -134,6 +145,9 @@ def convert(
         for name in ("config.json", *TOKENIZER_FILES):
             if (files.folder / name).is_file():
                 shutil.copyfile(files.folder / name, draft / name)
+        if not (draft / "config.json").is_file():
+            raw = {"model_type": "bert"} | read_json_object(files.folder / GOOGLE_CONFIG)
+            (draft / "config.json").write_text(json.dumps(raw, indent=2) + "\n", encoding="utf-8")
         (draft / "model.safetensors").chmod(0o644)  # written for one user only, as is the folder
         draft.chmod(0o755)
         if target.exists():
@@ -162,7 +176,8 @@ def convert(
 
 def _small_files(folder: Path) -> BertConfig:
     """The config, which the tokenizer fits."""
-    config = BertConfig.from_json(folder / "config.json")
+    google = not (folder / "config.json").is_file() and (folder / GOOGLE_CONFIG).is_file()
+    config = BertConfig.from_json(folder / (GOOGLE_CONFIG if google else "config.json"))
     load_tokenizer(folder, config.family).check_fits(config)
     return config
 
@@ -196,60 +211,33 @@ def check_target(target: Path, overwrite: bool) -> None:
 
 def _arrays(files: ModelFiles, config: BertConfig, dtype: str) -> Iterator[tuple[str, Matrix]]:
     """The arrays that the config calls for, with BERT's names, in floats or integers."""
-    if files.weights.name.endswith(".safetensors") or files.weights.name.endswith(".json"):
-        checkpoint = open_checkpoint(files.weights)
-        names = check_weights(checkpoint, config)
-        dtypes = {checkpoint.dtype(name) for name in names.values()}
-        if dtype == "int8" and "I8" in dtypes and "U8" not in dtypes:
-            raise CheckpointError(f"{files.weights}: is int8 already")
-        for plain, name in names.items():
-            yield plain, read_matrix(checkpoint, name)
-    else:
-        yield from _pickled(files.weights, config).items()
+    checkpoint = open_any(files.weights)
+    names = check_weights(checkpoint, config)
+    dtypes = {checkpoint.dtype(name) for name in names.values()}
+    if dtype == "int8" and "I8" in dtypes and "U8" not in dtypes:
+        raise CheckpointError(f"{files.weights}: is int8 already")
+    for plain, name in names.items():
+        yield plain, read_matrix(checkpoint, name)
 
 
-def _pickled(path: Path, config: BertConfig) -> dict[str, NDArray[np.floating]]:
-    """The arrays that the config calls for, from a pickle; as check_weights, all problems at once.
+def open_any(path: Path) -> Checkpoint:
+    """Open a weights file of any format that can be read, or the index of several.
 
     Raises:
-        CheckpointError: an array is missing, doubled, or not what the config says.
+        ModelNotFoundError: it, or a file that the index names, does not exist.
+        CheckpointError: it is damaged.
     """
-    expected = expected_shapes(config)
-    names: dict[str, str] = {}
-    arrays: dict[str, NDArray[np.floating]] = {}
-    problems = []
-    read = read_torch_file(path)
-    before = wrapping(read)
-    for name, array in read.items():
-        plain = bert_name(name.removeprefix(before), FAMILIES[config.family])
-        if plain not in expected:
-            if plain.startswith("encoder."):  # a layer too many: the config is another model's
-                problems.append(f"unexpected: {name} {list(array.shape)}")
-            continue
-        if plain in names:
-            problems.append(f"twice: {names[plain]} and {name} are the same array")
-        names[plain], arrays[plain] = name, array
-    if not any(name in arrays for name in HEAD):
-        raise CheckpointError(
-            f"{path}: this BERT has no question-answering head ('qa_outputs.weight' is missing)"
-        )
-    for name, shape in expected.items():
-        if name not in arrays:
-            problems.append(f"{name}: expected {list(shape)}, found nothing")
-        elif arrays[name].shape != shape:
-            found = list(arrays[name].shape)
-            problems.append(f"{name}: expected {list(shape)}, found {found}")
-        elif arrays[name].dtype.kind != "f":
-            problems.append(f"{name}: expected floats, found {arrays[name].dtype.name}")
-        else:
-            with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinity
-                arrays[name] = arrays[name].astype(np.float32, copy=False)
-            if not np.isfinite(arrays[name]).all():
-                problems.append(f"{name} holds NaN or infinite numbers")
-    if problems:
-        shown = [f"  {problem}" for problem in problems[:10]] + ["  ..."] * (len(problems) > 10)
-        raise CheckpointError("\n".join([f"{path}: the weights do not fit the config:", *shown]))
-    return {name: arrays[name] for name in expected}
+    if path.name.endswith((".safetensors", ".safetensors.index.json")):
+        return open_checkpoint(path)
+    if path.name.endswith(".index"):
+        return of_arrays(path, read_tensor_bundle(path))
+    return open_shards(path, _open_pickle) if path.name.endswith(".json") else _open_pickle(path)
+
+
+def _open_pickle(path: Path) -> Checkpoint:
+    """Open a file of torch.save."""
+    unread: dict[str, str] = {}
+    return of_arrays(path, read_torch_file(path, unread), unread)
 
 
 def _in_dtype(
