@@ -38,7 +38,7 @@ ARCHITECTURES = {
     "camembert": "CamembertForQuestionAnswering",
     "electra": "ElectraForQuestionAnswering",
 }
-# What config.json says of another head, and of numbers as they were stored.
+# What config.json says of another head, its answers too, and of numbers as they were stored.
 DROPPED = (
     *(
         "id2label",
@@ -49,7 +49,7 @@ DROPPED = (
         "torch_dtype",
         "dtype",
     ),
-    *("transformers_version", "sentence_transformers"),
+    *("transformers_version", "sentence_transformers", "minibert"),
 )
 
 
