@@ -16,6 +16,7 @@ from minibert import QuestionAnswerer, convert, pipeline
 from minibert.config import BertConfig
 from minibert.errors import CheckpointError, ConfigError, InputError
 from minibert.families import FAMILIES, bert_name, family_name
+from minibert.kernels.numbers import round_rows
 from minibert.model import load_model
 from minibert.squad.decoders import SquadSettings, make_decoder
 from minibert.weights import expected_shapes
@@ -97,6 +98,25 @@ def test_a_converted_model_keeps_its_names_and_its_answers(folders, tmp_path, dt
         load_model(new).logits(windows)[0], load_model(other).logits(windows)[0], strict=True
     ):
         assert np.abs(ours - theirs).max() <= (0 if dtype == "float32" else 0.2)
+
+
+def test_a_model_in_few_bits_has_the_logits_of_the_rounded_numbers(folders, tmp_path):
+    _, other = folders
+    small = convert(other, tmp_path / "small", bits=(5, 6, 4))
+    before, after = (load_file(each / "model.safetensors") for each in (other, small))
+    assert set(before) == {name for name in after if not name.endswith(".scale")}
+    rounded = {}
+    for name, array in before.items():
+        plain = bert_name(name, FAMILIES[load_model(other).config.family])
+        kinds = {"embeddings.word_": 5, "embeddings.": 8, ".attention.": 6, "encoder.": 4}
+        bits = next((count for part, count in kinds.items() if part in plain), None)
+        rounded[name] = array if bits is None or array.ndim == 1 else round_rows(array, bits)
+    save_file(rounded, other / "model.safetensors")
+    windows = load_model(other).windows("who sailed ?", [TEXT])
+    for ours, theirs in zip(
+        load_model(small).logits(windows)[0], load_model(other).logits(windows)[0], strict=True
+    ):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_names_go_there_and_back():

@@ -275,6 +275,22 @@ def test_what_changes_the_result_is_refused_when_a_run_goes_on(
     assert named in str(caught.value)
 
 
+def test_a_setting_that_an_older_minibert_did_not_have_stood_at_its_default(
+    whole, tiny_folder, tmp_path
+):
+    folder = tmp_path / "out"
+    with pytest.raises(Killed):
+        train(EXAMPLE, tiny_folder, folder, settings(), callbacks=[killing(5)])
+    for path, name in (("run.json", "ema"), ("checkpoint-4/state.json", "since_best")):
+        document = json.loads((folder / "run" / path).read_text())
+        del document[name]
+        (folder / "run" / path).write_text(json.dumps(document))
+    with pytest.raises(InputError, match=r"ema was 0\.0 and is 0\.5"):
+        train(EXAMPLE, tiny_folder, folder, settings(ema=0.5))
+    train(EXAMPLE, tiny_folder, folder, settings())
+    assert content(folder) == content(whole[1])
+
+
 def test_another_model_is_refused_when_a_run_goes_on(tiny_folder, tmp_path):
     with pytest.raises(Killed):
         train(EXAMPLE, tiny_folder, tmp_path / "out", settings(), callbacks=[killing(2)])
@@ -441,7 +457,7 @@ def test_one_article_cannot_be_trained_on_and_kept_apart(tiny_folder, tmp_path):
 
 def test_a_run_that_diverges_says_what_to_do(tiny_folder, tmp_path):
     changes = {"learning_rate": 1e30, "num_train_epochs": 40, "max_grad_norm": 0}
-    message = r"skipped: the loss is nan: the run diverges.*lower learning rate than 1e\+30"
+    message = r"skipped, because the loss is nan: the run diverges.*lower learning rate than 1e\+30"
     with np.errstate(all="ignore"), pytest.raises(InputError, match=message):
         train(EXAMPLE, tiny_folder, tmp_path / "out", settings(held_out=0, **changes))
     assert log_of(tmp_path / "out")[-1]["skipped"] == 19

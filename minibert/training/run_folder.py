@@ -153,7 +153,8 @@ class RunFolder:
             OSError, ValueError, KeyError, TypeError: it is damaged.
         """
         document = json.loads((path / STATE).read_text(encoding="utf-8"))
-        state = State(**{each.name: document[each.name] for each in fields(State)})
+        known = [each.name for each in fields(State) if each.name in document]
+        state = State(**{name: document[name] for name in known})
         for name, array in arrays.items():
             array[:] = np.load(path / f"{name}.npy", mmap_mode="r")
             if checksum(array) != document["checksums"][name]:
@@ -199,12 +200,15 @@ class RunFolder:
 
 
 @contextmanager
-def run_folder(folder: Path, header: Mapping[str, Any]) -> Iterator[RunFolder]:
+def run_folder(
+    folder: Path, header: Mapping[str, Any], usual: Mapping[str, Any]
+) -> Iterator[RunFolder]:
     """Open the folder of a run, a new one or one that was interrupted.
 
     Args:
         folder: of the run and of its result.
         header: what its result depends on.
+        usual: what it means where the header of an older minibert lacks a name.
 
     Raises:
         InputError: the folder holds something else, a finished model or a run with another header;
@@ -221,13 +225,19 @@ def run_folder(folder: Path, header: Mapping[str, Any]) -> Iterator[RunFolder]:
         raise InputError(f"{path}: cannot be written: {error.strerror or error}") from None
     with file:
         lock(file, path)
-        write_header(file, path, header, found)
+        write_header(file, path, header, usual, found)
         for leftover in [*found.run.glob(f"*{UNFINISHED}"), *folder.glob(".model.*")]:
             shutil.rmtree(leftover, ignore_errors=True)
         yield found
 
 
-def write_header(file: BinaryIO, path: Path, header: Mapping[str, Any], found: RunFolder) -> None:
+def write_header(
+    file: BinaryIO,
+    path: Path,
+    header: Mapping[str, Any],
+    usual: Mapping[str, Any],
+    found: RunFolder,
+) -> None:
     """Write what runs, or compare it with what ran before.
 
     Raises:
@@ -236,18 +246,21 @@ def write_header(file: BinaryIO, path: Path, header: Mapping[str, Any], found: R
     file.seek(0)
     before = file.read()
     line = json.dumps(header).encode() + b"\n"
-    if before and not (line.startswith(before) and before != line):
+    if before and not line.startswith(before):
+        with suppress(ValueError):
+            if isinstance(document := json.loads(before), dict):
+                before = json.dumps({**usual, **document}).encode()
         if different := differences(path, before, header):
             raise InputError(
                 f"{path}: a run with other settings: {'; '.join(different)}. Give the same to go "
                 "on with it, or choose another output folder."
             )
-        return
-    with found.writing(path):
-        file.truncate(0)
-        file.write(line)
-        file.flush()
-        os.fsync(file.fileno())
+    elif before != line:
+        with found.writing(path):
+            file.truncate(0)
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def check_folder(folder: Path) -> None:

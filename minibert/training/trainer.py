@@ -108,11 +108,10 @@ def train(
     base = load_base(model, settings)
     settings = settled(settings, base, kernels)
     training, held = questions_of(data, eval_data, settings)
-    with (
-        interruption() as stop,
-        run_folder(folder, header(base, training, held, settings)) as files,
-    ):
-        return Trainer(base, training, held, settings, kernels, files, callbacks, command).run(stop)
+    about, usual = header(base, training, held, settings), asdict(TrainingSettings())
+    with interruption() as stop, run_folder(folder, about, usual) as files:
+        run = Trainer(base, training, held, settings, kernels, files, callbacks, command)
+        return run.run(stop)
 
 
 class Trainer:
