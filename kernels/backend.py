@@ -93,21 +93,14 @@ def cuda_backend(dtype: str, index: int) -> Backend:
     return table(f"cuda:{index}" if index else "cuda", dtype, Kernels(open_device(index), dtype))
 
 
-def get_backend(
-    device: str = "auto", dtype: str | None = None, num_threads: int | None = None
-) -> Backend:
-    """The kernels for a device.
+def check_device(device: str, dtype: str | None, num_threads: int | None) -> tuple[str, int | None]:
+    """Refuse a device, dtype or number of threads that `get_backend` does not take.
 
-    Args:
-        device: 'auto', 'cpu', 'cuda' (NVIDIA; 'cuda:1' is the second one) or 'reference' (plain
-            NumPy).  'auto' is the processor.
-        dtype: in which matrices are multiplied: 'float32'; 'bfloat16'; 'int8' on the processor;
-            'float16' on a GPU; None: 'float32'.
-        num_threads: at most so many, and at most 256, work on one batch; None: every core that this
-            process may use, or as many as OMP_NUM_THREADS says if that is less.
+    Returns:
+        'cpu', 'cuda' or 'reference', and which GPU if it is one.
 
     Raises:
-        BackendError: there is no such device or dtype, or it cannot run here.
+        BackendError: there is no such device or dtype, or it does not go with the others.
     """
     if not isinstance(device, str):
         raise BackendError(f"device must be one of {', '.join(DEVICES)}, got {device!r}")
@@ -142,6 +135,26 @@ def get_backend(
         raise BackendError(
             f"device {device!r} takes no num_threads: {own}. Leave it out, or use device='cpu'."
         )
+    return kind, index
+
+
+def get_backend(
+    device: str = "auto", dtype: str | None = None, num_threads: int | None = None
+) -> Backend:
+    """The kernels for a device.
+
+    Args:
+        device: 'auto', 'cpu', 'cuda' (NVIDIA; 'cuda:1' is the second one) or 'reference' (plain
+            NumPy).  'auto' is the processor.
+        dtype: in which matrices are multiplied: 'float32'; 'bfloat16'; 'int8' on the processor;
+            'float16' on a GPU; None: 'float32'.
+        num_threads: at most so many, and at most 256, work on one batch; None: every core that this
+            process may use, or as many as OMP_NUM_THREADS says if that is less.
+
+    Raises:
+        BackendError: there is no such device or dtype, or it cannot run here.
+    """
+    kind, index = check_device(device, dtype, num_threads)
     if kind == "reference":
         return REFERENCE
     if index is not None:

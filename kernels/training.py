@@ -5,12 +5,14 @@ same names.  minibert/training/passes.py calls them: forward as minibert/encoder
 from the bottom up.
 
 A step forward returns a record; its `out` is what inference would return, and the rest is what its
-gradient needs.  Only functions of the same table can read its fields: a fast backend keeps arrays
-in its own form, and in memory that the next `begin` gives away again.
+gradient needs.  The next step takes it as it is.  Only functions of the same table can read its
+fields: a fast backend keeps arrays in its own form, and in memory that the next `begin` gives away
+again.
 
 A step `f` has the gradient `f_backward`.  It takes the gradient of the loss with respect to the
 step's output, then what the step took and returned, and adds to the arrays of `gradient`, which
-are laid out as the weights are.  It returns the gradient with respect to the step's input.
+are laid out as the weights are.  It returns the gradient with respect to the step's input, and may
+use up `d_out` and `plus` for it.
 """
 
 from __future__ import annotations
@@ -20,7 +22,12 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from minibert.arrays import Floats, Ints
+from minibert.errors import BackendError
+from minibert.options import gpu_index
 from minibert.parameters import Dense, Weights
+
+from . import gradients
+from .backend import check_device
 
 
 @dataclass(frozen=True)
@@ -65,7 +72,7 @@ class TrainingKernels:
     embed: Callable[[Ints, Ints, Ints, Any, float, Dropout | None], Any]
     # (x, dense) -> record
     linear: Callable[[Any, Any], Any]
-    # (qkv, cu_seqlens, num_heads, dropout) -> record
+    # (record of qkv, cu_seqlens, num_heads, dropout) -> record
     attention: Callable[[Any, Ints, int, Dropout | None], Any]
     # (x, dense, residual, norm, eps, dropout) -> record
     linear_add_norm: Callable[[Any, Any, Any, Any, float, Dropout | None], Any]
@@ -99,3 +106,42 @@ def training_table(
     own = ("name", "dtype", "num_threads")
     found = {f.name: getattr(kernels, f.name) for f in fields(TrainingKernels) if f.name not in own}
     return TrainingKernels(name, dtype, num_threads, **found)
+
+
+REFERENCE = training_table("reference", "float32", gradients)
+
+
+def get_training_kernels(
+    device: str = "auto", dtype: str | None = None, num_threads: int | None = None
+) -> TrainingKernels:
+    """The kernels that train on a device.
+
+    Args:
+        device: 'auto', 'cpu' or 'reference' (plain NumPy, slow).  'auto' is the processor.
+        dtype: in which matrices are multiplied: 'float32', or 'bfloat16' on the processor; None:
+            'float32'.  Weights, sums and the optimizer are float32.
+        num_threads: see `get_backend`.
+
+    Raises:
+        BackendError: there is no such device or dtype, or it does not train.
+    """
+    if isinstance(device, str) and gpu_index(device) is not None:
+        raise BackendError(
+            f"training runs on the processor for now, got device={device!r}. Use device='cpu'."
+        )
+    if dtype == "int8":
+        raise BackendError(
+            "training multiplies in float32 or bfloat16, got dtype='int8': its steps are larger "
+            "than what a weight changes by. Train in one of these, then convert."
+        )
+    kind, _ = check_device(device, dtype, num_threads)
+    if kind == "reference":
+        return REFERENCE
+    # Here: LLVM takes a tenth of a second to import, and the reference does not need it.
+    from .cpu.pool import MOST_THREADS, default_threads
+    from .cpu.targets import find_target
+    from .cpu.training import Kernels
+
+    threads = min(int(num_threads or default_threads()), MOST_THREADS)
+    dtype = dtype or "float32"
+    return training_table("cpu", dtype, Kernels(dtype, find_target(), threads), threads)

@@ -129,6 +129,7 @@ def softmax(
     count: Value,
     size: Value,
     probs: Value,
+    shifts: Value,
     inverses: Value,
     *,
     dtype: str,
@@ -142,6 +143,7 @@ def softmax(
         count: S.
         size: Dh, whose root divides the scores.
         probs: where [rows, S] of `dtype` goes; may be `scores` in float32.
+        shifts: where what each row's exponents are shifted by goes, float32.
         inverses: where one over the sum of each row goes, float32.
         dtype: of the probabilities.
     """
@@ -170,6 +172,7 @@ def softmax(
         highest = code.loop(0, width, panel, larger, [least, least])
         largest = code.reduce(code.maximum(*highest), code.maximum)
         shift = code.splat(largest * scale * -1.0)
+        code.store(largest * scale * -1.0, shifts + i * 4)
 
         def power(k: Value, sums: list[Value]) -> list[Value]:
             sums = list(sums)

@@ -25,7 +25,7 @@ from minibert.errors import BackendError
 from minibert.kernels.cache import cache_folder, read_cache, write_cache
 from minibert.progress import notice, stages
 
-from .records import JOBS
+from .records import JOBS, TRAINING_JOBS
 from .targets import Target, host_arch, host_targets
 
 # int entry(void *result, void **error, int64 job, int64 slot): Numba's way to call a function.
@@ -46,7 +46,7 @@ class Program:
 
     dtype: str
     target: Target
-    entries: dict[str, Any]  # by the names in records.JOBS
+    entries: dict[str, Any]  # by the names in records.JOBS or TRAINING_JOBS
     keep: Any  # owns the machine code
 
     def run(self, entry: str, job: int, slot: int) -> None:
@@ -59,7 +59,7 @@ class Program:
 # ---------------------------------------------------------------- the cache
 
 
-def cache_name(dtype: str, target: Target) -> str:
+def cache_name(dtype: str, target: Target, training: bool = False) -> str:
     """Name of the file that holds a program: the same if and only if its code would be."""
     digest = hashlib.sha256()
     for source in sorted(Path(__file__).parent.glob("*.py")):
@@ -69,7 +69,8 @@ def cache_name(dtype: str, target: Target) -> str:
     versions += [importlib.metadata.version(name) for name in ("numba", "llvmlite")]
     versions += [os.environ.get(f"NUMBA_{name}") for name in SETTINGS]
     digest.update(repr((versions, llvm.get_process_triple(), target, dtype)).encode())
-    return f"cpu-{target.name}-{dtype}-{digest.hexdigest()[:24]}.o"
+    kind = "-training" if training else ""
+    return f"cpu-{target.name}-{dtype}{kind}-{digest.hexdigest()[:24]}.o"
 
 
 # ---------------------------------------------------------------- compiling and loading
@@ -91,29 +92,32 @@ def machine(target: Target) -> Any:
     )
 
 
-def compile_program(dtype: str, target: Target) -> bytes:
+def compile_program(dtype: str, target: Target, training: bool = False) -> bytes:
     """Machine code of a program: an object file with functions `minibert_forward` and so on.
 
     Raises:
         BackendError: Numba is switched off.
     """
-    title = f"minibert: compiling the {dtype} kernels for {target.name}"
+    what = "training kernels" if training else "kernels"
+    title = f"minibert: compiling the {dtype} {what} for {target.name}"
     with stages(title, STAGES) as following:
         following()
         import numba
 
         from .pointers import Pointer
         from .program import write_program
+        from .training_program import write_training_program
 
         if numba.config.DISABLE_JIT:
             raise BackendError(
                 "NUMBA_DISABLE_JIT is set, so the CPU kernels cannot be compiled. Unset it, or use "
                 "device='reference'."
             )
-        entries, host = write_program(dtype, target), machine(target)
+        write, jobs = (write_training_program, TRAINING_JOBS) if training else (write_program, JOBS)
+        entries, host = write(dtype, target), machine(target)
         module = llvm.parse_assembly(kernels_text(target))
         for name, entry in entries.items():
-            signature = (Pointer(JOBS[name]), numba.types.intp)
+            signature = (Pointer(jobs[name]), numba.types.intp)
             entry.compile(signature)
             own_name = entry.overloads[signature].fndesc.llvm_func_name
             text = entry.inspect_llvm(signature).replace(own_name, f"minibert_{name}")
@@ -144,7 +148,7 @@ def kernels_text(target: Target) -> str:
     return str(library.get_llvm_str())
 
 
-def load_code(dtype: str, target: Target, code: bytes) -> Program:
+def load_code(dtype: str, target: Target, code: bytes, training: bool = False) -> Program:
     """Bring machine code into this process."""
     # With llvmlite's memory manager, which takes one piece of memory for all sections.  LLVM's own
     # takes each where there is some, and where that is too far apart for the code's 32-bit
@@ -152,7 +156,8 @@ def load_code(dtype: str, target: Target, code: bytes) -> Program:
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine(target), use_lmm=True)
     engine.add_object_file(llvm.ObjectFileRef.from_data(code))
     engine.finalize_object()
-    addresses = {name: engine.get_function_address(f"minibert_{name}") for name in JOBS}
+    names = TRAINING_JOBS if training else JOBS
+    addresses = {name: engine.get_function_address(f"minibert_{name}") for name in names}
     return Program(dtype, target, {name: Entry(at) for name, at in addresses.items()}, engine)
 
 
@@ -165,7 +170,7 @@ class Programs:
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
-        self.loaded: dict[tuple[str, Target], Program] = {}
+        self.loaded: dict[tuple[str, Target, bool], Program] = {}
 
     def before_fork(self) -> None:
         """Wait for whoever compiles."""
@@ -189,33 +194,39 @@ if hasattr(os, "register_at_fork"):
     )
 
 
-def load_program(dtype: str, target: Target) -> Program:
+def load_program(dtype: str, target: Target, training: bool = False) -> Program:
     """The program for a dtype and target: from this process, the cache, or newly compiled.
+
+    Args:
+        dtype: of the products.
+        target: the processor.
+        training: the program of training_program.py instead of that of program.py.
 
     Raises:
         BackendError: this machine cannot run the target.
     """
-    program = _PROGRAMS.loaded.get((dtype, target))
+    key = (dtype, target, training)
+    program = _PROGRAMS.loaded.get(key)
     if program is None:
         with _PROGRAMS.lock:
-            program = _PROGRAMS.loaded.get((dtype, target)) or _load_program(dtype, target)
-            _PROGRAMS.loaded[dtype, target] = program
+            program = _PROGRAMS.loaded.get(key) or _load_program(dtype, target, training)
+            _PROGRAMS.loaded[key] = program
     return program
 
 
-def _load_program(dtype: str, target: Target) -> Program:
+def _load_program(dtype: str, target: Target, training: bool) -> Program:
     if target not in host_targets():  # a model that was packed, and pickled, elsewhere
         raise BackendError(
             f"the model is packed for {target.name} processors, and this one is not one of them. "
             "Load it anew with load_model."
         )
-    path = cache_folder() / cache_name(dtype, target)
+    path = cache_folder() / cache_name(dtype, target, training)
     code = read_cache(path)
     if code is None:
-        code = compile_program(dtype, target)
+        code = compile_program(dtype, target, training)
         if not write_cache(path, code):
             notice(
                 f"minibert: {path.parent} cannot be written, so the next process compiles again; "
                 "MINIBERT_CACHE_DIR names another folder"
             )
-    return load_code(dtype, target, code)
+    return load_code(dtype, target, code, training)

@@ -173,6 +173,7 @@ def scratch(room: Room, sizes: Sizes, dtype: str, target: Target) -> tuple[Recor
         thread["probs"], is_address["probs"] = thread["scores"], 1
     else:
         take("probs", tokens * high * 4)
+    take("shifts", high * 4)
     take("inverses", high * 4)
     return thread, is_address
 

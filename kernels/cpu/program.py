@@ -111,7 +111,9 @@ def write_single_attention(steps: Steps) -> Any:
         next_stage(thread, job.attention_task_count)
         while next_task(job, thread):
             queries = attention_task_at(job.attention_tasks, task_number(thread))
-            steps.attention(job.qkv, queries, job.hidden, job.head_size, job.context, thread)
+            steps.attention(
+                job.qkv, queries, job.hidden, job.head_size, job.context, 0, 0, 0, thread
+            )
         leave(job, thread, slot)
 
     return attention

@@ -69,6 +69,9 @@ ROW_TASK = record("begin", "count")
 # Some queries of one head in the window that begins at a row of the batch.
 ATTENTION_TASK = record("begin", "length", "head", "first_query", "query_count")
 
+# Some rows and panels of a product.
+TILE_TASK = record("begin", "count", "first_panel", "panels")
+
 # How many tasks threads have taken, and how many they have done.
 COUNTER = in_whole_lines(record("count"))
 
@@ -90,7 +93,19 @@ THREAD = in_whole_lines(
         "values",
         "scores",
         "probs",
+        "shifts",
         "inverses",
+        # Of attention's gradient: what else is packed, a strip of gradients, the gradient of the
+        # window's scores, rows are keys and then queries; and as many ones as a tile has rows.
+        "packed_queries",
+        "packed_gradient",
+        "queries",
+        "gradient",
+        "d_probs",
+        ("d_scores", ROWS),
+        ("d_scores_across", ROWS),
+        "ones",
+        "deltas",
     )
 )
 
@@ -132,4 +147,74 @@ JOBS = {
     "attention": job("hidden", "head_size", QKV_ROWS, CONTEXT),
     "span_logits": job("head", "hidden", X, "start_logits", "end_logits"),
     "multiply": job("turns"),
+}  # fmt: skip
+
+# ---------------------------------------------------------------- jobs of training
+
+CHUNK = 4096  # numbers whose squares are summed together
+
+# What is dropped: whether anything is; the number of the batch's first token; H; the key; the bound
+# below which a hash is dropped, minus 2^31; what the others are multiplied by.
+DROPOUT = record("on", "first_token", "heads", "key", "bound", ("scale", np.dtype(np.float32)))
+DROP: Field = ("dropout", DROPOUT)
+
+# Half of a dense layer's gradient, that of the weights: rows of the output's gradient across, the
+# input in panels; where sums of columns and the gradient go; and the tasks of both stages.
+WEIGHT_GRADIENT = record(
+    ("across", ROWS),
+    "sums",
+    "panels",
+    "panel_bytes",
+    "steps",
+    ("gradient", ROWS),
+    "out",
+    "into",
+    "column_tasks",
+    "column_task_count",
+    "input_tasks",
+    "input_task_count",
+    "tile_tasks",
+    "tile_task_count",
+)
+
+DENSE_BACKWARD: tuple[Field, ...] = (
+    "tokens",
+    ("dense", DENSE),  # the weights the other way round
+    "ending",
+    ("d_out", ROWS),
+    X,
+    RESIDUAL_ROWS,
+    OUT,
+    ("weight", WEIGHT_GRADIENT),
+)
+NORMAL: tuple[Field, ...] = ("norm", ("normal", ROWS), "deviations")
+OPERAND = ("operand", ROWS)
+
+# Entry of the training program -> its job.
+TRAINING_JOBS = {
+    "embed": job(*IDS, ("tables", TABLES), EPS, *NORMAL, OUT, OPERAND, DROP),
+    "linear": job(("dense", DENSE), X, OUT),
+    "linear_activation": job(("dense", DENSE), "activation", X, ("before", ROWS), OUT),
+    "linear_add_norm": job(
+        ("dense", DENSE), EPS, X, RESIDUAL_ROWS, *NORMAL, OUT, OPERAND, DROP
+    ),
+    "attention": job("hidden", "head_size", "tokens", QKV_ROWS, CONTEXT, "kept", DROP),
+    "span_logits": job("head", "hidden", X, "start_logits", "end_logits"),
+    "span_logits_backward": job("head", "hidden", X, OUT, "d_start", "d_end", "sums"),
+    "linear_backward": job(*DENSE_BACKWARD),
+    "linear_activation_backward": job(*DENSE_BACKWARD, "activation", ("before", ROWS)),
+    "linear_add_norm_backward": job(*DENSE_BACKWARD, *NORMAL, ("d_sum", ROWS), "sums", DROP),
+    "attention_backward": job(
+        "hidden", "head_size", "tokens", QKV_ROWS, CONTEXT, "kept", ("d_context", ROWS), OUT,
+        DROP,
+    ),
+    "embed_backward": job(*IDS, "tokens", "hidden", *NORMAL, ("d_sum", ROWS), "sums",
+        "column_tasks", "column_task_count", "words", "token_types", "positions", DROP,
+    ),
+    "pack": job(
+        ("weights", ROWS), ("narrow", ROWS), "out", "into", "forward", "forward_bytes", "backward",
+        "backward_bytes", "forward_count", "backward_count",
+    ),
+    "adamw": job("weights", "gradient", "first", "second", "settings"),
+    "sum_of_squares": job("x", "sums"),
 }  # fmt: skip

@@ -43,7 +43,7 @@ def write_forward(steps: Steps) -> Any:
                 queries = attention_task_at(job.attention_tasks, task_number(thread))
                 # context = kernels.attention(qkv, cu_seqlens, config.num_attention_heads)
                 steps.attention(
-                    job.qkv, queries, job.tables.hidden, job.head_size, job.context, thread
+                    job.qkv, queries, job.tables.hidden, job.head_size, job.context, 0, 0, 0, thread
                 )
             next_stage(thread, job.row_task_count)
             while next_task(job, thread):

@@ -178,8 +178,8 @@ def write_normalise(dtype: str, target: Target) -> Any:
     return normalise
 
 
-def write_embed(normalise: Any, target: Target) -> Any:
-    """Embeddings."""
+def write_embed_sum(target: Target) -> Any:
+    """The sum of the embeddings, before the norm."""
     panel = target.panel
     clear = kernel("clear", rows.clear, target)
     add_float32 = kernel("add_float32", rows.add_table_row, target, int8=False)
@@ -194,12 +194,24 @@ def write_embed(normalise: Any, target: Target) -> Any:
             add_float32(table.values, 0, ids, x.count, width, x.address, x.stride)
 
     @jit
-    def embed(input_ids, token_type_ids, position_ids, tables, eps, out, thread):
-        """Embeddings of some tokens, normalised; ids are addresses of int32."""
+    def embed_sum(input_ids, token_type_ids, position_ids, tables, out):
+        """Rows of all three tables for some tokens, added; ids are addresses of int32."""
         clear(out.address, out.stride, out.count, padded(tables.hidden, panel))
         add_rows(tables.words, input_ids, out, tables.hidden)
         add_rows(tables.token_types, token_type_ids, out, tables.hidden)
         add_rows(tables.positions, position_ids, out, tables.hidden)
+
+    return embed_sum
+
+
+def write_embed(normalise: Any, target: Target) -> Any:
+    """Embeddings."""
+    embed_sum = write_embed_sum(target)
+
+    @jit
+    def embed(input_ids, token_type_ids, position_ids, tables, eps, out, thread):
+        """Embeddings of some tokens, normalised."""
+        embed_sum(input_ids, token_type_ids, position_ids, tables, out)
         normalise(out, tables.hidden, tables.norm, eps, thread)
 
     return embed
@@ -222,8 +234,13 @@ def write_span_logits(target: Target) -> Any:
 # ---------------------------------------------------------------- attention
 
 
-def write_attention(dtype: str, target: Target) -> Any:
-    """Attention of one head, window and some queries; see attention.py."""
+def write_attention(dtype: str, target: Target, drop: Any = None) -> Any:
+    """Attention of one head, window and some queries; see attention.py.
+
+    In training `drop` sets some of the probabilities to 0: drop(probs, queries, their first row,
+    task, dropout).
+    """
+    drops = drop is not None
     panel, high = target.panel, target.tile_rows[0]
     kind, inner = target.attention(dtype), target.inner(dtype)
     size, inner_size = SIZES[kind], SIZES[inner]
@@ -248,7 +265,7 @@ def write_attention(dtype: str, target: Target) -> Any:
             )  # fmt: skip
 
     @jit
-    def read(width, length, out, thread):
+    def read(width, length, out, inverses, thread):
         """Context of some queries: probabilities times values, over the probabilities' sums."""
         step = padded(length, panel) * size
         d = 0
@@ -258,14 +275,18 @@ def write_attention(dtype: str, target: Target) -> Any:
                 thread.sums, panel * 4, step // 4, 0, 0, 0,
             )  # fmt: skip
             store_context(
-                thread.sums, out.count, thread.inverses, min(panel, width - d),
+                thread.sums, out.count, inverses, min(panel, width - d),
                 out.address + d * inner_size, out.stride,
             )  # fmt: skip
             d += panel
 
     @jit
-    def attention(qkv, task, hidden, width, out, thread):
-        """What some queries of a head read from their window; heads are `width` wide."""
+    def attention(qkv, task, hidden, width, out, kept, tokens, dropout, thread):
+        """What some queries of a head read from their window; heads are `width` wide.
+
+        Training keeps what the rows of the softmax were shifted and multiplied by, at the address
+        `kept`, [H, 2, tokens] float32, and drops some of the probabilities; else these are 0.
+        """
         first = rows_of(qkv, task.begin, task.length)
         query = first.address + task.head * width * size
         pack_keys(query + hidden * size, first.stride, task.length, width, thread.keys)
@@ -274,10 +295,16 @@ def write_attention(dtype: str, target: Target) -> Any:
         while done < task.query_count:
             count, i = min(high, task.query_count - done), task.first_query + done
             score(Rows(query + i * first.stride, first.stride, count), width, task.length, thread)
-            softmax(thread.scores, count, task.length, width, thread.probs, thread.inverses)
+            shifts, inverses = thread.shifts, thread.inverses
+            if kept:
+                shifts = kept + (2 * task.head * tokens + task.begin + i) * 4
+                inverses = shifts + tokens * 4
+            softmax(thread.scores, count, task.length, width, thread.probs, shifts, inverses)
+            if drops:
+                drop(thread.probs, count, i, task, dropout)
             to = rows_of(out, task.begin + i, count)
             of_head = Rows(to.address + task.head * width * inner_size, to.stride, count)
-            read(width, task.length, of_head, thread)
+            read(width, task.length, of_head, inverses, thread)
             if (task.head + 1) * width == hidden:  # what products read, and no head writes
                 end = padded(hidden, panel) * inner_size
                 clear_columns(to.address, to.stride, count, hidden * inner_size, end)

@@ -38,6 +38,8 @@ TOKENIZER_FILES = (
     "vocab.txt",
     "vocab.json",
     "merges.txt",
+    "sentencepiece.bpe.model",
+    "spiece.model",
     "special_tokens_map.json",
     "added_tokens.json",
 )
@@ -152,7 +154,7 @@ def find_tokenizer(
     for path in vocabularies:
         if path is not None:
             return path.parent
-    raise hub.lacks("tokenizer.json, vocab.txt, or vocab.json and merges.txt")
+    raise hub.lacks("tokenizer.json, vocab.txt, vocab.json or SentencePiece model")
 
 
 def _local(kind: str, name: object) -> Path | None:

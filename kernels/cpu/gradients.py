@@ -1,0 +1,721 @@
+"""The gradients' own kernels: what training needs beyond the kernels of inference.
+
+Matrix products are the tiles of gemm.py, forward and backward.  For y = x W^T, with d for the
+gradient of the loss with respect to what follows it:
+
+    d_x = d_y W         rows of d_y, with W packed the other way round
+    d_W = d_y^T x       rows of d_y^T (`transpose`), with x packed as attention packs values
+
+What is left are rows: norms, activations and their derivatives, the softmax of attention, sums over
+tokens, and the optimizer.  Formulas: kernels/gradients.py.
+
+Rows are as wide as whole panels.  Columns behind the last true one are zero wherever a product or
+a sum reads them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from minibert.kernels.reference import ERF_P, ERF_Q
+
+from .activations import ACTIVATIONS, clip, exp2, logistic, polynomial
+from .attention import transpose as transpose_square
+from .records import DROPOUT
+from .rows import store_as
+from .simd import F32, I16, I32, I64, Code, Value
+from .targets import SIZES
+
+# ---------------------------------------------------------------- memory
+
+
+def load_as(
+    code: Code, address: Value, kind: str, load: Callable[..., Value] | None = None
+) -> Value:
+    """Load float32, 'rounded' or 'bfloat16' numbers as float32."""
+    load = load or code.load
+    if kind != "bfloat16":
+        return load(address)
+    return code.float_bits(code.cast("zext", load(address, I16), I32) << 16)
+
+
+def transpose(
+    code: Code,
+    x: Value,
+    x_stride: Value,
+    tokens: Value,
+    columns: Value,
+    out: Value,
+    out_stride: Value,
+    sums: Value,
+    *,
+    kind: str,
+) -> None:
+    """out[c, t] = x[t, c], with zeros behind the last token; and the sum of each column.
+
+    Args:
+        code: where to write.
+        x: address of the first token's first column.
+        x_stride: bytes from token to token.
+        tokens: T; out has whole panels of tokens.
+        columns: how many; rounded up to whole vectors, here and there.
+        out: address of the first column's row.
+        out_stride: bytes from column to column.
+        sums: where the columns' sums go, float32.
+        kind: how numbers are kept, of x and of out.
+    """
+    lanes, size = code.lanes, SIZES[kind]
+    per = 4 // size  # tokens in 4 bytes
+    block = lanes * per
+    whole = tokens - (tokens & (block - 1))
+    padded = (tokens + (2 * lanes - 1)) & -(2 * lanes)
+
+    def column(c: Value, _: list[Value]) -> None:
+        def square(t: Value, carried: list[Value], last: bool) -> list[Value]:
+            words, numbers = [], []
+            for i in range(lanes):
+                parts = []
+                for j in range(per):
+                    token = t + (i * per + j)
+                    there = token < tokens
+                    row = code.select(there, token, 0) if last else token
+                    part = code.load(x + row * x_stride + c * size, I32 if per == 1 else I16)
+                    part = part if per == 1 else code.cast("zext", part, I32)
+                    if last:
+                        part = code.select(there, part, code.constant(0, part.type))
+                    parts.append(part)
+                    numbers.append(code.float_bits(part if per == 1 else part << 16))
+                words.append(parts[0] if per == 1 else parts[0] + (parts[1] << 16))
+            for i, word in enumerate(transpose_square(code, words)):
+                code.store(word, out + (c + i) * out_stride + t * size)
+            while len(numbers) > 1:
+                half = len(numbers) // 2
+                numbers = [a + b for a, b in zip(numbers[:half], numbers[half:], strict=True)]
+            return [carried[0] + numbers[0]]
+
+        total = [code.vector(0.0)]
+        total = code.loop(0, whole, block, lambda t, s: square(t, s, False), total)
+        total = code.loop(whole, padded, block, lambda t, s: square(t, s, True), total)
+        code.store(total[0], sums + c * 4)
+
+    code.loop(0, columns, lanes, column)
+
+
+def narrow_rows(
+    code: Code,
+    x: Value,
+    x_stride: Value,
+    rows: Value,
+    count: Value,
+    out: Value,
+    out_stride: Value,
+    *,
+    to: str,
+) -> None:
+    """Turn `count` columns of float32 rows into 'bfloat16' or 'rounded' ones."""
+
+    def row(i: Value, _: list[Value]) -> None:
+        def some(k: Value, load: Callable[..., Value]) -> None:
+            y = load(x + i * x_stride + k * 4)
+            store_as(code, y, out + i * out_stride + k * SIZES[to], to)
+
+        code.elements(count, some)
+
+    code.loop(0, rows, 1, row)
+
+
+def add_columns(
+    code: Code,
+    sums: Value,
+    rows: Value,
+    count: Value,
+    out: Value,
+    out_stride: Value,
+) -> None:
+    """Add a panel of sums [rows, panel] to `count` columns of float32 rows."""
+
+    def row(i: Value, _: list[Value]) -> None:
+        begin, to = sums + i * (8 * code.lanes), out + i * out_stride
+
+        def some(k: Value, load: Callable[..., Value]) -> None:
+            code.store(load(to + k * 4) + load(begin + k * 4), to + k * 4)
+
+        code.elements(count, some)
+
+    code.loop(0, rows, 1, row)
+
+
+def scatter(
+    code: Code,
+    x: Value,
+    x_stride: Value,
+    ids: Value,
+    tokens: Value,
+    count: Value,
+    table: Value,
+    table_stride: Value,
+) -> None:
+    """table[ids[t]] += x[t] for each token in order, on `count` columns; ids are int32."""
+
+    def row(t: Value, _: list[Value]) -> None:
+        number = code.cast("sext", code.load_one(ids + t * 4, I32), I64)
+        begin, to = x + t * x_stride, table + number * table_stride
+
+        def some(k: Value, load: Callable[..., Value]) -> None:
+            code.store(load(to + k * 4) + load(begin + k * 4), to + k * 4)
+
+        code.elements(count, some)
+
+    code.loop(0, tokens, 1, row)
+
+
+# ---------------------------------------------------------------- dropout
+
+
+def scramble(code: Code, x: Value) -> Value:
+    """Turn int32 into others; see kernels/gradients.py."""
+    x = (x ^ x.shift_unsigned(16)) * (0x85EBCA6B - 2**32)
+    x = (x ^ x.shift_unsigned(13)) * (0xC2B2AE35 - 2**32)
+    return x ^ x.shift_unsigned(16)
+
+
+def drop(
+    code: Code,
+    x: Value,
+    x_stride: Value,
+    rows: Value,
+    width: Value,
+    out: Value,
+    out_stride: Value,
+    place: Value,
+    row_step: Value,
+    column_step: Value,
+    dropout: Value,
+    *,
+    kind: str,
+    to: str,
+) -> None:
+    """Set some numbers of each row to 0, and multiply the others; what is 0 stays 0.
+
+    Args:
+        code: where to write.
+        x: address of the first row.
+        x_stride: bytes from row to row.
+        rows: how many.
+        width: columns, whole vectors.
+        out: where the result goes; may be x.
+        out_stride: bytes from row to row.
+        place: number of the first row's first place.
+        row_step: how much the places of the next row are higher.
+        column_step: how much that of the next column is higher.
+        dropout: address of a records.DROPOUT.
+        kind: how x is kept.
+        to: how the result is kept.
+    """
+    key, bound, scale = (
+        code.load_one(dropout + DROPOUT.fields[name][1], of)  # type: ignore[index]
+        for name, of in (("key", I32), ("bound", I32), ("scale", F32))
+    )
+    lanes = code.constant(0, code.vector_type(I32))
+    lanes = Value(code, type(lanes.llvm)(lanes.type, list(range(code.lanes))))
+    steps = lanes * code.splat(code.cast("trunc", column_step, I32))
+
+    def row(i: Value, _: list[Value]) -> None:
+        first = place + i * row_step
+
+        def some(k: Value, _: list[Value]) -> None:
+            number = code.cast("trunc", first + k * column_step, I32) + key
+            # The comparison is one of signed numbers, and so both are lowered by 2^31.
+            mixed = scramble(code, steps + code.splat(number)) ^ -(2**31)
+            y = load_as(code, x + i * x_stride + k * SIZES[kind], kind) * code.splat(scale)
+            y = code.select(mixed < code.splat(bound), 0.0, y)
+            store_as(code, y, out + i * out_stride + k * SIZES[to], to)
+
+        code.loop(0, width, code.lanes, some)
+
+    code.loop(0, rows, 1, row)
+
+
+def add_rows(
+    code: Code,
+    x: Value,
+    x_stride: Value,
+    rows: Value,
+    width: Value,
+    other: Value,
+    other_stride: Value,
+) -> None:
+    """Add float32 rows to others, in place: x += other."""
+
+    def row(i: Value, _: list[Value]) -> None:
+        def some(k: Value, _: list[Value]) -> None:
+            at = x + i * x_stride + k * 4
+            code.store(code.load(at) + code.load(other + i * other_stride + k * 4), at)
+
+        code.loop(0, width, code.lanes, some)
+
+    code.loop(0, rows, 1, row)
+
+
+# ---------------------------------------------------------------- activations
+
+
+def gelu_slope(code: Code, x: Value) -> Value:
+    """Chance that a normal number is below x, plus x times its density there."""
+    z = clip(code, x * math.sqrt(0.5), -4.0, 4.0)
+    square = z * z
+    erf = z * polynomial(code, ERF_P, square) / polynomial(code, ERF_Q, square)
+    density = exp2(code, x * x * (-0.5 * math.log2(math.e))) * (1 / math.sqrt(2 * math.pi))
+    return code.fma(erf, 0.5, 0.5) + x * density
+
+
+def gelu_tanh_slope(code: Code, x: Value) -> Value:
+    """With s = logistic(2 y): s + x s (1 - s) 2 y'."""
+    factor = 2 * math.sqrt(2 / math.pi)
+    s = logistic(code, code.fma(x * x * x, 0.044715, x) * factor)
+    slope = code.fma(x * x, 3 * 0.044715, 1.0) * factor
+    return code.fma(x * s * (1.0 - s), slope, s)
+
+
+def relu_slope(code: Code, x: Value) -> Value:
+    """1 where the input is positive, else 0."""
+    return code.select(x > 0.0, code.like(1.0, x), 0.0)
+
+
+def silu_slope(code: Code, x: Value) -> Value:
+    """With s = logistic(x): s + x s (1 - s)."""
+    s = logistic(code, x)
+    return code.fma(x * s, 1.0 - s, s)
+
+
+SLOPES: dict[str, Callable[[Code, Value], Value]] = {
+    "gelu": gelu_slope,
+    "gelu_tanh": gelu_tanh_slope,
+    "relu": relu_slope,
+    "silu": silu_slope,
+}
+
+
+def activate(
+    code: Code,
+    number: Value,
+    x: Value,
+    x_stride: Value,
+    rows: Value,
+    width: Value,
+    out: Value,
+    out_stride: Value,
+    *,
+    kind: str,
+    to: str,
+) -> None:
+    """The activation of this number, of rows kept as `kind`; the result is kept as `to`."""
+
+    def case(name: str) -> Callable[[], None]:
+        def row(i: Value, _: list[Value]) -> None:
+            def some(k: Value, _: list[Value]) -> None:
+                y = ACTIVATIONS[name](code, load_as(code, x + i * x_stride + k * SIZES[kind], kind))
+                store_as(code, y, out + i * out_stride + k * SIZES[to], to)
+
+            code.loop(0, width, code.lanes, some)
+
+        def all_rows() -> None:
+            code.loop(0, rows, 1, row)
+
+        return all_rows
+
+    code.switch(number, [case(name) for name in ACTIVATIONS])
+
+
+def activate_backward(
+    code: Code,
+    number: Value,
+    d: Value,
+    d_stride: Value,
+    x: Value,
+    x_stride: Value,
+    rows: Value,
+    width: Value,
+    *,
+    kind: str,
+    to: str,
+) -> None:
+    """D *= the activation's slope at x, in place; d and x are kept as `kind`, the result as `to`.
+
+    Both have the same size, and what is zero in d stays zero.
+    """
+
+    def case(name: str) -> Callable[[], None]:
+        def row(i: Value, _: list[Value]) -> None:
+            def some(k: Value, _: list[Value]) -> None:
+                at = d + i * d_stride + k * SIZES[kind]
+                slope = SLOPES[name](code, load_as(code, x + i * x_stride + k * SIZES[kind], kind))
+                store_as(code, load_as(code, at, kind) * slope, at, to)
+
+            code.loop(0, width, code.lanes, some)
+
+        def all_rows() -> None:
+            code.loop(0, rows, 1, row)
+
+        return all_rows
+
+    code.switch(number, [case(name) for name in SLOPES])
+
+
+# ---------------------------------------------------------------- norms and the head
+
+
+def columns(code: Code, count: Value, body: Callable[[Value, Value | None], None]) -> None:
+    """Run over the columns of a padded row: vectors of true columns, then the mixed and empty ones.
+
+    Args:
+        code: where to write.
+        count: true columns; the row is as wide as whole panels.
+        body: writes one turn; gets the first column, and which lanes are true columns (None: all).
+    """
+    whole = count & -code.lanes
+    width = (count + (2 * code.lanes - 1)) & -(2 * code.lanes)
+    code.loop(0, whole, code.lanes, lambda k, _: body(k, None))
+    code.loop(whole, width, code.lanes, lambda k, _: body(k, code.mask(count - k)))
+
+
+def only(code: Code, mask: Value | None, x: Value) -> Value:
+    """The true columns of x, with zeros for the others."""
+    return x if mask is None else code.select(mask, x, 0.0)
+
+
+def layer_norm_kept(
+    code: Code,
+    x: Value,
+    x_stride: Value,
+    rows: Value,
+    count: Value,
+    norm: Value,
+    eps: Value,
+    out: Value,
+    out_stride: Value,
+    operand: Value,
+    operand_stride: Value,
+    inverses: Value,
+    *,
+    to: str,
+) -> None:
+    """Normalise rows in place, before gain and bias; with them they go to `out` and `operand`.
+
+    Args:
+        code: where to write.
+        x: address of the first row, float32; becomes (x - mean) / deviation.
+        x_stride: bytes from row to row.
+        rows: how many.
+        count: D.
+        norm: address of the gain, then the bias, each as wide as a padded row.
+        eps: address of the number to add to the variance, float32.
+        out: where the result goes, float32.
+        out_stride: bytes from row to row.
+        operand: where it goes as products read it; not written in float32.
+        operand_stride: bytes from row to row.
+        inverses: where one over the deviation of each row goes, float32.
+        to: how the operand is kept.
+    """
+    lanes = code.lanes
+    width = (count + (2 * lanes - 1)) & -(2 * lanes)
+    inverse = 1.0 / code.cast("sitofp", count, F32)
+    epsilon = code.load_one(eps)
+
+    def row(i: Value, _: list[Value]) -> None:
+        begin = x + i * x_stride
+
+        def add(k: Value, sums: list[Value]) -> list[Value]:
+            return [sums[0] + code.load(begin + k * 4)]
+
+        total = code.loop(0, width, lanes, add, [code.vector(0.0)])[0]
+        mean = code.splat(code.reduce(total, Value.__add__) * inverse)
+
+        def squares(k: Value, sums: list[Value]) -> list[Value]:
+            centred = code.select(code.mask(count - k), code.load(begin + k * 4) - mean, 0.0)
+            return [code.fma(centred, centred, sums[0])]
+
+        square = code.loop(0, width, lanes, squares, [code.vector(0.0)])[0]
+        variance = code.reduce(square, Value.__add__) * inverse
+        scale = 1.0 / code.sqrt(variance + epsilon)
+        factor = code.splat(scale)
+        code.store(scale, inverses + i * 4)
+
+        def normalise(k: Value, mask: Value | None) -> None:
+            normal = only(code, mask, (code.load(begin + k * 4) - mean) * factor)
+            y = code.fma(normal, code.load(norm + k * 4), code.load(norm + (width + k) * 4))
+            code.store(normal, begin + k * 4)
+            code.store(y, out + i * out_stride + k * 4)
+            if to != "float32":
+                store_as(code, y, operand + i * operand_stride + k * SIZES[to], to)
+
+        columns(code, count, normalise)
+
+    code.loop(0, rows, 1, row)
+
+
+def layer_norm_backward(
+    code: Code,
+    d: Value,
+    d_stride: Value,
+    rows: Value,
+    count: Value,
+    norm: Value,
+    normal: Value,
+    normal_stride: Value,
+    inverses: Value,
+    operand: Value,
+    operand_stride: Value,
+    sums: Value,
+    *,
+    to: str,
+) -> None:
+    """Gradient of a norm's input, in place of that of its output; and what gain and bias get.
+
+    Args:
+        code: where to write.
+        d: address of the first row, float32.
+        d_stride: bytes from row to row.
+        rows: how many.
+        count: D.
+        norm: address of the gain, as wide as a padded row.
+        normal: the normalised rows, see `layer_norm_kept`.
+        normal_stride: bytes from row to row.
+        inverses: one over the deviation of each row.
+        operand: where the result goes as products read it; not written in float32.
+        operand_stride: bytes from row to row.
+        sums: where these rows' gradients of gain and bias go, each as wide as a padded row.
+        to: how the operand is kept.
+    """
+    lanes = code.lanes
+    width = (count + (2 * lanes - 1)) & -(2 * lanes)
+    inverse = 1.0 / code.cast("sitofp", count, F32)
+
+    def clear(k: Value, _: list[Value]) -> None:
+        code.store(code.vector(0.0), sums + k * 4)
+
+    code.loop(0, width + width, lanes, clear)
+
+    def row(i: Value, _: list[Value]) -> None:
+        begin, normals = d + i * d_stride, normal + i * normal_stride
+
+        def add(k: Value, carried: list[Value]) -> list[Value]:
+            of, x = code.load(begin + k * 4), code.load(normals + k * 4)
+            scaled = of * code.load(norm + k * 4)
+            gain, bias = sums + k * 4, sums + (width + k) * 4
+            code.store(code.fma(of, x, code.load(gain)), gain)
+            code.store(code.load(bias) + of, bias)
+            return [carried[0] + scaled, code.fma(scaled, x, carried[1])]
+
+        zero = code.vector(0.0)
+        first, second = code.loop(0, width, lanes, add, [zero, zero])
+        mean = code.splat(code.reduce(first, Value.__add__) * inverse)
+        slope = code.splat(code.reduce(second, Value.__add__) * inverse)
+        factor = code.broadcast(inverses + i * 4)
+
+        def finish(k: Value, mask: Value | None) -> None:
+            of, x = code.load(begin + k * 4), code.load(normals + k * 4)
+            scaled = of * code.load(norm + k * 4)
+            y = only(code, mask, (scaled - mean - x * slope) * factor)
+            code.store(y, begin + k * 4)
+            if to != "float32":
+                store_as(code, y, operand + i * operand_stride + k * SIZES[to], to)
+
+        columns(code, count, finish)
+
+    code.loop(0, rows, 1, row)
+
+
+def span_logits_backward(
+    code: Code,
+    x: Value,
+    x_stride: Value,
+    rows: Value,
+    width: Value,
+    head: Value,
+    start: Value,
+    end: Value,
+    out: Value,
+    out_stride: Value,
+    sums: Value,
+) -> None:
+    """Gradients of the last layer's output and of the head's two rows.
+
+    Args:
+        code: where to write.
+        x: address of the first row, float32.
+        x_stride: bytes from row to row.
+        rows: how many.
+        width: of a padded row.
+        head: address of the start's weights and the end's, each a padded row.
+        start: gradient of the start logits, 4 bytes a row.
+        end: gradient of the end logits.
+        out: where the rows' gradient goes, float32.
+        out_stride: bytes from row to row.
+        sums: where these rows' gradients of the head's rows go, each a padded row.
+    """
+    lanes = code.lanes
+
+    def clear(k: Value, _: list[Value]) -> None:
+        code.store(code.vector(0.0), sums + k * 4)
+
+    code.loop(0, width + width, lanes, clear)
+
+    def row(i: Value, _: list[Value]) -> None:
+        ds, de = code.broadcast(start + i * 4), code.broadcast(end + i * 4)
+
+        def some(k: Value, _: list[Value]) -> None:
+            number = code.load(x + i * x_stride + k * 4)
+            first, second = sums + k * 4, sums + (width + k) * 4
+            code.store(code.fma(number, ds, code.load(first)), first)
+            code.store(code.fma(number, de, code.load(second)), second)
+            y = ds * code.load(head + k * 4)
+            y = code.fma(de, code.load(head + (width + k) * 4), y)
+            code.store(y, out + i * out_stride + k * 4)
+
+        code.loop(0, width, lanes, some)
+
+    code.loop(0, rows, 1, row)
+
+
+# ---------------------------------------------------------------- attention
+
+
+def row_products(
+    code: Code,
+    a: Value,
+    a_stride: Value,
+    b: Value,
+    b_stride: Value,
+    rows: Value,
+    count: Value,
+    out: Value,
+    *,
+    kind: str,
+    other: str,
+) -> None:
+    """out[i] = sum over the columns of a[i] b[i], float32; kept as `kind` and `other`."""
+
+    def row(i: Value, _: list[Value]) -> None:
+        code.store(code.constant(0.0, F32), out + i * 4)
+        first, second = a + i * a_stride, b + i * b_stride
+
+        def some(k: Value, load: Callable[..., Value]) -> None:
+            x = load_as(code, first + k * SIZES[kind], kind, load)
+            y = load_as(code, second + k * SIZES[other], other, load)
+            product = x * y
+            vector = hasattr(product.type, "count")
+            total = code.reduce(product, Value.__add__) if vector else product
+            code.store(code.load_one(out + i * 4) + total, out + i * 4)
+
+        code.elements(count, some)
+
+    code.loop(0, rows, 1, row)
+
+
+def softmax_backward(
+    code: Code,
+    scores: Value,
+    d_probs: Value,
+    rows: Value,
+    count: Value,
+    size: Value,
+    shifts: Value,
+    inverses: Value,
+    deltas: Value,
+    probs: Value,
+    d_scores: Value,
+    d_stride: Value,
+    *,
+    dtype: str,
+) -> None:
+    """Probabilities once more, and the gradient of the scores; rows are keys, columns queries.
+
+    Args:
+        code: where to write.
+        scores: address of [rows, S] float32, S rounded up to whole panels; without the scale.
+        d_probs: gradient of the probabilities, in the same form.
+        rows: how many keys.
+        count: S.
+        size: Dh, whose root divides the scores.
+        shifts: of each query: the exponent's shift, see attention.softmax.
+        inverses: of each query: one over the sum of its row.
+        deltas: of each query: the sum of context times its gradient.
+        probs: where probabilities [rows, S] of `dtype` go.
+        d_scores: where the gradient of query times key goes, rows of `dtype`.
+        d_stride: bytes from row to row of it.
+        dtype: 'float32' or 'bfloat16'.
+    """
+    lanes = code.lanes
+    width = (count + (2 * lanes - 1)) & -(2 * lanes)
+    root = 1.0 / code.sqrt(code.cast("sitofp", size, F32))
+    over_root, factor = code.splat(root), code.splat(root * math.log2(math.e))
+    number = SIZES[dtype]
+
+    def row(i: Value, _: list[Value]) -> None:
+        begin, gradient = scores + i * width * 4, d_probs + i * width * 4
+        to, d_to = probs + i * width * number, d_scores + i * d_stride
+
+        def some(k: Value, mask: Value | None) -> None:
+            x = code.fma(code.load(begin + k * 4), factor, code.load(shifts + k * 4))
+            p = exp2(code, code.minimum(x, 1.0)) * code.load(inverses + k * 4)
+            of = (code.load(gradient + k * 4) - code.load(deltas + k * 4)) * over_root
+            store_as(code, only(code, mask, p), to + k * number, dtype)
+            store_as(code, only(code, mask, p * of), d_to + k * number, dtype)
+
+        columns(code, count, some)
+
+    code.loop(0, rows, 1, row)
+
+
+# ---------------------------------------------------------------- the optimizer
+
+
+def sum_of_squares(code: Code, x: Value, count: Value, out: Value) -> None:
+    """Out = the sum of x^2 over `count` numbers, float32."""
+    whole = count & -code.lanes
+
+    def some(k: Value, sums: list[Value]) -> list[Value]:
+        number = code.load(x + k * 4)
+        return [code.fma(number, number, sums[0])]
+
+    def one(k: Value, sums: list[Value]) -> list[Value]:
+        number = code.load_one(x + k * 4)
+        return [code.fma(number, number, sums[0])]
+
+    total = code.loop(0, whole, code.lanes, some, [code.vector(0.0)])[0]
+    last = code.loop(whole, count, 1, one, [code.reduce(total, Value.__add__)])[0]
+    code.store(last, out)
+
+
+def adamw(
+    code: Code,
+    weights: Value,
+    gradient: Value,
+    first: Value,
+    second: Value,
+    count: Value,
+    settings: Value,
+) -> None:
+    """One step of AdamW on `count` numbers.
+
+    The settings are float32: scale of the gradient, beta1, 1 - beta1, beta2, 1 - beta2, the factor
+    of weights (1 - rate * decay), rate / correction of the first moment, one over the root of the
+    second's correction, eps.
+    """
+    scale, beta1, rest1, beta2, rest2, keep, rate, root, eps = (
+        code.load_one(settings + 4 * i) for i in range(9)
+    )
+
+    def some(k: Value, load: Callable[..., Value]) -> None:
+        at = k * 4
+        g = load(gradient + at) * scale
+        m = code.fma(load(first + at), beta1, g * rest1)
+        v = code.fma(load(second + at), beta2, g * g * rest2)
+        code.store(m, first + at)
+        code.store(v, second + at)
+        step = m * rate / code.fma(code.sqrt(v), root, eps)
+        code.store(load(weights + at) * keep - step, weights + at)
+
+    code.elements(count, some)

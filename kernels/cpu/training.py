@@ -1,0 +1,770 @@
+"""The functions that train on the processor: those of kernels/gradients.py, fast.
+
+Each makes one job of the training program (training_program.py).  What a step keeps lies in
+memory that the workspace gives away in the order in which it is asked for, and again after `begin`:
+so a step of the optimizer allocates nothing that the one before had not.
+
+The gradient of the hidden states is one buffer [T, D] of float32, changed in place from the last
+layer to the first.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from minibert.arrays import Floats, Ints
+from minibert.kernels.numbers import from_bfloat16, round_up
+from minibert.kernels.training import AdamW, Dropout
+from minibert.parameters import Dense, Norm, Parameters, Tables, Weights, full, map_layers
+
+from .compiler import Program, load_program
+from .functions import ACTIVATIONS, longest
+from .jobs import BLOCK_ROWS, attention_tasks, stride
+from .packing import Record, address, aligned, pack_head, pack_norm, pack_tables
+from .pool import POOL, YIELD
+from .records import (
+    CHUNK,
+    DENSE,
+    PLAIN,
+    QKV,
+    RESIDUAL,
+    ROW_TASK,
+    THREAD,
+    TILE_TASK,
+    TRAINING_JOBS,
+    WEIGHT_GRADIENT,
+)
+from .targets import SIZES, Target
+
+ROWS_OF_A_TILE = 192  # rows and panels of the weights whose gradient is one task
+PANELS_OF_A_TILE = 4
+COLUMNS = 64  # whose rows are put across in one task
+NUMBERS = 16 * CHUNK  # of the optimizer's tasks
+
+# ---------------------------------------------------------------- memory
+
+
+@dataclass(frozen=True, eq=False)
+class Buffer:
+    """Rows [T, width] in memory that products can read: padded, with zeros behind."""
+
+    memory: NDArray[np.uint8]
+    rows: int
+    width: int
+    stride: int  # bytes from row to row
+    kind: str
+
+    @property
+    def record(self) -> tuple[int, int]:
+        """A records.ROWS."""
+        return address(self.memory), self.stride
+
+    @property
+    def array(self) -> NDArray[Any]:
+        """The numbers as they are kept, [T, width]."""
+        dtype = np.dtype(np.uint16 if self.kind == "bfloat16" else np.float32)
+        shape = (self.rows, self.width)
+        return np.ndarray(shape, dtype, self.memory, strides=(self.stride, dtype.itemsize))
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> NDArray[Any]:
+        """A copy in float32, for NumPy."""
+        found = self.array
+        return from_bfloat16(found) if self.kind == "bfloat16" else found.copy()
+
+    def __len__(self) -> int:
+        return self.rows
+
+
+NOTHING = (0, 0)  # a records.ROWS that is not read
+
+
+class Workspace:
+    """Memory for one batch: what steps keep, and what only lasts from one step to the next."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self.kept: list[NDArray[np.uint8]] = []
+        self.scratch: dict[tuple[Any, ...], NDArray[np.uint8]] = {}
+        self.place = 0
+
+    def begin(self) -> None:
+        """What was kept is no longer needed."""
+        self.place = 0
+
+    def keep(self, rows: int, width: int, kind: str) -> Buffer:
+        """Memory that lasts until `begin`."""
+        size, each = self._size(rows, width, kind)
+        if self.place == len(self.kept):
+            self.kept.append(aligned((size,), np.uint8))
+        elif self.kept[self.place].size < size or self.kept[self.place].size % each:
+            self.kept[self.place] = aligned((size,), np.uint8)
+        memory = self.kept[self.place]
+        self.place += 1
+        return Buffer(memory, rows, width, each, kind)
+
+    def borrow(self, name: str, rows: int, width: int, kind: str) -> Buffer:
+        """Memory that lasts until the next loan of the same name and width."""
+        size, each = self._size(rows, width, kind)
+        key = (name, width, kind)
+        memory = self.scratch.get(key)
+        if memory is None or memory.size < size:
+            self.scratch[key] = memory = aligned((size,), np.uint8)
+        return Buffer(memory, rows, width, each, kind)
+
+    def numbers(self, name: str, count: int) -> Floats:
+        """Scratch for so many float32 numbers."""
+        key = (name,)
+        memory = self.scratch.get(key)
+        if memory is None or memory.size < 4 * count:
+            self.scratch[key] = memory = aligned((4 * round_up(count, 4096),), np.uint8)
+        return memory[: 4 * count].view(np.float32)
+
+    def _size(self, rows: int, width: int, kind: str) -> tuple[int, int]:
+        each = stride(round_up(width, self.target.panel), SIZES[kind])
+        # A tile reads as many rows as it is high, also beyond the last.
+        return round_up(rows + self.target.tile_rows[0], 256) * each, each
+
+
+@lru_cache(maxsize=64)
+def blocks(count: int, each: int) -> Record:
+    """Tasks of so many rows each: records.ROW_TASK [n]; the same for any number of threads."""
+    begin = np.arange(0, count, each)
+    tasks = np.empty(len(begin), ROW_TASK)
+    tasks["begin"], tasks["count"] = begin, np.minimum(each, count - begin)
+    tasks.flags.writeable = False
+    return tasks
+
+
+@lru_cache(maxsize=64)
+def tiles(out: int, into: int, panel: int) -> Record:
+    """Tasks that cover a matrix [out, into]: records.TILE_TASK [n]."""
+    panels = -(-into // panel)
+    found = [
+        (begin, min(ROWS_OF_A_TILE, out - begin), first, min(PANELS_OF_A_TILE, panels - first))
+        for first in range(0, panels, PANELS_OF_A_TILE)
+        for begin in range(0, out, ROWS_OF_A_TILE)
+    ]
+    tasks = np.array(found, TILE_TASK)
+    tasks.flags.writeable = False
+    return tasks
+
+
+# ---------------------------------------------------------------- weights
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class TrainedDense:
+    """A dense layer packed for both directions; the master weights stay where they are."""
+
+    out: int
+    into: int
+    narrow: Buffer  # rows as products read them; shared by all layers of a shape
+    forward: NDArray[np.uint8]  # panels of the columns of y
+    backward: NDArray[np.uint8]  # panels of the columns of d_x
+    forward_steps: int
+    backward_steps: int
+    bias: Floats
+    nothing: Floats  # zeros, to begin the sums of d_x with
+
+    @cached_property
+    def record(self) -> Record:
+        """A records.DENSE for y = x W^T + b."""
+        return self._record(self.forward, self.bias, self.out, self.into, self.forward_steps)
+
+    @cached_property
+    def turned(self) -> Record:
+        """A records.DENSE for d_x = d_y W."""
+        return self._record(self.backward, self.nothing, self.into, self.out, self.backward_steps)
+
+    def _record(
+        self, panels: NDArray[np.uint8], start: Floats, out: int, into: int, steps: int
+    ) -> Record:
+        record = np.zeros((), DENSE)
+        record["weights"], record["start"] = address(panels), address(start)
+        record["out"], record["into"], record["steps"] = out, into, steps
+        record["panels"] = len(panels)
+        return record
+
+
+class Normal(NamedTuple):
+    """What a norm keeps."""
+
+    out: Buffer  # [T, D] float32
+    operand: Buffer  # the same, as products read it
+    normal: Buffer  # [T, D] before gain and bias
+    deviations: Buffer  # [T] one over the deviation
+
+
+class Linear(NamedTuple):
+    """What a product keeps."""
+
+    operand: Buffer
+
+
+class Active(NamedTuple):
+    """What an activation keeps."""
+
+    operand: Buffer  # [T, F] as products read it
+    before: Buffer  # [T, F]
+
+    @property
+    def out(self) -> Buffer:
+        """What the next step reads."""
+        return self.operand
+
+
+class Attended(NamedTuple):
+    """What attention keeps."""
+
+    operand: Buffer  # [T, D] context, as products read it
+    rows: Buffer  # [2 H, T] shifts and inverses of the softmax
+
+    @property
+    def out(self) -> Buffer:
+        """What the next step reads."""
+        return self.operand
+
+
+class Call:
+    """One call of an entry of the training program."""
+
+    def __init__(self, kernels: Kernels, entry: str):
+        self.entry, self.program = entry, kernels.program
+        self.num_threads = kernels.num_threads
+        record = aligned((1,), TRAINING_JOBS[entry])
+        self.address, self.record = address(record), record[0]
+        self.record["yield_function"] = YIELD
+        self.arrays: list[Any] = []
+        self.tasks = 1
+
+    def refer(self, name: str, array: NDArray[Any]) -> None:
+        """Let a field point to an array, which lives as long as the call."""
+        self.record[name] = address(array)
+        self.arrays.append(array)
+
+    def put(self, **buffers: Buffer) -> None:
+        """Let fields point to buffers."""
+        for name, buffer in buffers.items():
+            self.record[name] = buffer.record
+            self.arrays.append(buffer)
+
+    def set_tasks(self, name: str, tasks: Record) -> None:
+        """Set NAME_tasks and NAME_task_count."""
+        self.refer(f"{name}_tasks", tasks)
+        self.record[f"{name}_task_count"] = len(tasks)
+        self.tasks = max(self.tasks, len(tasks))
+
+    def set_dropout(self, dropout: Dropout | None, heads: int = 1) -> None:
+        """Say what is dropped."""
+        if dropout is None or not dropout.rate:
+            return
+        record = self.record["dropout"]
+        record["on"], record["first_token"], record["heads"] = 1, dropout.first_token, heads
+        record["key"], record["bound"] = dropout.key, int(dropout.rate * 2**32) - 2**31
+        record["scale"] = 1 / (1 - dropout.rate)
+
+    @property
+    def threads(self) -> int:
+        """How many take part, at most."""
+        return max(1, min(self.num_threads, self.tasks))
+
+    def run(self, slot: int) -> None:
+        """Take tasks until none is left, as the thread of this slot."""
+        self.program.run(self.entry, self.address, slot)
+
+
+class Kernels:
+    """The processor's kernels for training, in one dtype and with so many threads.
+
+    Args:
+        dtype: 'float32' or 'bfloat16', of the matrix products.
+        target: the processor.
+        num_threads: how many work on a step, at most.
+    """
+
+    def __init__(self, dtype: str, target: Target, num_threads: int):
+        self.dtype, self.target, self.num_threads = dtype, target, num_threads
+        self.kind = target.attention(dtype)  # of queries, keys, values, and what is kept of them
+        self.operand = target.operand(dtype)
+        self.workspace = Workspace(target)
+        self.begin = self.workspace.begin
+        self.threads: tuple[tuple[int, int], Record, NDArray[np.uint8]] | None = None
+
+    @cached_property
+    def program(self) -> Program:
+        """The compiled program."""
+        return load_program(self.dtype, self.target, training=True)
+
+    # ------------------------------------------------------------ weights
+
+    def prepare(self, weights: Weights) -> Parameters[Any, TrainedDense, Floats, Floats]:
+        """Weights packed for both directions."""
+        target, zeros = self.target, aligned((16384,), np.float32)
+        narrow: dict[tuple[int, int], Buffer] = {}
+
+        def dense(dense: Dense) -> TrainedDense:
+            out, into = full(dense.weight).shape
+            per = 4 // SIZES[self.operand]
+            if (out, into) not in narrow:
+                rows = round_up(out, target.panel)
+                narrow[out, into] = Workspace(target).keep(rows, into, self.operand)
+            forward_steps = round_up(into, per * target.lanes) // per
+            backward_steps = round_up(out, target.panel) // per
+
+            def panels(columns: int, steps: int) -> NDArray[np.uint8]:
+                count = -(-columns // target.panel)
+                return aligned((count, steps * target.panel * 4), np.uint8)
+
+            return TrainedDense(
+                out, into, narrow[out, into],
+                panels(out, forward_steps), panels(into, backward_steps),
+                forward_steps, backward_steps,
+                aligned((round_up(out, target.panel),), np.float32),
+                zeros if into <= len(zeros) else aligned((round_up(into, 64),), np.float32),
+            )  # fmt: skip
+
+        prepared = Parameters(
+            pack_tables(weights.tables, target),
+            map_layers(weights.layers, dense, lambda norm: pack_norm(norm, target)),
+            pack_head(weights.qa_outputs, target),
+        )
+        self.refresh(prepared, weights)
+        return prepared
+
+    def refresh(self, prepared: Parameters[Any, Any, Any, Any], weights: Weights) -> None:
+        """Pack the weights anew, after the optimizer has changed them."""
+        self._copy_norm(weights.tables.norm, prepared.tables.norm)
+        for to, layer in zip(prepared.layers, weights.layers, strict=True):
+            for name in ("qkv", "attention_output", "intermediate", "output"):
+                self._pack(getattr(layer, name), getattr(to, name))
+            self._copy_norm(layer.attention_norm, to.attention_norm)
+            self._copy_norm(layer.output_norm, to.output_norm)
+        prepared.qa_outputs[:] = pack_head(weights.qa_outputs, self.target)
+
+    def _copy_norm(self, norm: Norm, to: Floats) -> None:
+        to[:] = pack_norm(norm, self.target)
+
+    def _pack(self, dense: Dense, to: TrainedDense) -> None:
+        weight = np.ascontiguousarray(full(dense.weight), np.float32)
+        to.bias[: to.out] = dense.bias
+        call = Call(self, "pack")
+        call.arrays.append(weight)
+        call.record["weights"] = (address(weight), weight.strides[0])
+        call.put(narrow=to.narrow)
+        call.record["out"], call.record["into"] = to.out, to.into
+        for name in ("forward", "backward"):
+            panels = getattr(to, name)
+            call.refer(name, panels)
+            call.record[f"{name}_bytes"] = panels.shape[1]
+            call.record[f"{name}_count"] = len(panels)
+        call.set_tasks("row", blocks(to.out, BLOCK_ROWS))
+        self._run(call)
+
+    # ------------------------------------------------------------ forward
+
+    def embed(
+        self,
+        input_ids: Ints,
+        token_type_ids: Ints,
+        position_ids: Ints,
+        tables: Any,
+        eps: float,
+        dropout: Dropout | None = None,
+    ) -> Normal:
+        """See gradients.embed."""
+        kept = self._normal(len(input_ids), tables.hidden)
+        call = Call(self, "embed")
+        call.record["tables"] = tables.record
+        self._set_ids(call, input_ids, token_type_ids, position_ids)
+        self._set_norm(call, kept, tables.norm, eps)
+        call.put(out=kept.out, operand=kept.operand)
+        call.set_dropout(dropout)
+        return self._by_rows(call, len(input_ids), kept)
+
+    def linear(self, x: Any, dense: TrainedDense) -> Linear:
+        """See gradients.linear."""
+        out = self.workspace.keep(len(x.operand), dense.out, self.kind)
+        call = Call(self, "linear")
+        call.record["dense"] = dense.record
+        call.put(x=x.operand, out=out)
+        return self._by_rows(call, len(out), Linear(out))
+
+    def linear_activation(self, x: Any, dense: TrainedDense, activation: str) -> Active:
+        """See gradients.linear_activation."""
+        tokens = len(x.operand)
+        out = self.workspace.keep(tokens, dense.out, self.operand)
+        before = self.workspace.keep(tokens, dense.out, self.kind)
+        call = Call(self, "linear_activation")
+        call.record["dense"] = dense.record
+        call.record["activation"] = ACTIVATIONS.index(activation)
+        call.put(x=x.operand, out=out, before=before)
+        return self._by_rows(call, tokens, Active(out, before))
+
+    def linear_add_norm(
+        self,
+        x: Any,
+        dense: TrainedDense,
+        residual: Normal,
+        norm: Floats,
+        eps: float,
+        dropout: Dropout | None = None,
+    ) -> Normal:
+        """See gradients.linear_add_norm."""
+        tokens = len(x.operand)
+        kept = self._normal(tokens, dense.out)
+        call = Call(self, "linear_add_norm")
+        call.record["dense"] = dense.record
+        self._set_norm(call, kept, norm, eps)
+        call.put(x=x.operand, residual=residual.out, out=kept.out, operand=kept.operand)
+        call.set_dropout(dropout)
+        return self._by_rows(call, tokens, kept)
+
+    def attention(
+        self, qkv: Linear, cu_seqlens: Ints, num_heads: int, dropout: Dropout | None = None
+    ) -> Attended:
+        """See gradients.attention."""
+        tokens, hidden = len(qkv.operand), qkv.operand.width // 3
+        out = self.workspace.keep(tokens, hidden, self.operand)
+        # Vectors of them are read beyond the last token, too.
+        rows = self.workspace.keep(1, 2 * num_heads * tokens + 64, "float32")
+        call = self._attention("attention", qkv, out, rows, cu_seqlens, num_heads)
+        call.set_dropout(dropout, num_heads)
+        self._run(call, longest(cu_seqlens), hidden // num_heads)
+        return Attended(out, rows)
+
+    def span_logits(self, x: Normal, head: Floats) -> tuple[Floats, Floats]:
+        """See gradients.span_logits."""
+        tokens = len(x.out)
+        start, end = np.empty(tokens, np.float32), np.empty(tokens, np.float32)
+        call = Call(self, "span_logits")
+        call.refer("head", head)
+        call.record["hidden"] = x.out.width
+        call.put(x=x.out)
+        call.refer("start_logits", start)
+        call.refer("end_logits", end)
+        return self._by_rows(call, tokens, (start, end))
+
+    # ------------------------------------------------------------ backward
+
+    def span_logits_backward(
+        self, d_start: Floats, d_end: Floats, x: Normal, head: Floats, gradient: Dense
+    ) -> Buffer:
+        """See gradients.span_logits_backward."""
+        tokens, hidden = len(x.out), x.out.width
+        out = self.workspace.borrow("d_x", tokens, hidden, "float32")
+        call = Call(self, "span_logits_backward")
+        call.refer("head", head)
+        call.record["hidden"] = hidden
+        call.put(x=x.out, out=out)
+        call.refer("d_start", np.ascontiguousarray(d_start, np.float32))
+        call.refer("d_end", np.ascontiguousarray(d_end, np.float32))
+        sums = self._set_sums(call, tokens, hidden)
+        self._by_rows(call, tokens, None)
+        full(gradient.weight)[:] += sums.sum(axis=0)[:, :hidden]
+        gradient.bias[0] += np.sum(d_start, dtype=np.float32)
+        gradient.bias[1] += np.sum(d_end, dtype=np.float32)
+        return out
+
+    def linear_add_norm_backward(
+        self,
+        d_out: Buffer,
+        kept: Normal,
+        x: Any,
+        dense: TrainedDense,
+        norm: Floats,
+        gradient: Dense,
+        norm_gradient: Norm,
+        dropout: Dropout | None = None,
+    ) -> tuple[Buffer, Buffer]:
+        """See gradients.linear_add_norm_backward; what is returned second is d_out, changed."""
+        tokens, hidden = len(d_out), dense.out
+        d_sum = d_out
+        if self.operand != "float32" or dropout is not None:
+            d_sum = self.workspace.borrow("d_sum", tokens, hidden, self.operand)
+        d_x = self.workspace.borrow("d_inner", tokens, dense.into, self.kind)
+        call = Call(self, "linear_add_norm_backward")
+        self._set_norm(call, kept, norm)
+        call.put(d_sum=d_out)
+        call.set_dropout(dropout)
+        sums = self._set_sums(call, tokens, hidden)
+        self._dense_backward(call, d_sum, x, dense, gradient, QKV, d_x, d_x)
+        add_norm(sums, norm_gradient)
+        return d_x, d_out
+
+    def linear_activation_backward(
+        self,
+        d_out: Buffer,
+        kept: Active,
+        x: Any,
+        dense: TrainedDense,
+        activation: str,
+        gradient: Dense,
+        plus: Buffer,
+    ) -> Buffer:
+        """See gradients.linear_activation_backward; the result is `plus`, changed."""
+        call = Call(self, "linear_activation_backward")
+        call.record["activation"] = ACTIVATIONS.index(activation)
+        call.put(before=kept.before)
+        self._dense_backward(call, d_out, x, dense, gradient, RESIDUAL, plus, plus)
+        return plus
+
+    def attention_backward(
+        self,
+        d_out: Buffer,
+        kept: Attended,
+        qkv: Linear,
+        cu_seqlens: Ints,
+        num_heads: int,
+        dropout: Dropout | None = None,
+    ) -> Buffer:
+        """See gradients.attention_backward."""
+        tokens, hidden = len(d_out), d_out.width
+        out = self.workspace.borrow("d_qkv", tokens, 3 * hidden, self.operand)
+        call = self._attention(
+            "attention_backward", qkv, kept.operand, kept.rows, cu_seqlens, num_heads
+        )
+        call.put(d_context=d_out, out=out)
+        call.set_dropout(dropout, num_heads)
+        self._run(call, longest(cu_seqlens), hidden // num_heads)
+        return out
+
+    def linear_backward(
+        self, d_out: Buffer, x: Any, dense: TrainedDense, gradient: Dense, plus: Buffer | None
+    ) -> Buffer:
+        """See gradients.linear_backward; the result is `plus`, changed, if that is there."""
+        ending = RESIDUAL
+        if plus is None:
+            plus = self.workspace.borrow("d_linear", len(d_out), dense.into, "float32")
+            ending = PLAIN
+        call = Call(self, "linear_backward")
+        self._dense_backward(call, d_out, x, dense, gradient, ending, plus, plus)
+        return plus
+
+    def embed_backward(
+        self,
+        d_out: Buffer,
+        kept: Normal,
+        input_ids: Ints,
+        token_type_ids: Ints,
+        position_ids: Ints,
+        tables: Any,
+        gradient: Tables,
+        dropout: Dropout | None = None,
+    ) -> None:
+        """See gradients.embed_backward; changes d_out."""
+        tokens, hidden = len(d_out), tables.hidden
+        call = Call(self, "embed_backward")
+        self._set_ids(call, input_ids, token_type_ids, position_ids)
+        self._set_norm(call, kept, tables.norm)
+        call.put(d_sum=d_out)
+        call.set_dropout(dropout)
+        call.record["hidden"], call.record["tokens"] = hidden, tokens
+        sums = self._set_sums(call, tokens, hidden)
+        call.set_tasks("column", blocks(hidden, COLUMNS))
+        for name in ("words", "token_types", "positions"):
+            call.refer(name, getattr(gradient, name).matrix)
+        self._by_rows(call, tokens, None)
+        add_norm(sums, gradient.norm)
+
+    # ------------------------------------------------------------ the optimizer
+
+    def adamw(
+        self, weights: Floats, gradient: Floats, first: Floats, second: Floats, settings: AdamW
+    ) -> None:
+        """See gradients.adamw."""
+        s = settings
+        numbers = np.array(
+            [
+                s.scale,
+                s.beta1,
+                1 - s.beta1,
+                s.beta2,
+                1 - s.beta2,
+                1 - s.learning_rate * s.weight_decay,
+                s.learning_rate / (1 - s.beta1**s.step),
+                1 / math.sqrt(1 - s.beta2**s.step),
+                s.eps,
+            ],
+            np.float32,
+        )
+        call = Call(self, "adamw")
+        for name, array in zip(
+            ("weights", "gradient", "first", "second", "settings"),
+            (weights, gradient, first, second, numbers),
+            strict=True,
+        ):
+            call.refer(name, array)
+        call.set_tasks("row", blocks(len(weights), NUMBERS))
+        self._run(call)
+
+    def sum_of_squares(self, x: Floats) -> float:
+        """See gradients.sum_of_squares."""
+        tasks = blocks(len(x), CHUNK)
+        sums = np.zeros(len(tasks), np.float32)
+        call = Call(self, "sum_of_squares")
+        call.refer("x", x)
+        call.refer("sums", sums)
+        call.set_tasks("row", tasks)
+        self._run(call)
+        return float(sums.sum(dtype=np.float64))
+
+    # ------------------------------------------------------------ calls
+
+    def _normal(self, tokens: int, width: int) -> Normal:
+        keep = self.workspace.keep
+        out = keep(tokens, width, "float32")
+        operand = out if self.operand == "float32" else keep(tokens, width, self.operand)
+        return Normal(out, operand, keep(tokens, width, "float32"), keep(1, tokens, "float32"))
+
+    def _set_ids(self, call: Call, input_ids: Ints, token_types: Ints, positions: Ints) -> None:
+        for name, ids in (
+            ("input_ids", input_ids),
+            ("token_type_ids", token_types),
+            ("position_ids", positions),
+        ):
+            call.refer(name, np.ascontiguousarray(ids, np.int32))
+
+    def _set_norm(self, call: Call, kept: Normal, norm: Floats, eps: float | None = None) -> None:
+        call.refer("norm", norm)
+        call.put(normal=kept.normal)
+        call.record["deviations"] = kept.deviations.record[0]
+        call.arrays.append(kept.deviations)
+        if eps is not None:
+            call.record["eps"] = eps
+
+    def _set_sums(self, call: Call, tokens: int, width: int) -> Floats:
+        """Room for two sums of columns for each block of rows: [blocks, 2, width padded]."""
+        padded = round_up(width, self.target.panel)
+        count = -(-tokens // BLOCK_ROWS)
+        sums = self.workspace.numbers("sums", count * 2 * padded).reshape(count, 2, padded)
+        call.refer("sums", sums)
+        return sums
+
+    def _attention(
+        self, entry: str, qkv: Linear, context: Buffer, rows: Buffer, cu_seqlens: Ints, heads: int
+    ) -> Call:
+        hidden = context.width
+        call = Call(self, entry)
+        call.record["hidden"], call.record["head_size"] = hidden, hidden // heads
+        call.record["tokens"] = len(context)
+        call.put(qkv=qkv.operand, context=context)
+        call.record["kept"] = rows.record[0]
+        call.arrays.append(rows)
+        # Backward a task is all of a head, whatever the number of threads.
+        threads = self.num_threads if entry == "attention" else 1
+        call.set_tasks("attention", attention_tasks(cu_seqlens, heads, threads, self.target))
+        return call
+
+    def _dense_backward(
+        self,
+        call: Call,
+        d_out: Buffer,
+        x: Any,
+        dense: TrainedDense,
+        gradient: Dense,
+        ending: int,
+        residual: Buffer,
+        out: Buffer,
+    ) -> None:
+        """Both halves of a dense layer's gradient."""
+        tokens, panel = len(d_out), self.target.panel
+        padded = round_up(tokens, panel)
+        size = SIZES[self.operand]
+        across = self.workspace.borrow("across", round_up(dense.out, panel), padded, self.operand)
+        panel_bytes = padded * panel * size
+        panels = self.workspace.numbers("panels", -(-dense.into // panel) * panel_bytes // 4)
+        sums = self.workspace.numbers("column sums", round_up(dense.out, panel))
+        weight = np.zeros((), WEIGHT_GRADIENT)
+        weight["across"] = across.record
+        weight["sums"], weight["panels"] = address(sums), address(panels)
+        weight["panel_bytes"], weight["steps"] = panel_bytes, padded * size // 4
+        to = full(gradient.weight)  # gradients are floats
+        weight["gradient"] = (address(to), to.strides[0])
+        weight["out"], weight["into"] = dense.out, dense.into
+        for name, tasks in (
+            ("column", blocks(dense.out, COLUMNS)),
+            ("input", blocks(dense.into, COLUMNS)),
+            ("tile", tiles(dense.out, dense.into, panel)),
+        ):
+            weight[f"{name}_tasks"], weight[f"{name}_task_count"] = address(tasks), len(tasks)
+            call.arrays.append(tasks)
+        call.arrays += [across, panels, sums, to]
+        call.record["weight"] = weight
+        call.record["tokens"], call.record["ending"] = tokens, ending
+        call.record["dense"] = dense.turned
+        call.put(d_out=d_out, x=x.operand, residual=residual, out=out)
+        self._by_rows(call, tokens, None)
+        gradient.bias[:] += sums[: dense.out]
+
+    def _by_rows(self, call: Call, tokens: int, result: Any) -> Any:
+        call.set_tasks("row", blocks(tokens, BLOCK_ROWS))
+        self._run(call)
+        return result
+
+    def _run(self, call: Call, length: int = 0, head_size: int = 0) -> None:
+        threads = self._threads(length, head_size)
+        call.refer("threads", threads)
+        with POOL.lock:
+            POOL.run(call)
+
+    def _threads(self, length: int, head_size: int) -> Record:
+        """Each thread's scratch memory, for windows and heads of at most this size."""
+        length, head_size = round_up(length, 128), round_up(head_size, 32)
+        if self.threads is not None:
+            (longest_yet, widest_yet), records, _ = self.threads
+            if length <= longest_yet and head_size <= widest_yet:
+                return records
+            length, head_size = max(length, longest_yet), max(head_size, widest_yet)
+        panel, high, kind = self.target.panel, self.target.tile_rows[0], SIZES[self.kind]
+        deep = round_up(head_size, 2 * panel)
+        packed, strip = length * deep * 4, length * (high + 1) * 4
+        each = stride(round_up(length, panel), kind)
+        matrix = (round_up(length, panel) + high) * each
+        rows = max(
+            round_up(BLOCK_ROWS + high, high), PANELS_OF_A_TILE * (ROWS_OF_A_TILE + 2 * high)
+        )
+        sizes = {
+            "sums": rows * panel * 4,
+            "row_scales": 8 * (BLOCK_ROWS + high),
+            "keys": packed,
+            "values": packed,
+            "scores": max(strip, (length + panel) * 4),
+            "probs": strip,
+            "shifts": 4 * high,
+            "inverses": 4 * high,
+            "packed_queries": packed,
+            "packed_gradient": packed,
+            "queries": packed,
+            "gradient": packed,
+            "d_probs": strip,
+            "d_scores": matrix,
+            "d_scores_across": matrix,
+            "ones": 4 * (high + panel),
+            "deltas": 4 * (length + panel),
+        }
+        total = sum(round_up(size + 64, 64) for size in sizes.values())
+        memory = aligned((self.num_threads, total), np.uint8)
+        records = aligned((self.num_threads,), THREAD)
+        for record, room in zip(records, memory, strict=True):
+            at = address(room)
+            for name, size in sizes.items():
+                record[name] = (at, each) if name.startswith("d_scores") else at
+                if name == "ones":
+                    begin = at - address(room)
+                    room[begin : begin + size].view(np.float32)[:] = 1
+                at += round_up(size + 64, 64)
+        self.threads = ((length, head_size), records, memory)
+        return records
+
+
+def add_norm(sums: Floats, gradient: Norm) -> None:
+    """Add sums of blocks [blocks, 2, width padded] to the gradient of gain and bias."""
+    total = sums.sum(axis=0)
+    gradient.gain[:] += total[0, : len(gradient.gain)]
+    gradient.bias[:] += total[1, : len(gradient.bias)]
