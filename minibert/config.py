@@ -179,6 +179,8 @@ def read_json_object(path: Path) -> dict[str, Any]:
         ModelNotFoundError: it cannot be opened.
         ConfigError: it holds something else.
     """
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise ModelNotFoundError(f"{path}: cannot be read: it is a folder or a device")
     try:
         raw = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:

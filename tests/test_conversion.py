@@ -369,7 +369,9 @@ def test_an_array_that_is_no_float_is_named(tmp_path, tensors, dtype):
     tensors[QUERY] = tensors[QUERY].astype(dtype)
     message = refused(write_pickle(tmp_path / "old", tensors), tmp_path / "new")
     assert QUERY in message
-    assert {"i1": "which an int8 matrix needs", "i4": "is I32", "i8": "is I64"}[dtype] in message
+    assert {"i1": "which a matrix of integers needs", "i4": "is I32", "i8": "is I64"}[
+        dtype
+    ] in message
 
 
 def test_numbers_beyond_float16_are_refused(tmp_path, tensors):
