@@ -18,7 +18,10 @@ LARGEST_SIZE = 10**8
 # hidden_act in config.json -> the function's name in kernels/reference.py.
 ACTIVATIONS = {
     "gelu": "gelu",
+    "gelu_python": "gelu",
     "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu_accurate": "gelu_tanh",
     "gelu_pytorch_tanh": "gelu_tanh",
     "relu": "relu",
     "silu": "silu",
@@ -203,6 +206,8 @@ def read_json_object(path: Path) -> dict[str, Any]:
         ModelNotFoundError: it cannot be opened.
         ConfigError: it holds something else.
     """
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise ModelNotFoundError(f"{path}: cannot be read: it is a folder or a device")
     try:
         raw = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
