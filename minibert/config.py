@@ -1,4 +1,9 @@
-"""BertConfig: the numbers that fix a BERT model's shape, read from config.json."""
+"""BertConfig: the numbers that fix a BERT model's shape, read from config.json.
+
+What only minibert uses stands there too, in an object "minibert":
+
+    "minibert": {"null_threshold": -0.4, "temperature": 1.3}
+"""
 
 from __future__ import annotations
 
@@ -43,6 +48,8 @@ FIELDS = (
     "hidden_act",
 )
 SHARING_FIELDS = ("num_hidden_groups", "inner_group_num")  # of families that share layers
+# Those in its object "minibert", and the least and the largest number that each may be.
+OWN_FIELDS = {"null_threshold": (-1e6, 1e6), "temperature": (0.01, 100.0)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +76,8 @@ class BertConfig:
     hidden_act: str = "gelu"
     family: str = "bert"  # model_type in config.json, a key of `FAMILIES`
     first_position: int = 0  # row of the position table for the first token of a window
+    null_threshold: float = 0.0  # QuestionAnswerer's null_score_diff_threshold, if nobody says
+    temperature: float = 1.0  # scores are divided by it before they become probabilities
 
     def __post_init__(self) -> None:
         """Reject shapes the encoder cannot run; all problems at once."""
@@ -103,6 +112,12 @@ class BertConfig:
         eps = self.layer_norm_eps
         if type(eps) not in (int, float) or not 0 <= eps <= 1:
             problems.append(f"layer_norm_eps must be a number from 0 to 1, got {eps!r:.80}")
+        for name, (lowest, highest) in OWN_FIELDS.items():
+            value = getattr(self, name)
+            if type(value) not in (int, float) or not lowest <= value <= highest:
+                problems.append(
+                    f"{name} must be a number from {lowest} to {highest}, got {value!r:.80}"
+                )
         if self.hidden_act not in tuple(ACTIVATIONS):  # it may be unhashable
             problems.append(
                 f"hidden_act must be one of {', '.join(ACTIVATIONS)}, got {self.hidden_act!r}"
@@ -183,6 +198,10 @@ class BertConfig:
         if family.positions_after_padding:
             padding = raw.get("pad_token_id", 1)
             values["first_position"] = padding + 1 if type(padding) is int else padding
+        own = raw.get("minibert", {})
+        if not isinstance(own, dict):
+            raise ConfigError(f"minibert must be an object, got {own!r:.80}")
+        values |= {name: own[name] for name in OWN_FIELDS if name in own}
         return cls(family=str(model_type), **values)
 
     @classmethod
