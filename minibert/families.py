@@ -73,27 +73,26 @@ FAMILIES = {
 }
 
 
-# What training programs put before every name: DataParallel, Lightning, torch.compile.
-WRAPPERS = ("module.", "model.", "_orig_mod.")
+def wrapping(names: Iterable[str], family: Family) -> str:
+    """What stands before a model's names in a checkpoint, put there by a training program; or ''.
 
-
-def wrapping(names: Iterable[str]) -> str:
-    """What stands before all of a checkpoint's names, put there by training programs; or ''.
+    DataParallel puts `module.` there, torch.compile `_orig_mod.`, and a module that holds the model
+    the name that it has there.  What is without it (a metric, a loss) is no part of the model.
 
     Example:
-        >>> wrapping(["module.model.qa_outputs.bias", "module.model.bert.embeddings"])
+        >>> wrapping(["module.model.qa_outputs.bias", "loss.weight"], FAMILIES["bert"])
         'module.model.'
-        >>> wrapping(["module.qa_outputs.bias", "bert.embeddings"])
-        ''
+        >>> wrapping(["model.bert.embeddings.word_embeddings.weight"], FAMILIES["bert"])
+        'model.'
     """
-    rest, found = list(names), ""
-    while rest:
-        wrapper = next((w for w in WRAPPERS if all(name.startswith(w) for name in rest)), None)
-        if wrapper is None:
-            break
-        found += wrapper
-        rest = [name.removeprefix(wrapper) for name in rest]
-    return found
+    names = list(names)
+    # The head is there in what can be run; without it, an encoder is to be told as such.
+    for known in ("qa_outputs.", f"{family.prefix}.embeddings.word_embeddings."):
+        found = {name[: name.rindex(known)] for name in names if known in name}
+        found = {before for before in found if not before or before.endswith(".")}
+        if found:
+            return min(found, key=len) if len(found) == 1 else ""
+    return ""
 
 
 def bert_name(name: str, family: Family) -> str:

@@ -17,6 +17,7 @@ import numpy as np
 from minibert.batches import Batch, pack
 from minibert.checkpoints.hub import ModelFiles, find_model, find_tokenizer
 from minibert.checkpoints.safetensors import open_checkpoint
+from minibert.checkpoints.vocabularies import load_tokenizer
 from minibert.config import BertConfig
 from minibert.encoder import begin_logits, qa_logits
 from minibert.errors import BackendError, InputError, TokenizerError
@@ -25,7 +26,7 @@ from minibert.parameters import Parameters
 from minibert.reading import BATCH_TOKENS, GPU_BATCH_TOKENS, Example, Key, read_examples
 from minibert.reprs import short
 from minibert.spans import Logits
-from minibert.tokenizer import Pair, Tokenizer, load_tokenizer
+from minibert.tokenizer import Pair, Tokenizer
 from minibert.trace import Trace
 from minibert.weights import load_weights
 from minibert.windows import Window, make_windows

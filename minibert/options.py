@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from numbers import Integral
 
 from minibert.errors import InputError
@@ -15,6 +16,7 @@ DEVICE_DTYPES = {
     "reference": ("float32",),
 }
 STORED_DTYPES = ("float32", "float16", "int8")  # in which `convert` writes numbers
+STORED_BITS = range(4, 9)  # of an integer that it writes
 
 
 def check_count(name: str, value: object, least: int) -> None:
@@ -25,6 +27,28 @@ def check_count(name: str, value: object, least: int) -> None:
     """
     if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
         raise InputError(f"{name} must be a whole number of at least {least}, got {value!r}")
+
+
+def check_bits(bits: int | Sequence[int]) -> tuple[int, int, int]:
+    """The bits of word embeddings, of attention and of the feed-forward part; one number for all.
+
+    Example:
+        >>> check_bits(6), check_bits([5, 6, 6])
+        ((6, 6, 6), (5, 6, 6))
+
+    Raises:
+        InputError: it is neither one number nor three, or one is not among `STORED_BITS`.
+    """
+    each = list(bits) if isinstance(bits, Sequence) and not isinstance(bits, str) else [bits] * 3
+    if len(each) != 3 or not all(
+        isinstance(count, Integral) and not isinstance(count, bool) and count in STORED_BITS
+        for count in each
+    ):
+        raise InputError(
+            "bits must be a whole number from 4 to 8, or three of them, for word embeddings, "
+            f"attention and feed-forward; got {bits!r:.80}"
+        )
+    return int(each[0]), int(each[1]), int(each[2])
 
 
 def gpu_index(device: str) -> int | None:
