@@ -99,8 +99,9 @@ class Model:
             InputError: empty input, or windows that cannot be made.
         """
         check_text("question", question)
-        for text in texts:
-            check_text("context", text, may_be_empty=len(texts) > 1)
+        for number, text in enumerate(texts):
+            several = len(texts) > 1
+            check_text(f"context[{number}]" if several else "context", text, may_be_empty=several)
         positions = self.config.longest_window
         if max_seq_length is None:
             max_seq_length = self.usual_seq_length

@@ -174,6 +174,13 @@ def test_arrays_of_texts_and_pairs_are_taken(qa):
     assert qa.answer(WHO, texts) == qa.answer(np.array(WHO)[()], tuple(texts)) == expected
     pairs = np.array([[WHO, TEXT], ["When?", TEXT]], object)
     assert list(qa.answer_many(pairs)) == list(qa.answer_many(pairs.tolist()))
+    assert qa.answer(np.array(WHO), np.array(TEXT)) == qa.answer(WHO, TEXT)
+
+
+def test_a_bad_row_of_many_is_named(qa):
+    rows = zip(np.array([WHO, WHO]), np.array([TEXT, float("nan")], object), strict=True)
+    with pytest.raises(InputError, match="example 2: context must be .* got float: nan"):
+        list(qa.answer_many(rows))
 
 
 def test_the_best_answers_can_be_kept_apart(qa):
@@ -289,7 +296,10 @@ def test_worker_processes_may_load_and_run_the_model(qa, method):
         ((WHO, ""), {}, "context cannot be empty"),
         ((WHO, []), {}, "non-empty list"),
         ((WHO, ["", " \n", "\u200b"]), {}, "none of its 3 texts holds a word"),
-        ((WHO, [TEXT, 3]), {}, "context must be a string, got int: 3"),
+        ((WHO, [TEXT, 3]), {}, r"context\[1\] must be a string, got int: 3"),
+        ((WHO, np.array([TEXT, None])), {}, r"context\[1\] must be a string, got NoneType"),
+        ((WHO, np.array([[TEXT]])), {}, "context must be a string, got list"),
+        ((WHO, np.arange(3)), {}, r"context\[0\] must be a string, got int: 0"),
         ((WHO, None), {}, "context must be a string or a non-empty list"),
         ((WHO, b"bytes"), {}, "got bytes"),
         ((3, TEXT), {}, "question must be a string, got int"),
@@ -322,7 +332,7 @@ def test_bad_counts_and_pairs_are_named(qa):
         qa.n_best(WHO, TEXT, 0)
     with pytest.raises(InputError, match="batch_size must be"):
         qa.answer_many([], batch_size=0)
-    with pytest.raises(InputError, match="example 2 must be a .question, context. pair"):
+    with pytest.raises(InputError, match="example 2: it must be a .question, context. pair"):
         list(qa.answer_many([(WHO, TEXT), WHO]))
 
 

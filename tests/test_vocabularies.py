@@ -407,6 +407,8 @@ OTHERS = {
     "RoFormerTokenizer": {"tokenizer_class": "RoFormerTokenizer"},
     "XLMRobertaTokenizer": {"tokenizer_class": "XLMRobertaTokenizer"},
     "KoTokenizer": {"auto_map": {"AutoTokenizer": ["tokenization_ko.KoTokenizer", None]}},
+    "['BertTokenizer', None]": {"tokenizer_class": ["BertTokenizer", None]},
+    "{}": {"auto_map": {"AutoTokenizer": {}}},
     "KoTokenizerFast": {"auto_map": [None, "tokenization_ko.KoTokenizerFast"]},
 }
 
@@ -414,7 +416,7 @@ OTHERS = {
 @pytest.mark.parametrize("name", OTHERS)
 def test_a_tokenizer_of_another_kind_is_refused_by_name(tmp_path, name):
     write_vocab(tmp_path, settings=OTHERS[name])
-    assert f"its tokenizer is a {name.split()[0]}" in problem(tmp_path)
+    assert f"its tokenizer is a {name.split(' by ')[0]}" in problem(tmp_path)
 
 
 def test_a_tokenizer_of_another_kind_may_be_named_in_config_json(tmp_path):

@@ -40,7 +40,9 @@ GEMM, ROWS, STEPS, THREADS, ATTENTION, ACTIVATIONS, COMPILER = (
     f"kernels/cpu/{name}.py"
     for name in ("gemm", "rows", "steps", "threads", "attention", "activations", "compiler")
 )
-VOCABULARIES = "minibert/checkpoints/vocabularies.py"
+VOCABULARIES, SPLITTERS = (
+    f"minibert/checkpoints/{name}.py" for name in ("vocabularies", "splitters")
+)
 UNFINISHED, STREAM = "minibert/unfinished.py", "minibert/commands/stream.py"
 GRADIENTS, PASSES, LOSS = (
     "kernels/gradients.py",
@@ -176,12 +178,12 @@ MUTANTS = [
            "while False:", "test_recent.py"),
     Mutant("tokenizer: MeCab's tokens from tokenizer.json", VOCABULARIES, "if name in OTHER_SPLITTERS:",
            "if name in OTHER_SPLITTERS and form is not None:", "test_vocabularies.py"),
-    Mutant("tokenizer: marks of the vocabulary are dropped", VOCABULARIES, "and any(map(_has_marks, plain))",
+    Mutant("tokenizer: marks of the vocabulary are dropped", SPLITTERS, "and any(map(_has_marks, plain))",
            "and False", "test_vocabularies.py"),
-    Mutant("tokenizer: XLM-R's pieces are not moved", VOCABULARIES, "model.pieces[3:]", "model.pieces[4:]",
+    Mutant("tokenizer: XLM-R's pieces are not moved", SPLITTERS, "model.pieces[3:]", "model.pieces[4:]",
            "test_vocabularies.py"),
-    Mutant("tokenizer: tokens of the vocabulary are not added", VOCABULARIES, "        backend.add_tokens([token])\n",
-           "        backend.add_tokens([token] if number >= backend.get_vocab_size() else [])\n", "test_vocabularies.py"),
+    Mutant("tokenizer: tokens of the vocabulary are not added", VOCABULARIES, "        backend.add_tokens([new])\n",
+           "        backend.add_tokens([new] if number >= backend.get_vocab_size() else [])\n", "test_vocabularies.py"),
     Mutant("tokenizer: a short text brings a warning", "minibert/tokenizer.py", "len(ids) < FEWEST_TOKENS",
            "len(ids) < 1", "test_tokenizer.py"),
     Mutant("SQuAD: no space before the first word", "minibert/tokenizer.py", 'if text[begin].isspace() else " "',

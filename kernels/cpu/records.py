@@ -137,8 +137,9 @@ X, QKV_ROWS, CONTEXT, RESIDUAL_ROWS, OUT = (
 # `multiply` only multiplies, so that the peak can be measured.
 JOBS = {
     "forward": job(
-        *IDS, ("tables", TABLES), "layers", "layer_count", "head", "activation", "head_size", EPS,
-        X, QKV_ROWS, CONTEXT, "start_logits", "end_logits",
+        *IDS, ("tables", TABLES), ("projection", DENSE), "layers", "layer_count", "head",
+        "activation", "hidden", "head_size", EPS, X, QKV_ROWS, CONTEXT, "start_logits",
+        "end_logits",
     ),
     "embed": job(*IDS, ("tables", TABLES), EPS, X),
     "linear": job(("dense", DENSE), X, OUT),

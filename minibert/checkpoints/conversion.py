@@ -176,10 +176,16 @@ def convert(
 
 def _small_files(folder: Path) -> BertConfig:
     """The config, which the tokenizer fits."""
-    google = not (folder / "config.json").is_file() and (folder / GOOGLE_CONFIG).is_file()
-    config = BertConfig.from_json(folder / (GOOGLE_CONFIG if google else "config.json"))
+    config = BertConfig.from_json(config_file(folder))
     load_tokenizer(folder, config.family).check_fits(config)
     return config
+
+
+def config_file(folder: Path) -> Path:
+    """The config in a folder, which beside Google's checkpoints has another name."""
+    google = folder / GOOGLE_CONFIG
+    only = google.is_file() and not (folder / "config.json").is_file()
+    return google if only else folder / "config.json"
 
 
 def check_target(target: Path, overwrite: bool) -> None:
