@@ -84,7 +84,10 @@ def write_model(folder: Path, base: Base, weights: Weights, card: str) -> None:
         finally:
             shutil.rmtree(draft, ignore_errors=True)
     except OSError as error:
-        raise InputError(f"{folder}: cannot be written: {error.strerror or error}") from None
+        raise InputError(
+            f"{folder}: cannot be written: {error.strerror or error}. Make room, then the same "
+            "command goes on."
+        ) from None
 
 
 def synchronise(path: Path) -> None:
