@@ -24,8 +24,6 @@ from minibert.kernels.numbers import round_rows
 from minibert.model import load_model
 from minibert.squad.decoders import SquadSettings, make_decoder
 from minibert.trace import Trace
-from minibert.training.base import load_base
-from minibert.training.settings import TrainingSettings
 from minibert.weights import expected_shapes, layer_names
 
 CONFIG = tiny_config()
@@ -235,12 +233,6 @@ def test_groups_of_layers_run_one_after_the_other_and_are_prepared_once(device, 
         qa_logits(batch, kernels.prepare(apart), alike, kernels),
         qa_logits(batch, weights, config, kernels),
     )
-
-
-def test_neither_is_trained(tmp_path):
-    _, other = write_family(tmp_path, "albert")
-    with pytest.raises(ConfigError, match="does not train them"):
-        load_base(other, TrainingSettings())
 
 
 def test_defaults_of_electra_and_albert():

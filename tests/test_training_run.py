@@ -415,7 +415,7 @@ def test_questions_to_measure_on_may_come_from_a_file(tiny_folder, tmp_path):
     assert "14 questions" in (tmp_path / "out/README.md").read_text()
 
 
-@pytest.mark.parametrize("family", ["distilbert", "roberta", "electra"])
+@pytest.mark.parametrize("family", ["distilbert", "roberta", "electra", "albert"])
 def test_every_family_comes_back_as_it_was_but_for_training(tmp_path, family):
     _, base = write_family(tmp_path, family)
     train_briefly(tmp_path / "out", base, max_steps=1, warmup_steps=1)
