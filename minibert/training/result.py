@@ -41,7 +41,7 @@ ARCHITECTURES = {
     "electra": "ElectraForQuestionAnswering",
     "albert": "AlbertForQuestionAnswering",
 }
-# What config.json says of another head, and of numbers as they were stored.
+# What config.json says of another head, its answers too, and of numbers as they were stored.
 DROPPED = (
     *(
         "id2label",
@@ -52,7 +52,7 @@ DROPPED = (
         "torch_dtype",
         "dtype",
     ),
-    *("transformers_version", "sentence_transformers"),
+    *("transformers_version", "sentence_transformers", "minibert"),
 )
 
 
