@@ -70,6 +70,8 @@ class TrainingKernels:
 
     # (input_ids, token_type_ids, position_ids, tables, eps, dropout) -> record
     embed: Callable[[Ints, Ints, Ints, Any, float, Dropout | None], Any]
+    # (x, dense) -> record; what is projected are hidden states, which are residuals, too
+    project: Callable[[Any, Any], Any]
     # (x, dense) -> record
     linear: Callable[[Any, Any], Any]
     # (record of qkv, cu_seqlens, num_heads, dropout) -> record
@@ -91,6 +93,8 @@ class TrainingKernels:
     attention_backward: Callable[[Any, Any, Any, Ints, int, Dropout | None], Any]
     # (d_out, x, dense, gradient, plus) -> d_x + plus; plus may be None
     linear_backward: Callable[[Any, Any, Any, Dense, Any], Any]
+    # (d_out, x, dense, gradient) -> d_x
+    project_backward: Callable[[Any, Any, Any, Dense], Any]
     # (d_out, kept, input_ids, token_type_ids, position_ids, tables, gradient, dropout)
     embed_backward: Callable[..., None]
 

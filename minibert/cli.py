@@ -18,6 +18,7 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -84,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     progress_module.speaking = True  # say so when kernels are compiled
     try:
-        with heeding_sigterm():
+        with heeding_sigterm(), saying_warnings():
             args.run(args)
         if sys.stdout is not None:
             sys.stdout.flush()
@@ -126,6 +127,21 @@ def heeding_sigterm() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+@contextmanager
+def saying_warnings() -> Iterator[None]:
+    """Say what the library warns of in one line on stderr, as errors are said."""
+
+    def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+        if issubclass(category, UserWarning):
+            say(f"minibert: warning: {' '.join(str(message).split())}\n")
+        else:
+            usual(message, category, *place, **more)
+
+    with warnings.catch_warnings():
+        usual, warnings.showwarning = warnings.showwarning, show
+        yield
 
 
 def forget_output() -> None:

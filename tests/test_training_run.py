@@ -353,6 +353,8 @@ def test_a_model_without_a_head_gets_one_from_the_seed(tiny_folder, tmp_path):
     encoder["pooler.dense.weight"] = np.zeros((32, 32), np.float32)
     encoder["classifier.weight"] = np.zeros((1, 32), np.float32)
     save_file(encoder, base / "model.safetensors")
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps(config | {"minibert": {"null_threshold": 2}}))
     heads = []
     for number, seed in enumerate((1, 1, 2)):
         folder = tmp_path / str(number)
@@ -364,6 +366,7 @@ def test_a_model_without_a_head_gets_one_from_the_seed(tiny_folder, tmp_path):
     assert 0.01 < heads[0].std() < 0.03
     written = json.loads((tmp_path / "0/config.json").read_text())
     assert written["architectures"] == ["BertForQuestionAnswering"]
+    assert "minibert" not in written  # another head's threshold
 
 
 def test_what_is_frozen_stays_as_it_was(tiny_folder, tmp_path):
@@ -425,7 +428,7 @@ def test_questions_to_measure_on_may_come_from_a_file(tiny_folder, tmp_path):
     assert "14 questions" in (tmp_path / "out/README.md").read_text()
 
 
-@pytest.mark.parametrize("family", ["distilbert", "roberta", "electra"])
+@pytest.mark.parametrize("family", ["distilbert", "roberta", "electra", "albert"])
 def test_every_family_comes_back_as_it_was_but_for_training(tmp_path, family):
     _, base = write_family(tmp_path, family)
     train_briefly(tmp_path / "out", base, max_steps=1, warmup_steps=1)

@@ -201,10 +201,22 @@ class Normal(NamedTuple):
     deviations: Buffer  # [T] one over the deviation
 
 
+class Projected(NamedTuple):
+    """What a projection keeps."""
+
+    out: Buffer  # [T, D] float32
+    operand: Buffer  # the same, as products read it
+
+
 class Linear(NamedTuple):
     """What a product keeps."""
 
     operand: Buffer
+
+    @property
+    def out(self) -> Buffer:
+        """What the next step reads."""
+        return self.operand
 
 
 class Active(NamedTuple):
@@ -333,6 +345,7 @@ class Kernels:
             pack_tables(weights.tables, target),
             map_layers(weights.layers, dense, lambda norm: pack_norm(norm, target)),
             pack_head(weights.qa_outputs, target),
+            projection=dense(weights.projection) if weights.projection else None,
         )
         self.refresh(prepared, weights)
         return prepared
@@ -340,7 +353,10 @@ class Kernels:
     def refresh(self, prepared: Parameters[Any, Any, Any, Any], weights: Weights) -> None:
         """Pack the weights anew, after the optimizer has changed them."""
         self._copy_norm(weights.tables.norm, prepared.tables.norm)
-        for to, layer in zip(prepared.layers, weights.layers, strict=True):
+        if weights.projection is not None:
+            self._pack(weights.projection, prepared.projection)
+        pairs = zip(prepared.layers, weights.layers, strict=True)
+        for to, layer in {id(pair[0]): pair for pair in pairs}.values():  # a shared one once
             for name in ("qkv", "attention_output", "intermediate", "output"):
                 self._pack(getattr(layer, name), getattr(to, name))
             self._copy_norm(layer.attention_norm, to.attention_norm)
@@ -350,7 +366,7 @@ class Kernels:
     def _copy_norm(self, norm: Norm, to: Floats) -> None:
         to[:] = pack_norm(norm, self.target)
 
-    def _pack(self, dense: Dense, to: TrainedDense) -> None:
+    def _pack(self, dense: Dense, to: Any) -> None:
         weight = np.ascontiguousarray(full(dense.weight), np.float32)
         to.bias[: to.out] = dense.bias
         call = Call(self, "pack")
@@ -386,6 +402,16 @@ class Kernels:
         call.put(out=kept.out, operand=kept.operand)
         call.set_dropout(dropout)
         return self._by_rows(call, len(input_ids), kept)
+
+    def project(self, x: Normal, dense: TrainedDense) -> Projected:
+        """See gradients.project."""
+        tokens = len(x.out)
+        out = self.workspace.keep(tokens, dense.out, "float32")
+        operand = self.workspace.keep(tokens, dense.out, self.operand)
+        call = Call(self, "project")
+        call.record["dense"] = dense.record
+        call.put(x=x.operand, out=out, operand=operand)
+        return self._by_rows(call, tokens, Projected(out, operand))
 
     def linear(self, x: Any, dense: TrainedDense) -> Linear:
         """See gradients.linear."""
@@ -545,6 +571,17 @@ class Kernels:
         call = Call(self, "linear_backward")
         self._dense_backward(call, d_out, x, dense, gradient, ending, plus, plus)
         return plus
+
+    def project_backward(
+        self, d_out: Buffer, x: Normal, dense: TrainedDense, gradient: Dense
+    ) -> Buffer:
+        """See gradients.project_backward."""
+        operand = self.workspace.borrow("d_sum", len(d_out), dense.out, self.operand)
+        call = Call(self, "narrow")
+        call.record["width"] = dense.out
+        call.put(x=d_out, operand=operand)
+        self._by_rows(call, len(d_out), None)
+        return self.linear_backward(operand, x, dense, gradient, None)
 
     def embed_backward(
         self,

@@ -82,6 +82,11 @@ def write_forward(dtype: str, target: Target) -> dict[str, Any]:
     add_rows = kernel("add_rows", gradients.add_rows, target)
 
     @jit
+    def narrow_block(x, width, to):
+        """Rows as products read them."""
+        narrow(x.address, x.stride, x.count, padded(width, panel), to.address, to.stride)
+
+    @jit
     def normalise(job, block, hidden):
         """Normalise the rows in `normal`, and write what follows."""
         z = rows_of(job.normal, block.begin, block.count)
@@ -106,6 +111,18 @@ def write_forward(dtype: str, target: Target) -> dict[str, Any]:
             to = rows_of(job.operand, block.begin, block.count)
             drop(out, block.begin, hidden, job.dropout, out)
             narrow(out.address, out.stride, out.count, padded(hidden, panel), to.address, to.stride)
+
+    @jit
+    def project(job, block, thread):
+        x = rows_of(job.x, block.begin, block.count)
+        out = rows_of(job.out, block.begin, block.count)
+        multiply(x, job.dense, PLAIN, x, out, thread)
+        narrow_block(out, job.dense.out, rows_of(job.operand, block.begin, block.count))
+
+    @jit
+    def narrow_only(job, block, thread):
+        x = rows_of(job.x, block.begin, block.count)
+        narrow_block(x, job.width, rows_of(job.operand, block.begin, block.count))
 
     @jit
     def linear(job, block, thread):
@@ -148,6 +165,8 @@ def write_forward(dtype: str, target: Target) -> dict[str, Any]:
 
     steps = {
         "embed": embed,
+        "project": project,
+        "narrow": narrow_only,
         "linear": linear,
         "linear_activation": linear_activation,
         "linear_add_norm": linear_add_norm,

@@ -11,12 +11,13 @@ import numpy as np
 from minibert.arrays import Floats
 from minibert.checkpoints.hub import ModelFiles, find_model
 from minibert.checkpoints.safetensors import open_checkpoint
+from minibert.checkpoints.vocabularies import load_tokenizer
 from minibert.config import BertConfig, read_json_object
 from minibert.errors import ConfigError, InputError
 from minibert.families import FAMILIES
 from minibert.model import Model
 from minibert.parameters import Dense, Weights, full
-from minibert.tokenizer import Tokenizer, load_tokenizer
+from minibert.tokenizer import Tokenizer
 from minibert.training.order import hash_of
 from minibert.training.settings import TrainingSettings
 from minibert.weights import HEAD, check_weights, load_weights, read_matrix

@@ -50,15 +50,10 @@ def keep_apart(
     )
 
 
-def scoring(
-    model: Model, questions: Sequence[SquadQuestion], settings: TrainingSettings
-) -> SquadSettings:
+def scoring(questions: Sequence[SquadQuestion], settings: TrainingSettings) -> SquadSettings:
     """How held-out questions are answered: as minibert evaluate does, with the run's windows."""
-    run_squad = model.tokenizer.has_word_pieces
     return SquadSettings(
-        decoder="run_squad" if run_squad else "answerer",
         max_seq_length=settings.max_seq_length,
-        doc_stride=None if run_squad else settings.doc_stride,
         max_query_length=settings.max_query_length,
         with_null=not all(question.answerable for question in questions),
     )

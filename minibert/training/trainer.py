@@ -422,7 +422,7 @@ class Trainer:
             return stop.signal is None
 
         try:
-            numbers = measure(model, questions, scoring(model, questions, self.settings), answered)
+            numbers = measure(model, questions, scoring(questions, self.settings), answered)
         except BackendError:  # logits that are no numbers
             raise self.diverged("the logits are not finite numbers") from None
         if numbers is None:
