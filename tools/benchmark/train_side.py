@@ -61,7 +61,7 @@ def work_of(call: Any, size: int, meter: Meter) -> tuple[str, float]:
     Bytes are those that have to be read and written once if nothing stays in a cache.
 
     Args:
-        call: of kernels/cpu/training.py.
+        call: of kernels/cpu/training/functions.py.
         size: bytes of a number that products read.
         meter: knows the batch.
     """
@@ -87,7 +87,7 @@ def work_of(call: Any, size: int, meter: Meter) -> tuple[str, float]:
 def metered_kernels(dtype: str, threads: int, meter: Meter) -> Any:
     """The processor's kernels, each call timed; that takes a microsecond of each."""
     from minibert.kernels.cpu.targets import SIZES, find_target
-    from minibert.kernels.cpu.training import Kernels
+    from minibert.kernels.cpu.training.functions import Kernels
     from minibert.kernels.training import training_table
 
     class Metered(Kernels):
