@@ -42,10 +42,10 @@ class Meter:
     """What the parts of some steps took."""
 
     def __init__(self) -> None:
-        # By name, as they came first: dtype of the products, or MEMORY, or nothing; seconds; calls;
-        # and operations, or bytes.
+        # By name, as they came first: what bounds it, the dtype of its products or MEMORY; seconds;
+        # calls; and operations or bytes.
         self.parts: dict[str, list[Any]] = {}
-        self.tokens = self.squares = 0  # of the batch: of its windows' lengths, the sum, of squares
+        self.tokens = self.squares = 0  # of the pass: its tokens; squares of lengths, summed up
 
     @contextlib.contextmanager
     def timed(self, name: str, bound: str = "", work: float = 0) -> Iterator[None]:
@@ -65,7 +65,7 @@ def work_of(call: Any, size: int, meter: Meter) -> tuple[str, float]:
     Args:
         call: of kernels/cpu/training.py.
         size: bytes of a number that products read.
-        meter: knows the batch.
+        meter: knows the pass.
     """
     entry, record = call.entry, call.record
     if entry.startswith("linear"):
