@@ -502,6 +502,13 @@ def test_the_pieces_of_xlmr_and_camembert_are_numbered_anew(tmp_path, kind, shif
     assert names[tokenizer.cls_id] == "<s>"
 
 
+def test_words_that_no_piece_stands_for_are_warned_of_where_each_is_split_by_itself(tmp_path):
+    write_sentencepiece(tmp_path / "sentencepiece.bpe.model", PIECES, CHARSMAP)
+    tokenizer = load_tokenizer(tmp_path, "xlm-roberta")
+    with pytest.warns(UserWarning, match="10 of the 20 tokens"):
+        assert len(tokenizer.encode_words("? " * 10)) == 20
+
+
 def test_the_pieces_of_albert_have_the_numbers_of_their_model(tmp_path):
     write_sentencepiece(tmp_path / "spiece.model", ALBERT, CHARSMAP, unknown=1)
     tokenizer = load_tokenizer(tmp_path, "albert")

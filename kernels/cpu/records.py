@@ -194,6 +194,8 @@ OPERAND = ("operand", ROWS)
 # Entry of the training program -> its job.
 TRAINING_JOBS = {
     "embed": job(*IDS, ("tables", TABLES), EPS, *NORMAL, OUT, OPERAND, DROP),
+    "project": job(("dense", DENSE), X, OUT, OPERAND),
+    "narrow": job("width", X, OPERAND),
     "linear": job(("dense", DENSE), X, OUT),
     "linear_activation": job(("dense", DENSE), "activation", X, ("before", ROWS), OUT),
     "linear_add_norm": job(

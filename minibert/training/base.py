@@ -91,12 +91,6 @@ def _small_files(folder: Path) -> tuple[BertConfig, Tokenizer, dict[str, Any]]:
         config = BertConfig.from_dict(document)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
-    if config.projects or FAMILIES[config.family].shares_layers:
-        raise ConfigError(
-            f"{path}: minibert runs models whose embeddings are projected or whose layers are "
-            "shared (ELECTRA small, ALBERT), but does not train them. Train a model of another "
-            "family, or an ELECTRA whose embedding_size is its hidden_size."
-        )
     return config, load_tokenizer(folder, config.family), document
 
 
