@@ -28,8 +28,8 @@ SMALL = ("gelu_new", "gelu_pytorch_tanh", "relu", "silu")
 # Largest difference allowed: of an array, relative to its largest number; of losses and norms,
 # relative to themselves.
 LIMIT = 1e-4
-# How far weights go in ten steps is a thousandth of their size, so it suffers from the two roundings
-# of each step, which are allowed for.
+# How far weights go in ten steps is a thousandth of their size, so it suffers from two roundings a
+# step, which are allowed for.
 ROUNDINGS = 2 * 10 * 2.0**-24
 
 
