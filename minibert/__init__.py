@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from minibert.squad.files import Gold, SquadData, SquadQuestion, read_squad
     from minibert.squad.metrics import squad_evaluate
     from minibert.trace import Trace
+    from minibert.training.settings import TrainingSettings
+    from minibert.training.trainer import TrainingResult, train
 
 __version__ = "0.1.0"
 
@@ -57,12 +59,15 @@ __all__ = [
     "SquadSettings",
     "TokenizerError",
     "Trace",
+    "TrainingResult",
+    "TrainingSettings",
     "convert",
     "evaluate",
     "load_model",
     "pipeline",
     "read_squad",
     "squad_evaluate",
+    "train",
 ]
 
 _HOMES = {
@@ -78,6 +83,8 @@ _HOMES = {
     "spans": ("Answer",),
     "squad.files": ("Gold", "SquadData", "SquadQuestion", "read_squad"),
     "trace": ("Trace",),
+    "training.settings": ("TrainingSettings",),
+    "training.trainer": ("TrainingResult", "train"),
 }
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from minibert.errors import InputError
 from minibert.model import Model, load_model
-from minibert.options import check_count
+from minibert.options import check_count, listed
 from minibert.reading import Example
 from minibert.reprs import changed_fields
 from minibert.spans import Answer, decode_answers
@@ -39,7 +39,9 @@ class Options:
     doc_stride: int | None = None  # tokens that neighbouring windows share; None: up to 128
     max_question_length: int | None = None  # cut questions to so many tokens; None: never
     max_answer_length: int = 30  # in tokens
-    null_score_diff_threshold: float = 0.0  # higher: fewer "no answer"; inf: never before an answer
+    # Higher: fewer "no answer"; inf: never before an answer.  If nobody says, a QuestionAnswerer
+    # takes the model's own, the null_threshold of its config, instead of 0.
+    null_score_diff_threshold: float = 0.0
     align_to_words: bool = True  # only answers made of whole words, where spaces part words
     max_overlap: float | None = None  # share of the shorter of two answers that both may hold
     min_score: float | None = None  # answers below it are not given, only "no answer"
@@ -102,7 +104,7 @@ class QuestionAnswerer:
         cache_dir: str | Path | None = None,
         **options: Any,
     ) -> None:
-        self.options = _changed(Options(), options)
+        _changed(Options(), options)  # before a model is loaded
         self.model = load_model(
             model,
             tokenizer=tokenizer,
@@ -113,6 +115,8 @@ class QuestionAnswerer:
             token=token,
             cache_dir=cache_dir,
         )
+        own = Options(null_score_diff_threshold=self.model.config.null_threshold)
+        self.options = _changed(own, options)
 
     def __repr__(self) -> str:
         return f"QuestionAnswerer({', '.join([repr(self.model), *changed_fields(self.options)])})"
@@ -122,8 +126,9 @@ class QuestionAnswerer:
 
         Args:
             question: one question.
-            context: a text, or several; `Answer.document` says which of them holds the answer.
-                Among several, those without a word (blank pages) are passed over.
+            context: a text, or several (a list, an array, a Series of pandas ...);
+                `Answer.document` says which of them holds the answer.  Among several, those
+                without a word (blank pages) are passed over.
             **options: fields of `Options`, for this call.
 
         Raises:
@@ -138,7 +143,7 @@ class QuestionAnswerer:
         they sum to 1 when n is large enough to list them all.  They depend neither on n nor on
         which spans the options leave out.
         """
-        return next(self.n_best_many([(question, context)], n, **options))
+        return _raised(next(self.n_best_or_error([(question, context)], n, **options)))
 
     def answer_many(
         self,
@@ -174,7 +179,7 @@ class QuestionAnswerer:
     ) -> Iterator[list[Answer]]:
         """As answer_many, with the `n` best answers to each question."""
         found = self.n_best_or_error(examples, n, batch_size=batch_size, **options)
-        return (_raised(answers) for answers in found)
+        return (_raised(answers, f"example {n}: ") for n, answers in enumerate(found, 1))
 
     def n_best_or_error(
         self,
@@ -193,7 +198,7 @@ class QuestionAnswerer:
         if batch_size is not None:
             check_count("batch_size", batch_size, 1)
         chosen = _changed(self.options, options)
-        read = (self._read(number, each, chosen) for number, each in enumerate(_all(examples), 1))
+        read = (self._read(each, chosen) for each in _all(examples))
         return (
             error
             or decode_answers(
@@ -205,20 +210,19 @@ class QuestionAnswerer:
                 align_to_words=chosen.align_to_words,
                 max_overlap=chosen.max_overlap,
                 min_score=chosen.min_score,
+                temperature=self.model.config.temperature,
             )
             for error, windows, logits in self.model.read(read, batch_size=batch_size)
         )
 
-    def _read(self, number: int, example: Any, options: Options) -> Example[InputError | None]:
+    def _read(self, example: Any, options: Options) -> Example[InputError | None]:
         """The windows of an example; or the error that it gives, and none."""
         if isinstance(example, InputError):
             return example, []
         try:
             example = listed(example)
-            if not isinstance(example, tuple | list) or len(example) != 2:
-                raise InputError(
-                    f"example {number} must be a (question, context) pair, got {example!r:.80}"
-                )
+            if not isinstance(example, list) or len(example) != 2:
+                raise InputError(f"it must be a (question, context) pair, got {example!r:.80}")
             question, context = example
             return None, self._windows(question, context, options)
         except InputError as error:  # which holds on to the frames it came through, and their texts
@@ -226,24 +230,22 @@ class QuestionAnswerer:
 
     def _windows(self, question: str, context: Context, options: Options) -> list[Window]:
         """Tokenise one question and its texts."""
+        question = listed(question)
         texts = [context] if isinstance(context, str) else listed(context)
-        if not isinstance(texts, Sequence) or isinstance(texts, bytes) or not texts:
+        if isinstance(texts, str):  # an array of no dimensions
+            texts = [texts]
+        if not isinstance(texts, list) or not texts:
             raise InputError(
                 "context must be a string or a non-empty list of strings, "
                 f"got {type(context).__name__}: {context!r:.80}"
             )
         return self.model.windows(
             question,
-            list(texts),
+            texts,
             max_seq_length=options.max_seq_length,
             doc_stride=options.doc_stride,
             max_question_length=options.max_question_length,
         )
-
-
-def listed(values: Any) -> Any:
-    """An array of NumPy or a Series of pandas as a list; everything else as it is."""
-    return values.tolist() if hasattr(values, "tolist") and hasattr(values, "dtype") else values
 
 
 def check_number(name: str, value: object) -> None:
@@ -275,8 +277,8 @@ def _all(examples: Iterable[Any]) -> Iterator[Any]:
     yield from examples
 
 
-def _raised(answers: list[Answer] | InputError) -> list[Answer]:
+def _raised(answers: list[Answer] | InputError, where: str = "") -> list[Answer]:
     """The answers, unless there is an error in their place."""
     if isinstance(answers, InputError):
-        raise answers
+        raise InputError(f"{where}{answers}")
     return answers

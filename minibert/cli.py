@@ -6,6 +6,7 @@ Examples:
   cat play.txt | minibert answer "Who wrote it?" --json
   minibert answer --jsonl questions.jsonl --output answers.jsonl
   minibert evaluate --data dev-v2.0.json --report report.html
+  minibert train --data train-v2.0.json --model base_folder --output-dir trained
   minibert convert old_model_folder new_folder
   minibert doctor
 """
@@ -17,17 +18,18 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from minibert import __version__
 from minibert import progress as progress_module
-from minibert.commands import answer, compare, convert, doctor, evaluate, warmup
+from minibert.commands import answer, compare, convert, doctor, evaluate, train, warmup
 from minibert.errors import MinibertError
 from minibert.progress import say
 
-COMMANDS = (answer, evaluate, compare, convert, doctor, warmup)
+COMMANDS = (answer, evaluate, compare, train, convert, doctor, warmup)
 
 
 class Terminated(KeyboardInterrupt):
@@ -83,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     progress_module.speaking = True  # say so when kernels are compiled
     try:
-        with heeding_sigterm():
+        with heeding_sigterm(), saying_warnings():
             args.run(args)
         if sys.stdout is not None:
             sys.stdout.flush()
@@ -125,6 +127,21 @@ def heeding_sigterm() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+@contextmanager
+def saying_warnings() -> Iterator[None]:
+    """Say what the library warns of in one line on stderr, as errors are said."""
+
+    def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+        if issubclass(category, UserWarning):
+            say(f"minibert: warning: {' '.join(str(message).split())}\n")
+        else:
+            usual(message, category, *place, **more)
+
+    with warnings.catch_warnings():
+        usual, warnings.showwarning = warnings.showwarning, show
+        yield
 
 
 def forget_output() -> None:

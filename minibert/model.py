@@ -17,6 +17,7 @@ import numpy as np
 from minibert.batches import Batch, pack
 from minibert.checkpoints.hub import ModelFiles, find_model, find_tokenizer
 from minibert.checkpoints.safetensors import open_checkpoint
+from minibert.checkpoints.vocabularies import load_tokenizer
 from minibert.config import BertConfig
 from minibert.encoder import begin_logits, qa_logits
 from minibert.errors import BackendError, InputError, TokenizerError
@@ -25,7 +26,7 @@ from minibert.parameters import Parameters
 from minibert.reading import BATCH_TOKENS, GPU_BATCH_TOKENS, Example, Key, read_examples
 from minibert.reprs import short
 from minibert.spans import Logits
-from minibert.tokenizer import Pair, Tokenizer, load_tokenizer
+from minibert.tokenizer import Pair, Tokenizer
 from minibert.trace import Trace
 from minibert.weights import load_weights
 from minibert.windows import Window, make_windows
@@ -98,8 +99,9 @@ class Model:
             InputError: empty input, or windows that cannot be made.
         """
         check_text("question", question)
-        for text in texts:
-            check_text("context", text, may_be_empty=len(texts) > 1)
+        for number, text in enumerate(texts):
+            several = len(texts) > 1
+            check_text(f"context[{number}]" if several else "context", text, may_be_empty=several)
         positions = self.config.longest_window
         if max_seq_length is None:
             max_seq_length = self.usual_seq_length

@@ -19,7 +19,7 @@ import numpy as np
 
 from minibert.errors import InputError
 from minibert.model import Model, load_model
-from minibert.options import DEVICE_DTYPES, check_count, gpu_index
+from minibert.options import DEVICE_DTYPES, check_count, gpu_index, listed
 from minibert.reprs import changed_fields
 from minibert.spans import decode_probabilities
 from minibert.tokenizer import Tokenizer
@@ -222,7 +222,7 @@ class QuestionAnsweringPipeline:
         Args:
             *args: a question and a context; or a dict with both; or a list of such dicts; or a
                 generator of them.
-            question: a string or a list of strings.
+            question: a string or a list of strings; or an array, a tuple, a Series of pandas ...
             context: a string, for all questions, or a list with one for each.
             **options: fields of `PipelineOptions`.
 
@@ -238,12 +238,17 @@ class QuestionAnsweringPipeline:
         inputs = _arguments(args, question, context)
         if isinstance(inputs, Iterator):
             return self._answers(inputs, chosen)
-        results = list(self._answers(inputs, chosen))
+        results = list(self._answers(inputs, chosen, len(inputs) > 1))
         return results[0] if len(results) == 1 else results
 
-    def _answers(self, inputs: Iterable[Any], options: PipelineOptions) -> Iterator[Results]:
-        """Answers in the order of the inputs."""
-        windows = ((None, self._windows(item, n, options)) for n, item in enumerate(inputs, 1))
+    def _answers(
+        self, inputs: Iterable[Any], options: PipelineOptions, several: bool = True
+    ) -> Iterator[Results]:
+        """Answers in the order of the inputs; errors say which of several it is."""
+        windows = (
+            (None, self._windows(item, f"example {n}: " if several else "", options))
+            for n, item in enumerate(inputs, 1)
+        )
         for _, parts, logits in self.model.read(windows, batch_size=options.batch_size):
             answers = decode_probabilities(
                 parts,
@@ -259,17 +264,20 @@ class QuestionAnsweringPipeline:
             else:
                 yield answers[0] if len(answers) == 1 else answers
 
-    def _windows(self, item: Any, number: int, options: PipelineOptions) -> list[Window]:
+    def _windows(self, item: Any, where: str, options: PipelineOptions) -> list[Window]:
         """Tokenise one example."""
-        question, context = _question_and_context(item, number)
-        return self.model.windows(
-            question,
-            [context],
-            max_seq_length=options.max_seq_len,
-            doc_stride=options.doc_stride,
-            max_question_length=options.max_question_len,
-            truncate_always=False,
-        )
+        try:
+            question, context = _question_and_context(item)
+            return self.model.windows(
+                question,
+                [context],
+                max_seq_length=options.max_seq_len,
+                doc_stride=options.doc_stride,
+                max_question_length=options.max_question_len,
+                truncate_always=False,
+            )
+        except InputError as error:
+            raise InputError(f"{where}{error}") from None
 
 
 def _changed(
@@ -298,7 +306,7 @@ def _changed(
     return replace(options, **{k: v for k, v in changes.items() if v is not None})
 
 
-def _arguments(args: tuple[Any, ...], question: Any, context: Any) -> Iterable[Any]:
+def _arguments(args: tuple[Any, ...], question: Any, context: Any) -> list[Any] | Iterator[Any]:
     """The examples that a call's arguments stand for: a list, or an iterator to be read lazily."""
     if args:
         if question is not None or context is not None:
@@ -310,8 +318,11 @@ def _arguments(args: tuple[Any, ...], question: Any, context: Any) -> Iterable[A
             return [inputs]
         if isinstance(inputs, Iterator):
             return inputs
-        if isinstance(inputs, Iterable) and not isinstance(inputs, str | bytes):
-            return list(inputs)
+        if not isinstance(inputs, str | bytes):
+            if isinstance(inputs, Iterable):
+                return list(inputs)
+            if hasattr(inputs, "__getitem__") and hasattr(inputs, "__len__"):  # torch's Dataset
+                return (inputs[i] for i in range(len(inputs)))
         raise InputError(
             "an example must be a dict with 'question' and 'context', "
             f"got {type(inputs).__name__}: {inputs!r:.80}"
@@ -319,6 +330,7 @@ def _arguments(args: tuple[Any, ...], question: Any, context: Any) -> Iterable[A
     if question is None or context is None:
         missing = [n for n, v in (("question", question), ("context", context)) if v is None]
         raise InputError(f"{' and '.join(missing)} missing: both question and context are needed")
+    question, context = listed(question), listed(context)
     if isinstance(question, str) and isinstance(context, str):
         return [{"question": question, "context": context}]
     if isinstance(question, list) and isinstance(context, str):
@@ -342,14 +354,14 @@ def _arguments(args: tuple[Any, ...], question: Any, context: Any) -> Iterable[A
     )
 
 
-def _question_and_context(item: Any, number: int) -> tuple[Any, Any]:
+def _question_and_context(item: Any) -> tuple[Any, Any]:
     """Take one example apart."""
     if hasattr(item, "question_text"):  # transformers' SquadExample
         return item.question_text, item.context_text
     if not isinstance(item, Mapping):
         raise InputError(
-            f"example {number} must be a dict with 'question' and 'context', got {item!r:.80}"
+            f"an example must be a dict with 'question' and 'context', got {item!r:.80}"
         )
     if missing := [key for key in ("question", "context") if key not in item]:
-        raise InputError(f"example {number} has no {' and no '.join(map(repr, missing))}")
+        raise InputError(f"the example has no {' and no '.join(map(repr, missing))}")
     return item["question"], item["context"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterator
 from functools import lru_cache
@@ -38,6 +39,19 @@ WITHOUT_SPACES = (
 )
 # Korean has spaces, but writes its particles, which are no part of an answer, without one.
 HANGUL = ((0x1100, 0x11FF), (0x3130, 0x318F), (0xA960, 0xA97F), (0xAC00, 0xD7FF), (0xFFA0, 0xFFDC))
+# Characters that belong to the one before them without being marks, as Unicode's categories go.
+JOINING = (
+    (0x0E33, 0x0E33),  # a vowel of Thai
+    (0x0EB3, 0x0EB3),  # and of Lao
+    (0x1160, 0x11FF),  # vowels and finals of Hangul that is taken apart
+    (0x200C, 0x200D),  # what keeps letters from joining, or joins them
+    (0xD7B0, 0xD7FF),  # vowels and finals of Hangul, continued
+    (0xFF9E, 0xFF9F),  # sound marks of Katakana, halfwidth
+    (0x1F3FB, 0x1F3FF),  # colours of skin
+    (0xE0020, 0xE007F),  # tags, of which flags are made
+)
+# Two characters that make one: pictures that are joined, and letters that make a flag.
+PICTURES = re.compile("\u200d.|[\U0001f1e6-\U0001f1ff]{2}")
 
 
 def is_mark(char: str) -> bool:
@@ -47,7 +61,7 @@ def is_mark(char: str) -> bool:
         >>> [is_mark(char) for char in ("\\u0301", "\\ufe0f", "e")]
         [True, True, False]
     """
-    return unicodedata.category(char).startswith("M")
+    return unicodedata.category(char).startswith("M") or _within(char, JOINING)
 
 
 def without_spaces(char: str) -> bool:
@@ -106,7 +120,8 @@ class Borders(NamedTuple):
 def find_borders(text: str) -> Borders:
     """Where answers may begin and end, for their text to be made of whole characters or words.
 
-    A mark belongs to the character before it, unless that is a space.  A word is a run of letters
+    A mark belongs to the character before it, unless that is a space, as does the second of two
+    characters that make one picture.  A word is a run of letters
     and digits with their marks; where spaces do not part words, each letter is one.
 
     Example:
@@ -116,6 +131,9 @@ def find_borders(text: str) -> Borders:
     size = len(text)
     kind = {char: kind_of(char) for char in set(text)}
     kinds = np.array([*map(kind.__getitem__, text), OTHER], np.int8)  # and one behind the last
+    for pair in () if text.isascii() else PICTURES.finditer(text):
+        if unicodedata.category(text[pair.end() - 1]) == "So":
+            kinds[pair.end() - 1] = MARK
     index = np.arange(size + 1, dtype=np.int32)
     base = np.maximum.accumulate(np.where(kinds == MARK, 0, index))  # what a mark belongs to
     mark = (kinds == MARK) & (kinds[base] != SPACE) & (kinds[base] != MARK)

@@ -1,31 +1,35 @@
 """Step 1 of 6: text -> tokens.
 
 A text becomes word pieces: ids of the vocabulary, each with its place in the text.  The splitting
-itself is done by the `tokenizers` package; this file loads it from either form of a BERT
-checkpoint, checks that it fits, and keeps what the later steps need as arrays.
+itself is done by the `tokenizers` package, which checkpoints/vocabularies.py sets up from a model's
+files; this file checks that it fits, and keeps what the later steps need as arrays.
 
 In: a question or a text.  Out: `Tokens`.  Next: minibert/windows.py.
 """
 
 from __future__ import annotations
 
+import re
+import unicodedata
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tokenizers
-from tokenizers import AddedToken, models, normalizers, pre_tokenizers, processors
+from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 from minibert.arrays import Ints
-from minibert.config import BertConfig, read_json_object
-from minibert.errors import ConfigError, InputError, ModelNotFoundError, TokenizerError
-from minibert.families import FAMILIES
+from minibert.config import BertConfig
+from minibert.errors import InputError, TokenizerError
 from minibert.recent import Recent
 from minibert.reprs import short_repr
 
 MOST_ROUNDING = 128  # trainers round embedding tables up to a multiple of so many rows
+WORD = re.compile("[^ \t\r\n\u202f]+")  # what run_squad.py takes for a word
+MOST_UNKNOWN = 3  # one token in so many may be unknown before there is a warning
+FEWEST_TOKENS = 20  # of a text whose unknown tokens are counted; a name or two prove nothing
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +79,8 @@ class Tokenizer:
         cls_token: token that begins a window.
         sep_token: token that ends the question and the text.
         model_max_length: longest window the checkpoint was made for, in tokens; None if not said.
+        unk_token: token for what the vocabulary has no pieces for; it may lack it.
+        name: of the model, for warnings.
 
     Raises:
         TokenizerError: the vocabulary lacks one of the two tokens, or the splitter builds its
@@ -87,15 +93,21 @@ class Tokenizer:
         cls_token: str = "[CLS]",
         sep_token: str = "[SEP]",
         model_max_length: int | None = None,
+        unk_token: str = "[UNK]",
+        name: str = "the model",
     ) -> None:
         backend.no_truncation()  # windows.py cuts long texts itself
         backend.no_padding()
         self.backend = backend
         self.pair = find_pair(backend, *(_special_id(backend, t) for t in (cls_token, sep_token)))
         self.model_max_length = model_max_length
+        self.name = name
+        self.unknown_id = backend.token_to_id(unk_token)
+        self.warned = False
         self.encode = Recent(self._encode, len)
+        self.encode_words = Recent(self._encode_words, len)
         self._names: dict[int, str] | None = None  # made when first asked for
-        self._arguments = (backend, cls_token, sep_token, model_max_length)
+        self._arguments = (backend, cls_token, sep_token, model_max_length, unk_token, name)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle what it was made of: a cache cannot travel to another process."""
@@ -111,11 +123,6 @@ class Tokenizer:
         return self.pair.cls_id
 
     @property
-    def has_word_pieces(self) -> bool:
-        """Whether the tokens are BERT's: parts of words, of which the later ones begin with ##."""
-        return isinstance(self.backend.model, models.WordPiece)
-
-    @property
     def vocab_size(self) -> int:
         """Rows of the vocabulary, added tokens included."""
         return int(self.backend.get_vocab_size(with_added_tokens=True))
@@ -126,34 +133,106 @@ class Tokenizer:
         Raises:
             InputError: the text holds half of a surrogate pair, which is no character.
         """
+        encoding = self._split(text, text)
+        words = [-1 if word is None else word for word in encoding.word_ids]
+        tokens = Tokens(
+            text=text,
+            ids=np.array(encoding.ids, np.int32),
+            offsets=np.array(encoding.offsets, np.int32).reshape(-1, 2),
+            words=np.array(words, np.int32),
+        )
+        self._check_known(tokens.ids)
+        return tokens
+
+    def _encode_words(self, text: str) -> Tokens:
+        """Split each word of `text` by itself, as if a space stood before it.
+
+        So run_squad.py does it.  It differs from `encode` where tokens hold spaces: "Ada" at the
+        beginning of a text is then the same token as behind another word.
+
+        Raises:
+            InputError: the text holds half of a surrogate pair, which is no character.
+
+        Source: `squad_convert_example_to_features` in transformers 4.57.6.
+        """
+        if isinstance(self.backend.model, models.WordPiece):  # it looks at words one by one
+            return self.encode(text)
+        places = [match.span() for match in WORD.finditer(text)]
+        spaces = ["" if text[begin].isspace() else " " for begin, _ in places]
+        parts = [f"{space}{text[a:b]}" for space, (a, b) in zip(spaces, places, strict=True)]
+        encoding = self._split(text, parts)
+        words = np.array(encoding.word_ids, np.int32)
+        begins = np.array([begin for begin, _ in places], np.int32)
+        shifts = begins - np.array([len(space) for space in spaces], np.int32)
+        offsets = np.array(encoding.offsets, np.int32).reshape(-1, 2) + shifts[words][:, None]
+        ids = np.array(encoding.ids, np.int32)
+        self._check_known(ids)
+        return Tokens(
+            text=text,
+            ids=ids,
+            offsets=np.maximum(offsets, begins[words][:, None]),
+            words=words,
+        )
+
+    def _split(self, text: str, given: str | Sequence[str]) -> tokenizers.Encoding:
+        """The tokens of a text, given whole or as its words."""
         try:
-            encoding = self.backend.encode(text, add_special_tokens=False)
+            return self.backend.encode(
+                given, is_pretokenized=not isinstance(given, str), add_special_tokens=False
+            )
         except (UnicodeError, TypeError) as error:
             at = next((i for i, c in enumerate(text) if "\ud800" <= c <= "\udfff"), None)
             reason = (
                 f"character {at} is the lone surrogate {text[at]!r}" if at is not None else error
             )
             raise InputError(f"the text cannot be split into tokens: {reason}") from None
-        words = [-1 if word is None else word for word in encoding.word_ids]
-        return Tokens(
-            text=text,
-            ids=np.array(encoding.ids, np.int32),
-            offsets=np.array(encoding.offsets, np.int32).reshape(-1, 2),
-            words=np.array(words, np.int32),
+
+    def _check_known(self, ids: Ints) -> None:
+        """Warn, once a tokenizer, of a text that the vocabulary mostly knows nothing of."""
+        if self.warned or self.unknown_id is None or len(ids) < FEWEST_TOKENS:
+            return
+        unknown = np.count_nonzero(ids == self.unknown_id)
+        if unknown * MOST_UNKNOWN < len(ids):
+            return
+        self.warned = True
+        warnings.warn(
+            f"{self.name}: {unknown} of the {len(ids)} tokens of a text are unknown to the "
+            "vocabulary, and answers may make no sense. Is the text in a language and script of "
+            "the model, and is the tokenizer the model's own?",
+            stacklevel=2,
         )
 
     def basic_words(self, text: str) -> list[str]:
-        """The words and punctuation marks of `text`, before words are split into pieces.
+        """The words and punctuation marks of `text`, as BERT has them before it makes word pieces.
 
         In lower case and without accents, if the model's tokens are.
 
-        Source: `BasicTokenizer` in google-research/bert tokenization.py.
+        Source: `BasicTokenizer` in google-research/bert tokenization.py; where the model has other
+        tokens than word pieces, as in transformers 4.57.6.
         """
-        if self.backend.normalizer is not None:
-            text = self.backend.normalizer.normalize_str(text)
-        if self.backend.pre_tokenizer is None:
+        normalizer, splitter = self.backend.normalizer, self.backend.pre_tokenizer
+        if not isinstance(self.backend.model, models.WordPiece):
+            lowers = normalizer is not None and normalizer.normalize_str("A") == "a"
+            normalizer = normalizers.BertNormalizer(lowercase=lowers)
+            splitter = pre_tokenizers.BertPreTokenizer()
+            text = unicodedata.normalize("NFC", text)
+        if normalizer is not None:
+            text = normalizer.normalize_str(text)
+        if splitter is None:
             return text.split()
-        return [word for word, _ in self.backend.pre_tokenizer.pre_tokenize_str(text)]
+        return [word for word, _ in splitter.pre_tokenize_str(text)]
+
+    def plain_text(self, ids: Ints) -> str:
+        """What tokens stand for, as far as their names tell, with one space between words."""
+        names = self.names(ids)
+        if isinstance(self.backend.model, models.WordPiece):
+            text = " ".join(names).replace(" ##", "")
+        elif self.backend.decoder is not None:
+            text = self.backend.decoder.decode(names)
+        else:
+            spaces = isinstance(self.backend.model, models.Unigram)
+            text = (decoders.Metaspace() if spaces else decoders.ByteLevel()).decode(names)
+        return " ".join(text.split())
 
     def names(self, ids: Ints) -> list[str]:
         """The vocabulary's names of tokens: "##" begins what continues a word."""
@@ -170,13 +249,15 @@ class Tokenizer:
         Raises:
             TokenizerError: there are more tokens than rows: they belong to different models.
         """
-        rows, tokens = config.vocab_size, self.vocab_size
+        vocabulary = self.backend.get_vocab(with_added_tokens=True)
+        vocabulary.pop("", None)  # a blank line of vocab.txt, which stands for no text
+        rows, tokens = config.vocab_size, len(vocabulary)
         if tokens > rows:
             raise TokenizerError(
                 f"the vocabulary has {tokens} tokens, more than the {rows} rows of the model's "
                 "word embeddings. Is the tokenizer from the same model?"
             )
-        highest = max(self.backend.get_vocab(with_added_tokens=True).values())
+        highest = max(vocabulary.values())
         if highest >= rows:
             raise TokenizerError(
                 f"the vocabulary has a token with id {highest}, beyond the {rows} rows of the "
@@ -222,198 +303,3 @@ def _special_id(backend: tokenizers.Tokenizer, token: str) -> int:
     if found is None:
         raise TokenizerError(f"the vocabulary has no {token!r} token, which BERT needs")
     return int(found)
-
-
-# ---------------------------------------------------------------- loading
-
-
-def load_tokenizer(folder: Path, family: str = "bert") -> Tokenizer:
-    """Load a tokenizer from tokenizer.json, or from vocab.txt; tokenizer_config.json adds to both.
-
-    Args:
-        folder: the model's folder.
-        family: of the model, a key of `FAMILIES`; names [CLS] and [SEP] where no file does.
-
-    Raises:
-        ModelNotFoundError: no file is there.
-        TokenizerError: a file is damaged, or joins questions and texts as no known family does.
-    """
-    settings = _settings(folder)
-    if (file := folder / "tokenizer.json").is_file():
-        backend = _from_tokenizer_json(file, settings)
-    elif (file := folder / "vocab.txt").is_file():
-        backend = _from_vocab_txt(file, settings)
-        _add_tokens(backend, folder, settings)
-    elif (file := folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
-        backend = _from_merges(file, folder / "merges.txt", settings)
-        _add_tokens(backend, folder, settings)
-    else:
-        raise ModelNotFoundError(
-            f"{folder}: holds neither tokenizer.json nor vocab.txt, nor vocab.json and merges.txt"
-        )
-    # A vocab.txt is BERT's, whatever model it lies beside.
-    usual = FAMILIES["bert" if file.name == "vocab.txt" else family]
-    longest = settings.get("model_max_length")
-    said = isinstance(longest, int | float) and not isinstance(longest, bool)
-    # transformers writes 1e30 for "no limit".
-    limit = int(longest or 0) if said and 0 < (longest or 0) < 1e9 else None
-    try:
-        return Tokenizer(
-            backend,
-            _content(settings.get("cls_token", usual.cls_token)),
-            _content(settings.get("sep_token", usual.sep_token)),
-            limit,
-        )
-    except TokenizerError as error:
-        raise TokenizerError(f"{file}: {error}") from None
-
-
-def _read(file: Path) -> dict[str, Any]:
-    """What a JSON file says; nothing if it is not there."""
-    try:
-        return read_json_object(file) if file.is_file() else {}
-    except ConfigError as error:
-        raise TokenizerError(f"{file}: {error}") from None
-
-
-def _settings(folder: Path) -> dict[str, Any]:
-    """What tokenizer_config.json says, and special_tokens_map.json of special tokens."""
-    file = folder / "tokenizer_config.json"
-    special = _read(folder / "special_tokens_map.json")
-    named = {key: value for key, value in special.items() if key.endswith("_token")}
-    raw = named | {key: value for key, value in _read(file).items() if value or key not in named}
-    # null says nothing, but for strip_accents, where it means "together with lower-casing".
-    said = {key: value for key, value in raw.items() if value is not None or key == "strip_accents"}
-    wrong = [
-        f"{option} must be true or false, got {said[option]!r}"
-        for option in ("do_lower_case", "strip_accents", "tokenize_chinese_chars")
-        if not isinstance(said.get(option), bool | None)
-    ]
-    if wrong:
-        raise TokenizerError(f"{file}: {'; '.join(wrong)}")
-    return said
-
-
-def _content(token: Any) -> str:
-    """The text of a special token, which older files store as an object."""
-    return str(token["content"]) if isinstance(token, dict) and "content" in token else str(token)
-
-
-def _from_tokenizer_json(file: Path, settings: dict[str, Any]) -> tokenizers.Tokenizer:
-    """Load tokenizer.json; normalising options said in tokenizer_config.json win, as in BERT's."""
-    try:
-        backend = tokenizers.Tokenizer.from_str(file.read_text(encoding="utf-8"))
-    except Exception as error:  # the Rust side raises plain Exception for every bad file
-        raise TokenizerError(f"{file}: is not a tokenizer file: {error}") from None
-    if isinstance(backend.model, models.WordLevel):
-        raise TokenizerError(
-            f"{file}: holds a {type(backend.model).__name__} tokenizer, expected BERT's WordPiece, "
-            "RoBERTa's BPE or XLM-R's Unigram"
-        )
-    normalizer = backend.normalizer
-    if isinstance(normalizer, normalizers.BertNormalizer):
-        for option, attribute in (
-            ("do_lower_case", "lowercase"),
-            ("strip_accents", "strip_accents"),
-            ("tokenize_chinese_chars", "handle_chinese_chars"),
-        ):
-            if option in settings:
-                setattr(normalizer, attribute, settings[option])
-        backend.normalizer = normalizer
-    return backend
-
-
-def _add_tokens(backend: tokenizers.Tokenizer, folder: Path, settings: dict[str, Any]) -> None:
-    """Add the tokens that a checkpoint has besides its vocabulary, in the order of their ids.
-
-    They stand in added_tokens.json, or under added_tokens_decoder in tokenizer_config.json.
-
-    Raises:
-        TokenizerError: they are damaged, or have other ids than those behind the vocabulary.
-    """
-    file = folder / "added_tokens.json"
-    try:
-        added = {int(number): AddedToken(token) for token, number in _read(file).items()}
-        for number, said in settings.get("added_tokens_decoder", {}).items():
-            flags = ("lstrip", "rstrip", "normalized", "single_word", "special")
-            flag = {name: bool(said[name]) for name in flags if name in said}
-            added[int(number)] = AddedToken(str(said["content"]), **flag)
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
-        raise TokenizerError(f"{folder}: its added tokens cannot be read: {error}") from None
-    for number, token in sorted(added.items()):
-        if backend.token_to_id(token.content) is None:
-            backend.add_tokens([token])
-        if (found := backend.token_to_id(token.content)) != number:
-            raise TokenizerError(
-                f"{folder}: the added token {token.content!r} has id {number}, and as the tokens "
-                f"before it are numbered it would have {found}"
-            )
-
-
-def _from_vocab_txt(file: Path, settings: dict[str, Any]) -> tokenizers.Tokenizer:
-    """Build the tokenizer of BERT from a list of its word pieces, one a line."""
-    try:
-        lines = file.read_text(encoding="utf-8").split("\n")
-    except UnicodeDecodeError as error:
-        raise TokenizerError(
-            f"{file}: is not UTF-8: {error.reason} at byte {error.start}"
-        ) from None
-    except OSError as error:
-        raise ModelNotFoundError(f"{file}: cannot be read: {error.strerror}") from None
-    if lines[-1] == "":
-        lines.pop()
-    vocab = {line.rstrip("\r"): i for i, line in enumerate(lines)}
-    if len(vocab) < len(lines):
-        seen: set[str] = set()
-        twice = next(line for line in lines if line in seen or seen.add(line))  # type: ignore[func-returns-value]
-        raise TokenizerError(f"{file}: the token {twice!r} stands there twice; each may stand once")
-    special = {
-        name: _content(settings.get(f"{name}_token", f"[{name.upper()}]"))
-        for name in ("unk", "cls", "sep", "pad", "mask")
-    }
-    for token in (special["unk"], special["cls"], special["sep"]):
-        if token not in vocab:
-            raise TokenizerError(f"{file}: has no {token!r} token, which BERT needs")
-    # Said nowhere: a vocabulary without a single capital letter is an uncased one.
-    cased = any(c != c.lower() for token in vocab if not token.startswith("[") for c in token)
-    backend = tokenizers.Tokenizer(models.WordPiece(vocab, unk_token=special["unk"]))
-    backend.normalizer = normalizers.BertNormalizer(
-        clean_text=True,
-        handle_chinese_chars=bool(settings.get("tokenize_chinese_chars", True)),
-        strip_accents=settings.get("strip_accents"),
-        lowercase=bool(settings.get("do_lower_case", not cased)),
-    )
-    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    backend.add_special_tokens(
-        [AddedToken(t, special=True, normalized=False) for t in special.values() if t in vocab]
-    )
-    return backend
-
-
-def _from_merges(file: Path, merges: Path, settings: dict[str, Any]) -> tokenizers.Tokenizer:
-    """Build the tokenizer of RoBERTa, byte-level BPE, from its vocabulary and its merges."""
-    try:
-        backend = tokenizers.Tokenizer(models.BPE.from_file(str(file), str(merges)))
-    except Exception as error:  # the Rust side raises plain Exception for every bad file
-        raise TokenizerError(f"{file}: is not a vocabulary of a BPE: {error}") from None
-    special = {
-        name: _content(settings.get(f"{name}_token", default))
-        for name, default in (
-            ("cls", "<s>"), ("sep", "</s>"), ("unk", "<unk>"), ("pad", "<pad>"), ("mask", "<mask>"),
-        )
-    }  # fmt: skip
-    space = bool(settings.get("add_prefix_space", False))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=space)
-    backend.add_special_tokens(
-        [
-            AddedToken(token, special=True, normalized=False, lstrip=name == "mask")
-            for name, token in special.items()
-            if backend.token_to_id(token) is not None
-        ]
-    )
-    sep, cls = ((special[name], _special_id(backend, special[name])) for name in ("sep", "cls"))
-    trim = bool(settings.get("trim_offsets", True))
-    backend.post_processor = processors.RobertaProcessing(
-        sep, cls, trim_offsets=trim, add_prefix_space=space
-    )
-    return backend

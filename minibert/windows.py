@@ -101,12 +101,24 @@ def make_windows(
         )
     windows = []
     for begin, end in text_parts(len(context), room, room - doc_stride):
-        between = [pair.sep_id] * pair.separators
-        head = np.concatenate(([pair.cls_id], question.ids, between)).astype(np.int32)
-        tail = np.append(context.ids[begin:end], np.int32(pair.sep_id))
-        types = np.zeros(len(head) + len(tail), np.int32)
-        types[len(head) :] = pair.text_type
-        windows.append(
-            Window(np.concatenate((head, tail)), types, context, begin, end, len(head), document)
-        )
+        input_ids, types, offset = join(question.ids, context.ids[begin:end], pair)
+        windows.append(Window(input_ids, types, context, begin, end, offset, document))
     return windows
+
+
+def join(question: Ints, text: Ints, pair: Pair) -> tuple[Ints, Ints, int]:
+    """Lay the tokens of a question and of a part of a text end to end, with those between them.
+
+    Returns:
+        input_ids [S], token_type_ids [S], and where in them the text begins.
+
+    Example:
+        >>> join(np.array([5, 6]), np.array([7]), Pair(cls_id=1, sep_id=2))[0].tolist()
+        [1, 5, 6, 2, 7, 2]
+    """
+    between = [pair.sep_id] * pair.separators
+    head = np.concatenate(([pair.cls_id], question, between)).astype(np.int32)
+    tail = np.append(text, np.int32(pair.sep_id)).astype(np.int32)
+    types = np.zeros(len(head) + len(tail), np.int32)
+    types[len(head) :] = pair.text_type
+    return np.concatenate((head, tail)), types, len(head)

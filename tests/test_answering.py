@@ -69,6 +69,31 @@ def test_no_answer_is_an_answer(qa):
     assert not forced.is_null
 
 
+def test_a_null_threshold_of_the_model_is_the_default(embedded):
+    config = replace(embedded.config, null_threshold=-1000.0)
+    model = replace(embedded, config=config)
+    silent = QuestionAnswerer(model)
+    assert silent.options.null_score_diff_threshold == -1000
+    assert repr(silent).endswith(", null_score_diff_threshold=-1000.0)")
+    assert silent.answer(WHO, TEXT).is_null
+    assert not silent.answer(WHO, TEXT, null_score_diff_threshold=0).is_null
+    usual = QuestionAnswerer(model, null_score_diff_threshold=0.0)
+    assert usual.answer(WHO, TEXT) == QuestionAnswerer(embedded).answer(WHO, TEXT)
+    ours, theirs = (
+        pipeline(model=each)(question=WHO, context=TEXT, handle_impossible_answer=True)
+        for each in (model, embedded)
+    )
+    assert ours == theirs  # it stays as it is in transformers
+
+
+def test_a_temperature_of_the_model_changes_probabilities_alone(embedded):
+    config = replace(embedded.config, temperature=3.0)
+    cooler = QuestionAnswerer(replace(embedded, config=config)).answer(WHO, TEXT)
+    answer = QuestionAnswerer(embedded).answer(WHO, TEXT)
+    assert 0 < cooler.probability < 0.9 * answer.probability
+    assert replace(cooler, probability=answer.probability) == answer
+
+
 def test_several_texts_are_searched_together(qa):
     other = "Berlin lies on the Spree. "
     answer = qa.answer(WHO, [other, other * 40, TEXT])
@@ -149,6 +174,13 @@ def test_arrays_of_texts_and_pairs_are_taken(qa):
     assert qa.answer(WHO, texts) == qa.answer(np.array(WHO)[()], tuple(texts)) == expected
     pairs = np.array([[WHO, TEXT], ["When?", TEXT]], object)
     assert list(qa.answer_many(pairs)) == list(qa.answer_many(pairs.tolist()))
+    assert qa.answer(np.array(WHO), np.array(TEXT)) == qa.answer(WHO, TEXT)
+
+
+def test_a_bad_row_of_many_is_named(qa):
+    rows = zip(np.array([WHO, WHO]), np.array([TEXT, float("nan")], object), strict=True)
+    with pytest.raises(InputError, match="example 2: context must be .* got float: nan"):
+        list(qa.answer_many(rows))
 
 
 def test_the_best_answers_can_be_kept_apart(qa):
@@ -264,7 +296,10 @@ def test_worker_processes_may_load_and_run_the_model(qa, method):
         ((WHO, ""), {}, "context cannot be empty"),
         ((WHO, []), {}, "non-empty list"),
         ((WHO, ["", " \n", "\u200b"]), {}, "none of its 3 texts holds a word"),
-        ((WHO, [TEXT, 3]), {}, "context must be a string, got int: 3"),
+        ((WHO, [TEXT, 3]), {}, r"context\[1\] must be a string, got int: 3"),
+        ((WHO, np.array([TEXT, None])), {}, r"context\[1\] must be a string, got NoneType"),
+        ((WHO, np.array([[TEXT]])), {}, "context must be a string, got list"),
+        ((WHO, np.arange(3)), {}, r"context\[0\] must be a string, got int: 0"),
         ((WHO, None), {}, "context must be a string or a non-empty list"),
         ((WHO, b"bytes"), {}, "got bytes"),
         ((3, TEXT), {}, "question must be a string, got int"),
@@ -297,7 +332,7 @@ def test_bad_counts_and_pairs_are_named(qa):
         qa.n_best(WHO, TEXT, 0)
     with pytest.raises(InputError, match="batch_size must be"):
         qa.answer_many([], batch_size=0)
-    with pytest.raises(InputError, match="example 2 must be a .question, context. pair"):
+    with pytest.raises(InputError, match="example 2: it must be a .question, context. pair"):
         list(qa.answer_many([(WHO, TEXT), WHO]))
 
 

@@ -259,9 +259,22 @@ def test_a_name_that_occurs_twice_is_an_error(tmp_path):
     assert "'shape' occurs more than once" in message
 
 
-@pytest.mark.parametrize("metadata", [[], 1, {"total": 1}, {"a": None}, {"a": {"b": "c"}}])
-def test_metadata_that_is_not_text_by_name_is_an_error(tmp_path, metadata):
+@pytest.mark.parametrize("metadata", [[], 1, 0, False, "text", ["a"]])
+def test_metadata_that_is_no_object_is_an_error(tmp_path, metadata):
     assert "__metadata__" in problem(write(tmp_path, {"__metadata__": metadata}))
+
+
+@pytest.mark.parametrize(
+    ("metadata", "read"),
+    [
+        (None, {}),
+        ({}, {}),
+        ({"total": 1, "a": None}, {"total": "1", "a": "null"}),
+        ({"a": {"b": ["c"]}}, {"a": '{"b": ["c"]}'}),
+    ],
+)
+def test_metadata_that_is_no_text_is_kept_as_its_json(tmp_path, metadata, read):
+    assert open_checkpoint(write(tmp_path, {"__metadata__": metadata})).metadata == read
 
 
 # --- entries ---------------------------------------------------------------------------------
@@ -353,7 +366,7 @@ def test_unused_bytes_before_between_and_after_tensors_are_errors(tmp_path):
 
 def test_all_problems_of_a_file_are_reported_at_once(tmp_path):
     header = {
-        "__metadata__": {"n": 1},
+        "__metadata__": [],
         "a": entry("F3", [-1], 1, 0),
         "b": entry("F32", [1], 0, 3),
         "c": None,

@@ -134,6 +134,14 @@ def test_other_letters_than_english_are_printed_as_they_are(run):
 # --- output to a file ------------------------------------------------------------------------
 
 
+def test_a_text_of_unknown_letters_is_warned_of_in_one_line(run, tiny_folder):
+    code, out, err = run(QUESTION, "ꙮ" * 3 + TEXT + " ꙮ" * 30)
+    assert (code, err.count("\n")) == (0, 1)
+    assert err.startswith(f"minibert: warning: {tiny_folder}: ")
+    assert "tokens of a text are unknown to the vocabulary" in err
+    assert out
+
+
 def test_output_goes_to_a_file_alone(run, tmp_path):
     for arguments in ([QUESTION, TEXT], [QUESTION, TEXT, "--json"]):
         _, expected, _ = run(*arguments)

@@ -20,6 +20,8 @@ from random_models import vocabulary  # noqa: E402
 from tokenizers import models, pre_tokenizers, trainers  # noqa: E402
 
 from minibert import pipeline  # noqa: E402
+from minibert.config import ACTIVATIONS  # noqa: E402
+from minibert.kernels import reference  # noqa: E402
 from minibert.model import load_model  # noqa: E402
 
 TEXT = (
@@ -153,3 +155,11 @@ def test_a_roberta_tokenizer_is_the_same_without_tokenizer_json(both, tmp_path):
         assert ours.offsets.tolist() == theirs.offsets.tolist()
         assert ours.words.tolist() == theirs.words.tolist()
     assert json.loads((folder / "config.json").read_text())["model_type"] == "roberta"
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_every_name_of_an_activation_means_the_same_function(name):
+    x = np.linspace(-8, 8, 4001, dtype=np.float32)
+    theirs = transformers.activations.ACT2FN[name](torch.from_numpy(x)).numpy()
+    ours = reference.ACTIVATIONS[ACTIVATIONS[name]](x)
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-6)

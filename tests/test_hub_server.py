@@ -86,7 +86,7 @@ def test_each_file_of_a_model_is_fetched_once(folder, run):
             assert sorted(hub.fetched) == KEPT
         assert {file for _, file in hub.asked} <= {
             *("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"),
-            *("vocab.txt", "vocab.json", "merges.txt"),
+            *("vocab.txt", "vocab.json", "merges.txt", "sentencepiece.bpe.model", "spiece.model"),
             *("special_tokens_map.json", "added_tokens.json"),
         }
         hub.asked.clear()

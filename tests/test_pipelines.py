@@ -2,6 +2,7 @@
 
 import itertools
 import warnings
+from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
 
 import numpy as np
@@ -85,8 +86,91 @@ def test_the_answers_before_a_bad_example_come_before_its_error(qa):
     good, bad = {"question": WHERE, "context": TEXT}, {"question": WHERE}
     results = qa(iter([good, good, bad, good]))
     assert [next(results)["answer"] for _ in range(2)] == ["Berlin"] * 2
-    with pytest.raises(InputError, match="example 3 has no 'context'"):
+    with pytest.raises(InputError, match="example 3: the example has no 'context'"):
         next(results)
+
+
+class Column:
+    """A column of texts as pyarrow or polars has it: it knows how to become a list."""
+
+    def __init__(self, method, values):
+        setattr(self, method, lambda: list(values))
+
+
+class Lazy(Sequence):
+    """A column as Hugging Face's datasets have it: rows are made when they are asked for."""
+
+    def __init__(self, values):
+        self.values = values
+
+    def __len__(self):
+        return len(self.values)
+
+    def __getitem__(self, i):
+        return self.values[i]
+
+
+class Rows:
+    """A Dataset of torch, which cannot be iterated over but by numbers."""
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, i):
+        return {"question": [WHERE, NAME][i], "context": TEXT}
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        tuple,
+        np.array,
+        lambda values: np.array(values, object),
+        lambda values: Column("tolist", values),
+        lambda values: Column("to_pylist", values),
+        lambda values: Column("to_list", values),
+        Lazy,
+    ],
+)
+def test_columns_of_any_program_are_taken_as_lists(qa, column):
+    expected = qa(question=[WHERE, NAME], context=[TEXT, TEXT])
+    assert qa(question=column([WHERE, NAME]), context=column([TEXT, TEXT])) == expected
+    assert qa(question=column([WHERE, NAME]), context=TEXT) == expected
+    assert qa(question=column([WHERE]), context=column([TEXT])) == expected[0]
+    assert qa(question=column([]), context=column([])) == []
+    with pytest.raises(InputError, match="there are 1 questions and 2 contexts"):
+        qa(question=column([WHERE]), context=column([TEXT, TEXT]))
+    with pytest.raises(InputError, match="one question about a list of contexts"):
+        qa(question=WHERE, context=column([TEXT]))
+
+
+def test_texts_of_numpy_are_texts(qa):
+    expected = qa(question=WHERE, context=TEXT)
+    assert qa(question=np.str_(WHERE), context=np.str_(TEXT)) == expected
+    assert qa(question=np.array(WHERE), context=np.array(TEXT)) == expected
+    assert qa(np.str_(WHERE), np.str_(TEXT)) == expected
+    assert qa({"question": np.str_(WHERE), "context": np.str_(TEXT)}) == expected
+
+
+@pytest.mark.parametrize(
+    ("row", "found"),
+    [(float("nan"), "float: nan"), (None, "NoneType: None"), ([NAME], "list: "), (b"a", "bytes")],
+)
+def test_a_row_that_is_no_text_is_named(qa, row, found):
+    column = np.array([WHERE, NAME, None], object)
+    column[2] = row
+    with pytest.raises(InputError, match=f"example 3: question must be a string, got {found}"):
+        qa(question=column, context=TEXT)
+    with pytest.raises(InputError, match="example 1: question must be a string, got int: 0"):
+        qa(question=np.arange(3), context=TEXT)
+    with pytest.raises(InputError, match="example 2: context cannot be empty"):
+        qa(question=(WHERE, WHERE), context=(TEXT, ""))
+
+
+def test_a_dataset_of_torch_is_read_as_needed(qa):
+    answers = qa(Rows())
+    assert isinstance(answers, Iterator)
+    assert list(answers) == qa(question=[WHERE, NAME], context=TEXT)
 
 
 def test_empty_lists_give_an_empty_list(qa):
@@ -173,9 +257,12 @@ def test_bad_input_is_named(qa, arguments, message):
     [
         ((5,), "must be a dict with 'question' and 'context', got int"),
         (("only a question",), "must be a dict"),
-        (([WHERE, TEXT],), "example 1 must be a dict"),
-        (({"question": WHERE},), "example 1 has no 'context'"),
-        (([{"question": WHERE, "context": TEXT}, {}],), "example 2 has no 'question' and no"),
+        (([WHERE, TEXT],), "example 1: an example must be a dict"),
+        (({"question": WHERE},), "the example has no 'context'"),
+        (
+            ([{"question": WHERE, "context": TEXT}, {}],),
+            "example 2: the example has no 'question' and no",
+        ),
     ],
 )
 def test_bad_positional_input_is_named(qa, arguments, message):

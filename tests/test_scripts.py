@@ -41,6 +41,44 @@ def test_places_are_those_of_whole_characters_without_spaces(text):
         assert found.end[edge] == len(text[:edge].rstrip())
 
 
+@pytest.mark.parametrize(
+    "character",
+    [
+        "e\u0301",
+        "e\u0302\u0301",
+        "שָׁ",
+        "हि",
+        "कि\u0902",
+        "ழ்",
+        "น้ำ",
+        "ນ້ຳ",
+        "각",
+        "가",
+        "ｶﾞ",
+        "葛\U000e0100",
+        "❤\ufe0f",
+        "1\ufe0f\u20e3",
+        "👍🏽",
+        "👨\u200d👩\u200d👧",
+        "👩🏽\u200d⚕\ufe0f",
+        "🏴\U000e0067\U000e0062\U000e007f",
+        "🇩🇪",
+    ],
+)
+@pytest.mark.parametrize("around", ["{} b", "a {}", "(🇩🇪{}🇩🇪)"])
+def test_a_character_of_several_code_points_is_one(character, around):
+    text = around.format(character)
+    begin = around.index("{")
+    end = begin + len(character)
+    found = borders(text)
+    assert found.begin[begin:end].tolist() == [begin] * len(character)
+    assert found.end[begin + 1 : end + 1].tolist() == [end] * len(character)
+
+
+def test_letters_that_must_not_join_are_of_one_word():
+    assert borders("می\u200cخواهم").between_words.sum() == 2
+
+
 @given(TEXTS)
 def test_words_end_wherever_there_are_not_letters_on_both_sides(text):
     found = borders(text)

@@ -136,7 +136,7 @@ BAD_LINES = [
     (b'{"question": "a", "context": NaN}', "list of strings, got NoneType: None"),
     (b'{"question": "a", "context": {"a": "b"}}', "list of strings, got dict"),
     (b'{"question": "a", "context": []}', "non-empty list of strings, got list: []"),
-    (b'{"question": "a", "context": ["a", 1]}', "context must be a string, got int: 1"),
+    (b'{"question": "a", "context": ["a", 1]}', "context[1] must be a string, got int: 1"),
     (b'{"question": "a", "context": ["", " "]}', "none of its 2 texts holds a word"),
     (b'{"question": "\\ud800", "context": "a"}', "character 0 is the lone surrogate"),
     (b'{"question": "a", "context": "b\\udfff"}', "character 1 is the lone surrogate"),

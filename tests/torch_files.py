@@ -66,6 +66,7 @@ def write_torch_file(
     tensors: Mapping[str, NDArray[np.generic]],
     form: str = "zip",
     extra: bytes = b"",
+    extra_name: str = "extra",
 ) -> Path:
     """Write a state dict.
 
@@ -73,14 +74,15 @@ def write_torch_file(
         path: the file.
         tensors: name -> array.
         form: 'zip', or 'legacy' for the format of PyTorch before 1.6.
-        extra: pickle instructions that leave one value, which becomes the entry "extra".
+        extra: pickle instructions that leave one value, which becomes an entry of its own.
+        extra_name: of that entry.
     """
     rows = {str(i): np.ascontiguousarray(array) for i, array in enumerate(tensors.values())}
     body = _name("collections", "OrderedDict") + b")R("
     for name, (key, array) in zip(tensors, rows.items(), strict=True):
         body += _text(name) + _tensor(array, key, form)
     if extra:
-        body += _text("extra") + extra
+        body += _text(extra_name) + extra
     body += b"u"
     if form == "zip":
         stream = io.BytesIO()

@@ -40,6 +40,9 @@ GEMM, ROWS, STEPS, THREADS, ATTENTION, ACTIVATIONS, COMPILER = (
     f"kernels/cpu/{name}.py"
     for name in ("gemm", "rows", "steps", "threads", "attention", "activations", "compiler")
 )
+VOCABULARIES, SPLITTERS = (
+    f"minibert/checkpoints/{name}.py" for name in ("vocabularies", "splitters")
+)
 UNFINISHED, STREAM = "minibert/unfinished.py", "minibert/commands/stream.py"
 GRADIENTS, PASSES, LOSS = (
     "kernels/gradients.py",
@@ -107,6 +110,15 @@ MUTANTS = [
     Mutant("int8 scales forgotten", "minibert/parameters.py",
            "matrix.values.astype(np.float32) * matrix.scales[:, None]",
            "matrix.values.astype(np.float32)", "test_kernels.py test_weights.py test_pipelines.py"),
+    Mutant("own threshold of a model forgotten", "minibert/answering.py", "self.model.config.null_threshold", "0.0",
+           "test_answering.py"),
+    Mutant("temperature: of the sum alone", SPANS, "score / temperature - log_total", "score - log_total", "test_spans.py"),
+    Mutant("bits: upper ones forgotten", "minibert/checkpoints/layouts.py", "rows |= packed[byte + 1] <<",
+           "rows |= packed[byte] <<", "test_layouts.py"),
+    Mutant("bits: those of attention for all layers", "minibert/checkpoints/conversion.py", '("feed-forward", bits[2])',
+           '("feed-forward", bits[1])', "test_layouts.py"),
+    Mutant("bits: nothing is cut off", "kernels/numbers.py", "clips[rows][squares < least] = clip", "pass",
+           "test_layouts.py"),
     Mutant("gamma not renamed", "minibert/families.py", '((".gamma", ".weight"), (".beta", ".bias"))',
            '((".beta", ".bias"),)', "test_weights.py"),
     Mutant("SQuAD: articles inside words", METRICS, r'r"\b(a|an|the)\b"', 'r"(a|an|the)"', "test_metrics.py"),
@@ -164,6 +176,19 @@ MUTANTS = [
            "if False:", "test_answering.py"),
     Mutant("texts are kept without a bound", "minibert/recent.py", "while self.size > KEPT_TOKENS:",
            "while False:", "test_recent.py"),
+    Mutant("tokenizer: MeCab's tokens from tokenizer.json", VOCABULARIES, "if name in OTHER_SPLITTERS:",
+           "if name in OTHER_SPLITTERS and form is not None:", "test_vocabularies.py"),
+    Mutant("tokenizer: marks of the vocabulary are dropped", SPLITTERS, "and any(map(_has_marks, plain))",
+           "and False", "test_vocabularies.py"),
+    Mutant("tokenizer: XLM-R's pieces are not moved", SPLITTERS, "model.pieces[3:]", "model.pieces[4:]",
+           "test_vocabularies.py"),
+    Mutant("tokenizer: tokens of the vocabulary are not added", VOCABULARIES, "        backend.add_tokens([new])\n",
+           "        backend.add_tokens([new] if number >= backend.get_vocab_size() else [])\n", "test_vocabularies.py"),
+    Mutant("tokenizer: a short text brings a warning", "minibert/tokenizer.py", "len(ids) < FEWEST_TOKENS",
+           "len(ids) < 1", "test_tokenizer.py"),
+    Mutant("SQuAD: no space before the first word", "minibert/tokenizer.py", 'if text[begin].isspace() else " "',
+           'if begin == 0 else " "', "test_families.py"),
+    Mutant("pictures are cut", "minibert/scripts.py", "() if text.isascii() else", "() if True else", "test_scripts.py"),
     Mutant("Hub: weights are fetched for a config that cannot run", "minibert/checkpoints/hub.py",
            "BertConfig.from_json(config)  #", "#", "test_hub_server.py"),
     Mutant("Hub: the cache is not looked at where no Hub answers", "minibert/checkpoints/hub.py",

@@ -1,16 +1,18 @@
 """Turn a checkpoint into a folder that minibert loads: safetensors, config.json, tokenizer.
 
-Takes old pytorch_model.bin files (read without torch, and without executing anything; see
-torch_pickle.py) and safetensors alike, and stores numbers as float32, float16 or int8.  The int8
-layout is described in weights.py.
+Takes safetensors, old pytorch_model.bin files (read without torch, and without executing anything;
+see torch_pickle.py) and the checkpoints of Google's BERT (tensor_bundle.py), and stores numbers as
+float32, float16 or int8, or in 4 to 8 bits.  layouts.py describes how integers lie in the file.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,22 +20,50 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from minibert.checkpoints.hub import TOKENIZER_FILES, ModelFiles, find_model
-from minibert.checkpoints.safetensors import open_checkpoint
+from minibert.checkpoints.layouts import INT8, LAYOUT_KEY, ROWS, pack_integers
+from minibert.checkpoints.safetensors import (
+    Checkpoint,
+    of_arrays,
+    open_checkpoint,
+    open_shards,
+)
+from minibert.checkpoints.tensor_bundle import read_tensor_bundle
 from minibert.checkpoints.torch_pickle import read_torch_file
-from minibert.config import BertConfig
+from minibert.checkpoints.vocabularies import load_tokenizer
+from minibert.config import BertConfig, read_json_object
 from minibert.errors import CheckpointError, InputError, ModelNotFoundError
-from minibert.families import FAMILIES, bert_name, family_name, wrapping
-from minibert.kernels.numbers import quantise_rows
-from minibert.options import STORED_DTYPES
-from minibert.parameters import full
-from minibert.tokenizer import load_tokenizer
-from minibert.weights import HEAD, LAYOUT, check_weights, expected_shapes, read_matrix
+from minibert.families import FAMILIES, family_name
+from minibert.kernels.numbers import largest_integer, quantise_rows, row_scales, to_integers
+from minibert.options import STORED_DTYPES, check_bits
+from minibert.parameters import Int8, Matrix, full
+from minibert.weights import HEAD, check_weights, read_matrix
+
+GOOGLE_CONFIG = "bert_config.json"  # what stands for config.json beside Google's checkpoints
 
 # How names of files end that a model's folder holds; only such a folder is overwritten.
 MODEL_FILES = (
-    *("config.json", ".safetensors", ".safetensors.index.json", ".bin", "vocab.txt", "README.md"),
-    *("vocab.json", "merges.txt", "tokenizer.json", "special_tokens_map.json", "added_tokens.json"),
+    *("config.json", ".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json"),
+    *("vocab.txt", "vocab.json", "merges.txt", "tokenizer.json", "special_tokens_map.json"),
+    *("sentencepiece.bpe.model", "spiece.model", "added_tokens.json", "README.md"),
 )
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """What it costs to store one matrix in few bits."""
+
+    name: str  # as in transformers
+    kind: str  # "embeddings", "attention", "feed-forward" or "other tables"
+    bits: int
+    squares: float  # sum of the squares of its numbers
+    errors: float  # sum of the squares of the errors
+    worst_row: int  # the row that changes most, by the error that follows
+    worst_error: float  # of that row: root of the errors' squares by the numbers' squares
+
+    @property
+    def error(self) -> float:
+        """Root of the errors' squares by the numbers' squares; 0 if there are only zeros."""
+        return (self.errors / self.squares) ** 0.5 if self.squares else 0.0
 
 
 def convert(
@@ -41,26 +71,33 @@ def convert(
     output: str | Path,
     *,
     dtype: str = "float32",
+    bits: int | Sequence[int] | None = None,
     revision: str | None = None,
     token: str | bool | None = None,
     cache_dir: str | Path | None = None,
     overwrite: bool = False,
+    report: Callable[[Rounding], None] | None = None,
 ) -> Path:
     """Write a model as a folder with model.safetensors, config.json and its tokenizer.
 
     The whole folder is written beside its final place and then renamed: it is complete or absent.
 
     Args:
-        model: a folder, a .safetensors or .bin file (config.json and the tokenizer beside it), or
-            a name on the Hugging Face Hub.
+        model: a folder; a file of safetensors or of torch.save, or the .index of a checkpoint of
+            Google's BERT (the config and the tokenizer beside it); or a name on the Hugging Face
+            Hub.
         output: the folder to write.
         dtype: how to store the numbers: 'float32', 'float16', or 'int8' (matrices in int8 with
             one scale a row, everything else float32).  A model in int8 becomes floats of the same
             values, which other programs can read.
+        bits: store matrices in integers of so many bits, each 4 to 8, with one scale a row: one
+            number for all, or three, for the word embeddings, for attention and for the
+            feed-forward part.  The other tables take 8 bits; everything else stays float32.
         revision: branch, tag or commit on the Hub.
         token: for private models on the Hub.
         cache_dir: where the Hub's files are kept.
         overwrite: replace `output` if it is there.
+        report: with `bits`, called for each matrix with what its rounding costs.
 
     Returns:
         The folder.
@@ -71,6 +108,10 @@ def convert(
     """
     if dtype not in STORED_DTYPES:
         raise InputError(f"dtype must be one of {', '.join(STORED_DTYPES)}, got {dtype!r}")
+    if bits is not None:
+        if dtype != "float32":
+            raise InputError(f"give either dtype or bits: dtype is {dtype!r}, bits is {bits!r:.80}")
+        bits = check_bits(bits)
     if not isinstance(output, str | os.PathLike) or not str(output):
         raise InputError(f"the output must be a folder's name, got {output!r:.80}")
     target = Path(os.path.expanduser(output))
@@ -90,13 +131,23 @@ def convert(
     except OSError as error:
         raise InputError(f"{target}: cannot be written: {error.strerror}") from None
     try:
-        tensors = dict(_stored(_arrays(files, config, dtype), dtype))
-        metadata = {"format": "pt"} | ({"minibert_layout": LAYOUT} if dtype == "int8" else {})
-        save_file(tensors, draft / "model.safetensors", metadata=metadata)
+        arrays = _arrays(files, config, dtype)
+        metadata = {"format": "pt"}
+        if bits is not None:
+            metadata[LAYOUT_KEY] = ROWS
+            stored = _in_bits(arrays, bits, config.family, report)
+        else:
+            if dtype == "int8":
+                metadata[LAYOUT_KEY] = INT8
+            stored = _in_dtype(arrays, dtype, config.family)
+        save_file(dict(stored), draft / "model.safetensors", metadata=metadata)
         check_weights(open_checkpoint(draft / "model.safetensors"), config)
         for name in ("config.json", *TOKENIZER_FILES):
             if (files.folder / name).is_file():
                 shutil.copyfile(files.folder / name, draft / name)
+        if not (draft / "config.json").is_file():
+            raw = {"model_type": "bert"} | read_json_object(files.folder / GOOGLE_CONFIG)
+            (draft / "config.json").write_text(json.dumps(raw, indent=2) + "\n", encoding="utf-8")
         (draft / "model.safetensors").chmod(0o644)  # written for one user only, as is the folder
         draft.chmod(0o755)
         if target.exists():
@@ -125,9 +176,16 @@ def convert(
 
 def _small_files(folder: Path) -> BertConfig:
     """The config, which the tokenizer fits."""
-    config = BertConfig.from_json(folder / "config.json")
+    config = BertConfig.from_json(config_file(folder))
     load_tokenizer(folder, config.family).check_fits(config)
     return config
+
+
+def config_file(folder: Path) -> Path:
+    """The config in a folder, which beside Google's checkpoints has another name."""
+    google = folder / GOOGLE_CONFIG
+    only = google.is_file() and not (folder / "config.json").is_file()
+    return google if only else folder / "config.json"
 
 
 def check_target(target: Path, overwrite: bool) -> None:
@@ -157,79 +215,110 @@ def check_target(target: Path, overwrite: bool) -> None:
         )
 
 
-def _arrays(
-    files: ModelFiles, config: BertConfig, dtype: str
-) -> Iterator[tuple[str, NDArray[np.floating]]]:
-    """The arrays that the config calls for, with transformers' names, in floats."""
-    if files.weights.name.endswith(".safetensors") or files.weights.name.endswith(".json"):
-        checkpoint = open_checkpoint(files.weights)
-        names = check_weights(checkpoint, config)
-        int8 = any(checkpoint.dtype(name) == "I8" for name in names.values())
-        if int8 and dtype == "int8":
-            raise CheckpointError(f"{files.weights}: is int8 already")
-        arrays = {plain: full(read_matrix(checkpoint, name)) for plain, name in names.items()}
-    else:
-        arrays = _pickled(files.weights, config)
-    for name, array in arrays.items():
-        yield family_name(name, FAMILIES[config.family]), array
+def _arrays(files: ModelFiles, config: BertConfig, dtype: str) -> Iterator[tuple[str, Matrix]]:
+    """The arrays that the config calls for, with BERT's names, in floats or integers."""
+    checkpoint = open_any(files.weights)
+    names = check_weights(checkpoint, config)
+    dtypes = {checkpoint.dtype(name) for name in names.values()}
+    if dtype == "int8" and "I8" in dtypes and "U8" not in dtypes:
+        raise CheckpointError(f"{files.weights}: is int8 already")
+    for plain, name in names.items():
+        yield plain, read_matrix(checkpoint, name)
 
 
-def _pickled(path: Path, config: BertConfig) -> dict[str, NDArray[np.floating]]:
-    """The arrays that the config calls for, from a pickle; as check_weights, all problems at once.
+def open_any(path: Path) -> Checkpoint:
+    """Open a weights file of any format that can be read, or the index of several.
 
     Raises:
-        CheckpointError: an array is missing, doubled, or not what the config says.
+        ModelNotFoundError: it, or a file that the index names, does not exist.
+        CheckpointError: it is damaged.
     """
-    expected = expected_shapes(config)
-    names: dict[str, str] = {}
-    arrays: dict[str, NDArray[np.floating]] = {}
-    problems = []
-    read = read_torch_file(path)
-    before = wrapping(read)
-    for name, array in read.items():
-        plain = bert_name(name.removeprefix(before), FAMILIES[config.family])
-        if plain not in expected:
-            if plain.startswith("encoder."):  # a layer too many: the config is another model's
-                problems.append(f"unexpected: {name} {list(array.shape)}")
-            continue
-        if plain in names:
-            problems.append(f"twice: {names[plain]} and {name} are the same array")
-        names[plain], arrays[plain] = name, array
-    if not any(name in arrays for name in HEAD):
-        raise CheckpointError(
-            f"{path}: this BERT has no question-answering head ('qa_outputs.weight' is missing)"
-        )
-    for name, shape in expected.items():
-        if name not in arrays:
-            problems.append(f"{name}: expected {list(shape)}, found nothing")
-        elif arrays[name].shape != shape:
-            found = list(arrays[name].shape)
-            problems.append(f"{name}: expected {list(shape)}, found {found}")
-        elif arrays[name].dtype.kind != "f":
-            problems.append(f"{name}: expected floats, found {arrays[name].dtype.name}")
-        else:
-            with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinity
-                arrays[name] = arrays[name].astype(np.float32, copy=False)
-            if not np.isfinite(arrays[name]).all():
-                problems.append(f"{name} holds NaN or infinite numbers")
-    if problems:
-        shown = [f"  {problem}" for problem in problems[:10]] + ["  ..."] * (len(problems) > 10)
-        raise CheckpointError("\n".join([f"{path}: the weights do not fit the config:", *shown]))
-    return {name: arrays[name] for name in expected}
+    if path.name.endswith((".safetensors", ".safetensors.index.json")):
+        return open_checkpoint(path)
+    if path.name.endswith(".index"):
+        return of_arrays(path, read_tensor_bundle(path))
+    return open_shards(path, _open_pickle) if path.name.endswith(".json") else _open_pickle(path)
 
 
-def _stored(
-    arrays: Iterator[tuple[str, NDArray[np.floating]]], dtype: str
+def _open_pickle(path: Path) -> Checkpoint:
+    """Open a file of torch.save."""
+    unread: dict[str, str] = {}
+    return of_arrays(path, read_torch_file(path, unread), unread)
+
+
+def _in_dtype(
+    arrays: Iterator[tuple[str, Matrix]], dtype: str, family: str
 ) -> Iterator[tuple[str, NDArray[np.generic]]]:
-    """The arrays in the form in which the file keeps them."""
-    for name, array in arrays:
+    """The arrays in float32, float16 or int8, with the names of their family."""
+    for plain, matrix in arrays:
+        name = family_name(plain, FAMILIES[family])
+        if dtype == "int8" and plain not in HEAD and (isinstance(matrix, Int8) or matrix.ndim == 2):
+            int8 = matrix if isinstance(matrix, Int8) else quantise_rows(matrix)
+            yield name, int8.values
+            yield f"{name}.scale", int8.scales
+            continue
+        array = full(matrix)
         if dtype == "float16":
             if np.abs(array).max(initial=0) > np.finfo(np.float16).max:
                 raise CheckpointError(f"{name} holds numbers beyond float16; use float32")
             yield name, np.ascontiguousarray(array, np.float16)
-        elif dtype == "int8" and array.ndim == 2 and name not in HEAD:
-            int8 = quantise_rows(array.astype(np.float32))
-            yield name, int8.values
-            yield f"{name}.scale", int8.scales
         else:
             yield name, np.ascontiguousarray(array, np.float32)
+
+
+def _in_bits(
+    arrays: Iterator[tuple[str, Matrix]],
+    bits: tuple[int, int, int],
+    family: str,
+    report: Callable[[Rounding], None] | None,
+) -> Iterator[tuple[str, NDArray[np.generic]]]:
+    """The arrays in the layout rows-2, with the names of their family."""
+    for plain, matrix in arrays:
+        name = family_name(plain, FAMILIES[family])
+        array = full(matrix)
+        if array.ndim != 2 or plain in HEAD:
+            yield name, np.ascontiguousarray(array, np.float32)
+            continue
+        kind, count = _kind(plain, bits)
+        if isinstance(matrix, Int8) and np.abs(matrix.values.astype(np.int16)).max(
+            initial=0
+        ) <= largest_integer(count):
+            integers = matrix  # which fits, with no error
+        else:
+            integers = to_integers(array, row_scales(array, count), count)
+        if report is not None:
+            report(_rounding(name, kind, count, array, full(integers)))
+        yield name, integers.values if count == 8 else pack_integers(integers.values, count)
+        yield f"{name}.scale", integers.scales
+
+
+def _kind(plain: str, bits: tuple[int, int, int]) -> tuple[str, int]:
+    """What kind of matrix a name of BERT's stands for, and its bits of those for each kind."""
+    if plain == "embeddings.word_embeddings.weight":
+        return "embeddings", bits[0]
+    if not plain.startswith("encoder.layer."):  # small: few bits would save nothing
+        return "other tables", 8
+    return ("attention", bits[1]) if ".attention." in plain else ("feed-forward", bits[2])
+
+
+def _rounding(
+    name: str,
+    kind: str,
+    bits: int,
+    array: NDArray[np.floating],
+    rounded: NDArray[np.floating],
+) -> Rounding:
+    """Measure the difference of a matrix [out, in] from what it was rounded to."""
+    squares = np.square(array, dtype=np.float64).sum(axis=1)
+    errors = np.square(array - rounded, dtype=np.float64).sum(axis=1)
+    of_rows = np.sqrt(errors / np.where(squares == 0, 1, squares))
+    worst = int(of_rows.argmax())
+    return Rounding(
+        name=name,
+        kind=kind,
+        bits=bits,
+        squares=float(squares.sum()),
+        errors=float(errors.sum()),
+        worst_row=worst,
+        worst_error=float(of_rows[worst]),
+    )

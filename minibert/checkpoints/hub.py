@@ -8,6 +8,7 @@ refused before its weights are fetched.
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
 import json
 import math
@@ -18,13 +19,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from minibert.checkpoints.kinds import NO_WEIGHTS, kind_on_hub, other_kind
 from minibert.config import BertConfig
 from minibert.errors import InputError, ModelNotFoundError
 
 EMBEDDED = Path(__file__).parents[1] / "models" / "minilm-l6-squad2"
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
-PICKLE = "pytorch_model.bin"  # what checkpoints were before safetensors
+# What checkpoints were before safetensors.
+PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+SAFETENSORS = ("*.safetensors",)
+# Formats that `convert` reads: of torch.save, and of TensorFlow.
+OTHER_FORMATS = (("*.bin", "*.pt", "*.pth", "*.ckpt", "*.bin.index.json"), ("*.ckpt*.index",))
 # The settings first: where they are not in the Hub's cache, the rest is not either.
 TOKENIZER_FILES = (
     "tokenizer_config.json",
@@ -32,6 +38,8 @@ TOKENIZER_FILES = (
     "vocab.txt",
     "vocab.json",
     "merges.txt",
+    "sentencepiece.bpe.model",
+    "spiece.model",
     "special_tokens_map.json",
     "added_tokens.json",
 )
@@ -96,7 +104,7 @@ def find_model(
         revision: branch, tag or commit on the Hub.
         token: for private models on the Hub; True for the one that is logged in.
         cache_dir: where the Hub's files are kept.
-        accept_pickles: take a pytorch_model.bin too, which only `convert` can read.
+        accept_pickles: take files of other formats too, which only `convert` can read.
         check: called with the folder of a model on the Hub when config.json and the tokenizer's
             files are there; what it raises refuses the model before its weights are fetched.
 
@@ -105,7 +113,7 @@ def find_model(
         ConfigError: the model is on the Hub, and its config.json is not that of a model to run.
         InputError: `model` is no path and no name.
     """
-    names = (*WEIGHTS, PICKLE) if accept_pickles else WEIGHTS
+    names = (*WEIGHTS, *PICKLES) if accept_pickles else WEIGHTS
     path = _local("model", model)
     if path is None:
         return _on_hub(HubModel(str(model), revision, token, cache_dir), names, check)
@@ -146,7 +154,7 @@ def find_tokenizer(
     for path in vocabularies:
         if path is not None:
             return path.parent
-    raise hub.lacks("tokenizer.json, vocab.txt, or vocab.json and merges.txt")
+    raise hub.lacks("tokenizer.json, vocab.txt, vocab.json or SentencePiece model")
 
 
 def _local(kind: str, name: object) -> Path | None:
@@ -175,20 +183,41 @@ def _local(kind: str, name: object) -> Path | None:
 
 
 def _in_folder(folder: Path, names: tuple[str, ...]) -> ModelFiles:
-    """The weights in a folder: the first of `names`, or else the only .safetensors file."""
+    """The weights in a folder: the first of `names`, or else the only file of its kind."""
     for name in names:
         if (folder / name).is_file():
             return ModelFiles(folder, folder / name)
-    others = sorted(path.name for path in folder.glob("*.safetensors"))
-    if len(others) == 1:
-        return ModelFiles(folder, folder / others[0])
-    if (folder / PICKLE).is_file():
-        hint = f", only {PICKLE}. Run `minibert convert {folder} NEW_FOLDER` and use NEW_FOLDER."
-    elif others:
-        hint = f"; name one of {', '.join(others)}"
+    found = [weights_among(folder, patterns) for patterns in (SAFETENSORS, *OTHER_FORMATS)]
+    usable = found if PICKLES[0] in names else found[:1]
+    for files in usable:
+        if len(files) == 1:
+            return ModelFiles(folder, folder / files[0])
+    if several := next(filter(None, usable), None):
+        hint = f"; name one of {', '.join(several)}"
+    elif others := next(filter(None, found), None):
+        hint = f", only {others[0]}. Run `minibert convert {folder} NEW_FOLDER` and use NEW_FOLDER."
+    elif other := other_kind(names_below(folder), str(folder)):
+        hint = f". {other}"
     else:
         hint = ". A model's folder holds it, config.json and tokenizer.json or vocab.txt."
     raise ModelNotFoundError(f"{folder}: holds no model.safetensors{hint}")
+
+
+def weights_among(folder: Path, patterns: tuple[str, ...]) -> list[str]:
+    """The files of a format in a folder that are whole models, as far as names tell."""
+    names = {path.name for pattern in patterns for path in folder.glob(pattern) if path.is_file()}
+    return sorted(
+        name for name in names if not any(fnmatch.fnmatch(name, each) for each in NO_WEIGHTS)
+    )
+
+
+def names_below(folder: Path) -> list[str]:
+    """The names of the files and folders in a folder, and of those in its folders."""
+    return [
+        path.relative_to(folder).as_posix()
+        for pattern in ("*", "*/*")
+        for path in sorted(folder.glob(pattern))
+    ]
 
 
 def _on_hub(
@@ -217,8 +246,10 @@ def _on_hub(
                 raise hub.lacks(part.as_posix())
         return files
     hint = ""
-    if hub.has(PICKLE):
-        hint = f", only {PICKLE}. Run `minibert convert {hub.name} NEW_FOLDER` and use NEW_FOLDER."
+    if pickle := next((file for file in PICKLES if hub.has(file)), None):
+        hint = f", only {pickle}. Run `minibert convert {hub.name} NEW_FOLDER` and use NEW_FOLDER."
+    elif other := kind_on_hub(hub.has, hub.name):
+        hint = f". {other}"
     raise hub.lacks("model.safetensors", hint)
 
 

@@ -17,7 +17,7 @@ import mmap
 import os
 import reprlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 from typing import Any
@@ -133,7 +133,27 @@ def open_checkpoint(path: Path) -> Checkpoint:
         CheckpointError: a file is damaged; the message lists everything that is wrong with it.
     """
     path = Path(path)
-    return _open_shards(path) if path.name.endswith(".json") else _open_file(path)
+    return open_shards(path, _open_file) if path.name.endswith(".json") else _open_file(path)
+
+
+def of_arrays(
+    path: Path, arrays: Mapping[str, NDArray[Any]], unread: Mapping[str, str] | None = None
+) -> Checkpoint:
+    """Arrays that were read from a file of another format, as a checkpoint.
+
+    Args:
+        path: where they come from.
+        arrays: name -> array, of a dtype that is in DTYPES.
+        unread: names under which something else stands, and what that is, in place of its dtype.
+    """
+    codes = {np.dtype(kind): code for code, kind in DTYPES.items() if code not in ("BF16", "BOOL")}
+    codes[np.dtype(bool)] = "BOOL"
+    empty = np.empty(0, np.uint8)
+    tensors = {name: _Tensor(path, kind, (), empty) for name, kind in (unread or {}).items()}
+    for name, array in arrays.items():
+        data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        tensors[name] = _Tensor(path, codes[array.dtype], array.shape, data)
+    return Checkpoint(path, tensors, {})
 
 
 def widen_bfloat16(bits: NDArray[np.uint16]) -> Floats:
@@ -205,11 +225,12 @@ def _open_file(path: Path) -> Checkpoint:
         problem = f"{found} (and take at most {MAX_HEADER_BYTES}): is it a safetensors file?"
         raise _error(path, [problem])
     header = _parse_object(path, content[8:start])
-    metadata = header.pop("__metadata__", {})
+    metadata = header.pop("__metadata__", None)
+    metadata = {} if metadata is None else metadata
     data = np.frombuffer(content, np.uint8)[start:]
 
     problems = []
-    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+    if not isinstance(metadata, dict):
         problems.append(f"__metadata__: expected texts by name, found {quote(metadata)}")
     for name, entry in header.items():
         problems += [f"{quote(name)}: {problem}" for problem in _entry_problems(entry)]
@@ -221,7 +242,8 @@ def _open_file(path: Path) -> Checkpoint:
     for name, entry in header.items():
         begin, end = entry["data_offsets"]
         tensors[name] = _Tensor(path, entry["dtype"], tuple(entry["shape"]), data[begin:end])
-    return Checkpoint(path, tensors, metadata)
+    texts = {k: v if isinstance(v, str) else json.dumps(v) for k, v in metadata.items()}
+    return Checkpoint(path, tensors, texts)
 
 
 def _are_counts(value: Any) -> bool:
@@ -273,8 +295,13 @@ def _layout_problems(header: dict[str, Any], size: int) -> list[str]:
     return problems
 
 
-def _open_shards(path: Path) -> Checkpoint:
-    """Open every file that an index names, and check that they hold what the index says."""
+def open_shards(path: Path, open_file: Callable[[Path], Checkpoint]) -> Checkpoint:
+    """Open every file that an index names, and check that they hold what the index says.
+
+    Raises:
+        ModelNotFoundError: the index, or a file that it names, does not exist.
+        CheckpointError: one of them is damaged, or they do not belong together.
+    """
     files: object = _parse_object(path, map_file(path)[:]).get("weight_map")
     if not isinstance(files, dict) or not files:
         raise _error(path, [f"weight_map is {quote(files)}, expected tensor name -> file"])
@@ -291,7 +318,7 @@ def _open_shards(path: Path) -> Checkpoint:
     metadata: dict[str, str] = {}
     tensors: dict[str, _Tensor] = {}
     for shard in shards:
-        part = _open_file(path.parent / shard)
+        part = open_file(path.parent / shard)
         metadata.update(part.metadata)
         twice = [name for name in part if name in tensors]
         problems += [f"{quote(name)} is in two files, {shard!r} is one" for name in twice]

@@ -1,4 +1,4 @@
-"""minibert doctor: what runs on this machine, and whether it computes the right numbers."""
+"""minibert doctor: what runs on this machine, and whether it is right; and what a model is."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import time
 from typing import Any
 
 from minibert import __version__
-from minibert.commands.options import dump, examples
-from minibert.errors import BackendError, MinibertError
+from minibert.commands.options import dump, examples, file_name
+from minibert.errors import BackendError, CheckpointError, MinibertError
 
 Findings = dict[str, dict[str, str]]
 
@@ -33,30 +33,55 @@ def add_command(commands: Any) -> None:
         help="say what runs here, and check that it computes the right numbers",
         description="Print versions, the processor and the kernels that it gets, and run the "
         "embedded model in each dtype beside the definition in NumPy. The status is 1 if they "
-        "differ.",
+        "differ. With --model, say instead what that model is, how its files are understood, and "
+        "what keeps it from running. The status is then 1 if it does not run.",
         **examples(
             "minibert doctor",
+            "minibert doctor --model my_folder",
             "minibert doctor --json > findings.json",
         ),
     )
     doctor.set_defaults(run=command_doctor)
+    doctor.add_argument(
+        "--model",
+        type=file_name,
+        help="folder, weights file, or name on the Hugging Face Hub to look at; 'embedded' for the "
+        "model that comes along",
+    )
+    doctor.add_argument("--revision", help="branch, tag or commit on the Hub")
     doctor.add_argument("--json", action="store_true", help="print JSON instead of prose")
 
 
 def command_doctor(args: argparse.Namespace) -> None:
     """Run `minibert doctor`."""
+    if args.model is not None:
+        from minibert.checkpoints.examination import examine_model
+
+        found, problems = examine_model(args.model, args.revision)
+        show(found | {"problems": problems or {"none": "it runs"}}, args.json)
+        if problems:
+            raise CheckpointError(f"{args.model} does not run: see its problems above")
+        return
     findings = examine()
-    if args.json:
-        print(dump(findings))
-    else:
-        for title, facts in findings.items():
-            print(title)
-            width = max(map(len, facts))
-            for name, fact in facts.items():
-                print(f"  {name:{width}}  {fact}")
+    show(findings, args.json)
     bad = [name for name, fact in findings["check"].items() if not fact.startswith("ok")]
     if bad:
         raise BackendError(f"the check of {', '.join(bad)} did not go well, see above")
+
+
+def show(findings: Findings, as_json: bool) -> None:
+    """Print what was found."""
+    if as_json:
+        print(dump(findings))
+        return
+    for title, facts in findings.items():
+        print(title)
+        width = max(map(len, facts))
+        for name, fact in facts.items():
+            first, *rest = fact.split("\n")
+            print(f"  {name:{width}}  {first}")
+            for line in rest:
+                print(f"  {'':{width}}  {line}")
 
 
 def examine() -> Findings:

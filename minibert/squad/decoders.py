@@ -89,16 +89,7 @@ class Decoder(Protocol):
 
 
 def make_decoder(model: Model, settings: SquadSettings) -> Decoder:
-    """The decoder that the settings name.
-
-    Raises:
-        InputError: it cannot work with this model.
-    """
-    if settings.decoder == "run_squad" and not model.tokenizer.has_word_pieces:
-        raise InputError(
-            "decoder 'run_squad' puts answers together from word pieces, as BERT's tokenizer makes "
-            f"them, and that of {model.name} makes others. Use decoder 'answerer' or 'pipeline'."
-        )
+    """The decoder that the settings name."""
     kinds: dict[str, Callable[[Model, SquadSettings], Decoder]] = {
         "run_squad": RunSquad,
         "pipeline": Pipeline,
@@ -235,6 +226,7 @@ class Answerer(_Plain):
             if settings.with_null
             else float("inf"),
             align_to_words=True,
+            temperature=self.model.config.temperature,
         )
         chosen = answers[0]
         best = next((answer for answer in answers if not answer.is_null), chosen)

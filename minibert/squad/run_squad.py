@@ -10,7 +10,8 @@ In: a question and its text; then the logits of its windows.  Out: the n best an
 null odds.
 
 Source: `convert_examples_to_features`, `write_predictions` and `get_final_text` in
-google-research/bert run_squad.py, as in transformers 5.2.0.
+google-research/bert run_squad.py, as in transformers 5.2.0; where a model has other tokens than
+word pieces, as in 4.57.6.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ def run_squad_windows(
         )
     tokenizer = model.tokenizer
     asked = tokenizer.encode(question).first(max_query_length)
-    context = tokenizer.encode(text)
+    context = tokenizer.encode_words(text)
     if not len(context):
         return []
     return make_windows(
@@ -119,7 +120,7 @@ class WordSplitter:
         parts = [(a, b) for a, b in zip(begins, ends, strict=True) if a < b]
         offsets = [word for a, b in parts for word in split_script(text, a, b)]
         starts = np.array([a for a, _ in offsets], np.int32)
-        tokens = self.tokenizer.encode(text).offsets  # [N, 2]
+        tokens = self.tokenizer.encode_words(text).offsets  # [N, 2]
         first = np.searchsorted(starts, tokens[:, 0], side="right").astype(np.int32) - 1
         last = np.searchsorted(starts, tokens[:, 1], side="left").astype(np.int32) - 1
         return Words(
@@ -131,11 +132,11 @@ class WordSplitter:
         )
 
 
-def answer_text(names: list[str], whole: str, basic: list[str]) -> str:
+def answer_text(wanted: str, whole: str, basic: list[str]) -> str:
     """The text of a span: its words, without what its tokens do not cover at both ends.
 
     Args:
-        names: of its tokens, as in the vocabulary.
+        wanted: what its tokens stand for, with one space between words.
         whole: the words that it touches, as in the text, with one space for each gap.
         basic: each of these words as the tokenizer sees it.
 
@@ -144,11 +145,10 @@ def answer_text(names: list[str], whole: str, basic: list[str]) -> str:
         characters were added or removed.
 
     Example:
-        >>> answer_text(["steve", "smith"], "Steve Smith's", ["steve", "smith ' s"])
+        >>> answer_text("steve smith", "Steve Smith's", ["steve", "smith ' s"])
         'Steve Smith'
     """
     seen = " ".join(part for part in basic if part)
-    wanted = " ".join(" ".join(names).replace(" ##", "").split())
     begin = seen.find(wanted)
     if begin < 0 or not wanted or wanted == seen:
         return whole
@@ -296,8 +296,8 @@ def _text_of_span(
     """The text of a span, and where it stands in the context."""
     begin, end = (window.begin + token - window.offset for token in (first, last))
     chosen = slice(int(words.first[begin]), int(words.last[end]) + 1)
-    names = tokenizer.names(window.input_ids[first : last + 1])
-    text = answer_text(names, words.join(chosen), words.basic[chosen])
+    wanted = tokenizer.plain_text(window.input_ids[first : last + 1])
+    text = answer_text(wanted, words.join(chosen), words.basic[chosen])
     offsets = window.context.offsets
     span = int(offsets[begin, 0]), int(offsets[end, 1])
     if SPACE.sub(" ", window.context.text[slice(*span)]) != text:  # whole words, then

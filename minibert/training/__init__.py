@@ -1,6 +1,21 @@
-"""Training: gradients of a whole model, and what is made of them.
+"""Fine-tuning: a BERT, SQuAD-like data, and the steps from one to a model that answers.
 
-passes.py      forward, keeping what the gradient needs, and backward
-loss.py        how wrong a batch's logits are, and in which direction
-flat.py        all weights of a model in one array
+settings.py     what can be chosen
+examples.py     questions -> windows with the right positions, in compact arrays
+order.py        which windows make up which step
+schedule.py     the learning rate of each step
+passes.py       forward and backward through the encoder
+loss.py         span loss and its gradient
+flat.py         all weights, or their gradient, in one row of numbers
+optimizer.py    clipping, AdamW, averages; steps that are skipped
+inputs.py       settings in full, questions, what tells a run from others
+base.py         the model that a run begins with
+held_out.py     questions that are kept apart, and the scores on them
+run_folder.py   what a run writes down so that it can go on
+result.py       the finished model as a folder
+line.py         what a person sees while it runs
+interruption.py Ctrl-C and SIGTERM wait for the end of a step
+card.py         the README.md of the model
+checking.py     minibert train --check
+trainer.py      all of it together: `train`
 """

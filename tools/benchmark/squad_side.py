@@ -19,13 +19,13 @@ from typing import Any, TypeVar
 
 from benchmark.peers import DTYPES, Peer, Run
 from benchmark.workload import Inputs, pad_sorted, unpad
+from minibert.checkpoints.vocabularies import load_tokenizer
 from minibert.kernels.cpu.measure import rate
 from minibert.model import Model, load_model
 from minibert.spans import Logits
 from minibert.squad.decoders import SquadSettings
 from minibert.squad.evaluation import predict, spread
 from minibert.squad.files import SquadQuestion, read_squad
-from minibert.tokenizer import load_tokenizer
 from minibert.windows import Window
 
 T = TypeVar("T")

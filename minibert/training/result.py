@@ -1,0 +1,125 @@
+"""A trained model as a folder that minibert and transformers load.
+
+Every file is complete before it appears, and model.safetensors appears last: a folder that holds it
+holds a whole model.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import save_file
+
+from minibert.checkpoints.hub import TOKENIZER_FILES
+from minibert.checkpoints.safetensors import open_checkpoint
+from minibert.errors import InputError
+from minibert.families import FAMILIES, family_name
+from minibert.parameters import Weights
+from minibert.training.base import POSITIONS, Base, padding_positions
+from minibert.training.flat import named_arrays
+from minibert.weights import check_weights, layer_names
+
+LAYER_NUMBER = re.compile(r"encoder\.layer\.(\d+)\.")
+WEIGHTS, CARD = "model.safetensors", "README.md"
+
+# What transformers calls a model of each family for question answering.
+ARCHITECTURES = {
+    "bert": "BertForQuestionAnswering",
+    "distilbert": "DistilBertForQuestionAnswering",
+    "roberta": "RobertaForQuestionAnswering",
+    "xlm-roberta": "XLMRobertaForQuestionAnswering",
+    "camembert": "CamembertForQuestionAnswering",
+    "electra": "ElectraForQuestionAnswering",
+    "albert": "AlbertForQuestionAnswering",
+}
+# What config.json says of another head, its answers too, and of numbers as they were stored.
+DROPPED = (
+    *(
+        "id2label",
+        "label2id",
+        "num_labels",
+        "problem_type",
+        "_name_or_path",
+        "torch_dtype",
+        "dtype",
+    ),
+    *("transformers_version", "sentence_transformers", "minibert"),
+)
+
+
+def write_model(folder: Path, base: Base, weights: Weights, card: str) -> None:
+    """Write a model's files into a folder that is there.
+
+    Args:
+        folder: may hold other things; files of a model in it are replaced.
+        base: the model it was made from.
+        weights: what it has become, float32.
+        card: its README.md.
+
+    Raises:
+        InputError: they cannot be written.
+    """
+    try:
+        draft = Path(tempfile.mkdtemp(prefix=".model.", dir=folder))
+        try:
+            for name in TOKENIZER_FILES:
+                if (base.files.folder / name).is_file():
+                    shutil.copyfile(base.files.folder / name, draft / name)
+            document = json.dumps(config_document(base), indent=2, ensure_ascii=False) + "\n"
+            (draft / "config.json").write_text(document, encoding="utf-8")
+            (draft / CARD).write_text(card, encoding="utf-8")
+            save_file(dict(file_arrays(base, weights)), draft / WEIGHTS, {"format": "pt"})
+            check_weights(open_checkpoint(draft / WEIGHTS), base.config)
+            for path in sorted(draft.iterdir(), key=lambda path: path.name == WEIGHTS):
+                path.chmod(0o644)
+                synchronise(path)
+                os.replace(path, folder / path.name)
+            synchronise(folder)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+    except OSError as error:
+        raise InputError(
+            f"{folder}: cannot be written: {error.strerror or error}. Make room, then the same "
+            "command goes on."
+        ) from None
+
+
+def synchronise(path: Path) -> None:
+    """Wait until a file or a folder's list of files is on the disk."""
+    if os.name == "nt" and path.is_dir():  # Windows opens no folders
+        return
+    handle = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def config_document(base: Base) -> dict[str, Any]:
+    """config.json of the model for question answering."""
+    kept = {key: value for key, value in base.document.items() if key not in DROPPED}
+    family = base.config.family
+    named = {"architectures": [ARCHITECTURES[family]]} if family in ARCHITECTURES else {}
+    return kept | {"model_type": family, "dtype": "float32"} | named
+
+
+def file_arrays(base: Base, weights: Weights) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    """The arrays of a checkpoint, with its family's names for them; `load_weights` backwards."""
+    family, layers = FAMILIES[base.config.family], layer_names(base.config)
+    for name, array in named_arrays(weights).items():
+        if name == POSITIONS and base.config.first_position:
+            array = np.concatenate([padding_positions(base.files, base.config), array])
+        if name in base.fixed:
+            continue  # minibert's own zeros
+        if (layer := LAYER_NUMBER.match(name)) and family.shares_layers:
+            name = layers[int(layer[1])] + name[layer.end() :]
+        yield family_name(name, family), np.ascontiguousarray(array)
