@@ -21,6 +21,7 @@ from minibert import pipeline  # noqa: E402
 from minibert.config import ACTIVATIONS  # noqa: E402
 from minibert.kernels import reference  # noqa: E402
 from minibert.model import load_model  # noqa: E402
+from minibert.trace import Trace  # noqa: E402
 
 SIZES = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
 KINDS = {
@@ -79,6 +80,23 @@ def test_logits_are_equal(both, device):
         ((start, end),) = ours.logits([window])
         assert np.abs(start - want.start_logits[0].numpy()).max() <= 2e-5
         assert np.abs(end - want.end_logits[0].numpy()).max() <= 2e-5
+
+
+def test_embeddings_and_every_layer_are_equal(both):
+    theirs, tokenizer, folder = both
+    ours = load_model(folder, device="reference")
+    for question in QUESTIONS:
+        (window,) = ours.windows(question, [TEXT[:60]], max_seq_length=96)
+        pair = tokenizer(question, TEXT[:60], return_tensors="pt")
+        trace = Trace()
+        ours.logits([window], trace)
+        with torch.no_grad():
+            want = theirs(**pair, output_hidden_states=True).hidden_states
+        names = ["embeddings", *(f"layer.{i}" for i in range(len(want) - 1))]
+        assert len(names) == 3
+        for name, states in zip(names, want, strict=True):
+            limit = 5e-6 if name == "embeddings" else 1e-5
+            assert np.abs(trace[name] - states[0].numpy()).max() <= limit, name
 
 
 @pytest.mark.parametrize("top_k", [1, 3, 8])
