@@ -304,6 +304,16 @@ def linear_backward(
     return d_x if plus is None else d_x + plus
 
 
+def project(x: Record, dense: Dense) -> Linear:
+    """From the width of the embedding tables to that of the layers, [T, E] -> [T, D]: `linear`."""
+    return linear(x, dense)
+
+
+def project_backward(d_out: Floats, x: Record, dense: Dense, gradient: Dense) -> Floats:
+    """Gradients of what `project` took: `linear_backward`, [T, D] -> [T, E]."""
+    return linear_backward(d_out, x, dense, gradient, None)
+
+
 class Activated(NamedTuple):
     """What the first half of the feed-forward part gave, and keeps."""
 

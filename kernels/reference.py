@@ -6,7 +6,7 @@ says where each window begins, so window b is tokens cu_seqlens[b] to cu_seqlens
 no padding and no mask.  Dense steps run on all T tokens; only attention looks at windows.
 
 Shapes: T tokens of the batch, B windows, S tokens of one window, D hidden size, H heads,
-Dh = D / H, F feed-forward size, V vocabulary.
+Dh = D / H, F feed-forward size, V vocabulary, E width of the embedding tables where it is not D.
 
 The functions keep the dtype they are given: float32 in the library; tests use float64 for a truth.
 Source: Devlin et al. 2019 (arXiv:1810.04805), modeling.py of google-research/bert.
@@ -115,7 +115,12 @@ prepare_head = prepare_dense
 def prepare(weights: Weights) -> Parameters[Tables, Dense, Norm, Dense]:
     """A model's weights as this backend keeps them: done once, when it is loaded."""
     layers = map_layers(weights.layers, prepare_dense, prepare_norm)
-    return Parameters(prepare_tables(weights.tables), layers, prepare_head(weights.qa_outputs))
+    return Parameters(
+        prepare_tables(weights.tables),
+        layers,
+        prepare_head(weights.qa_outputs),
+        projection=prepare_dense(weights.projection) if weights.projection else None,
+    )
 
 
 def layer_norm(x: Floats, norm: Norm, eps: float) -> Floats:
@@ -145,7 +150,8 @@ def embed(
         input_ids: [T] int32, rows of the word table.
         token_type_ids: [T] int32, 0 in the question and 1 in the text.
         position_ids: [T] int32, each token's position in its own window, from 0.
-        tables: word [V, D], position [P, D] and token type [2, D] embeddings, and their norm.
+        tables: word [V, D], position [P, D] and token type [2, D] embeddings, and their norm; in
+            models that project them to D afterwards, E takes the place of D.
         eps: of the layer norm.
 
     Returns:

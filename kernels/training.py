@@ -1,6 +1,6 @@
 """What training computes with: each step forward and its gradient, as one plain table of functions.
 
-kernels/gradients.py is the definition and documents each function; kernels/cpu/training.py has the
+kernels/gradients.py is the definition and documents each function; kernels/cpu/training/ has the
 same names.  minibert/training/passes.py calls them: forward as minibert/encoder.py does, backward
 from the bottom up.
 
@@ -70,6 +70,8 @@ class TrainingKernels:
 
     # (input_ids, token_type_ids, position_ids, tables, eps, dropout) -> record
     embed: Callable[[Ints, Ints, Ints, Any, float, Dropout | None], Any]
+    # (x, dense) -> record; what is projected are hidden states, which are residuals, too
+    project: Callable[[Any, Any], Any]
     # (x, dense) -> record
     linear: Callable[[Any, Any], Any]
     # (record of qkv, cu_seqlens, num_heads, dropout) -> record
@@ -91,6 +93,8 @@ class TrainingKernels:
     attention_backward: Callable[[Any, Any, Any, Ints, int, Dropout | None], Any]
     # (d_out, x, dense, gradient, plus) -> d_x + plus; plus may be None
     linear_backward: Callable[[Any, Any, Any, Dense, Any], Any]
+    # (d_out, x, dense, gradient) -> d_x
+    project_backward: Callable[[Any, Any, Any, Dense], Any]
     # (d_out, kept, input_ids, token_type_ids, position_ids, tables, gradient, dropout)
     embed_backward: Callable[..., None]
 
@@ -140,7 +144,7 @@ def get_training_kernels(
     # Here: LLVM takes a tenth of a second to import, and the reference does not need it.
     from .cpu.pool import MOST_THREADS, default_threads
     from .cpu.targets import find_target
-    from .cpu.training import Kernels
+    from .cpu.training.functions import Kernels
 
     threads = min(int(num_threads or default_threads()), MOST_THREADS)
     dtype = dtype or "float32"

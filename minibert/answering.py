@@ -39,7 +39,9 @@ class Options:
     doc_stride: int | None = None  # tokens that neighbouring windows share; None: up to 128
     max_question_length: int | None = None  # cut questions to so many tokens; None: never
     max_answer_length: int = 30  # in tokens
-    null_score_diff_threshold: float = 0.0  # higher: fewer "no answer"; inf: never before an answer
+    # Higher: fewer "no answer"; inf: never before an answer.  If nobody says, a QuestionAnswerer
+    # takes the model's own, the null_threshold of its config, instead of 0.
+    null_score_diff_threshold: float = 0.0
     align_to_words: bool = True  # only answers made of whole words, where spaces part words
     max_overlap: float | None = None  # share of the shorter of two answers that both may hold
     min_score: float | None = None  # answers below it are not given, only "no answer"
@@ -102,7 +104,7 @@ class QuestionAnswerer:
         cache_dir: str | Path | None = None,
         **options: Any,
     ) -> None:
-        self.options = _changed(Options(), options)
+        _changed(Options(), options)  # before a model is loaded
         self.model = load_model(
             model,
             tokenizer=tokenizer,
@@ -113,6 +115,8 @@ class QuestionAnswerer:
             token=token,
             cache_dir=cache_dir,
         )
+        own = Options(null_score_diff_threshold=self.model.config.null_threshold)
+        self.options = _changed(own, options)
 
     def __repr__(self) -> str:
         return f"QuestionAnswerer({', '.join([repr(self.model), *changed_fields(self.options)])})"
@@ -206,6 +210,7 @@ class QuestionAnswerer:
                 align_to_words=chosen.align_to_words,
                 max_overlap=chosen.max_overlap,
                 min_score=chosen.min_score,
+                temperature=self.model.config.temperature,
             )
             for error, windows, logits in self.model.read(read, batch_size=batch_size)
         )

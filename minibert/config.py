@@ -1,4 +1,9 @@
-"""BertConfig: the numbers that fix a BERT model's shape, read from config.json."""
+"""BertConfig: the numbers that fix a BERT model's shape, read from config.json.
+
+What only minibert uses stands there too, in an object "minibert":
+
+    "minibert": {"null_threshold": -0.4, "temperature": 1.3}
+"""
 
 from __future__ import annotations
 
@@ -9,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from minibert.errors import ConfigError, ModelNotFoundError
-from minibert.families import FAMILIES
+from minibert.families import FAMILIES, why_not
 
-LARGEST = {"num_hidden_layers": 1000}  # sizes beyond these are a damaged file, not a model
+# Sizes beyond these are a damaged file, not a model.
+LARGEST = {"num_hidden_layers": 1000, "num_hidden_groups": 1000, "inner_group_num": 1000}
 LARGEST_SIZE = 10**8
 
 # hidden_act in config.json -> the function's name in kernels/reference.py.
@@ -31,6 +37,7 @@ ACTIVATIONS = {
 # Fields of BertConfig that config.json has.
 FIELDS = (
     "vocab_size",
+    "embedding_size",
     "hidden_size",
     "num_hidden_layers",
     "num_attention_heads",
@@ -40,6 +47,9 @@ FIELDS = (
     "layer_norm_eps",
     "hidden_act",
 )
+SHARING_FIELDS = ("num_hidden_groups", "inner_group_num")  # of families that share layers
+# Those in its object "minibert", and the least and the largest number that each may be.
+OWN_FIELDS = {"null_threshold": (-1e6, 1e6), "temperature": (0.01, 100.0)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +63,11 @@ class BertConfig:
     """
 
     vocab_size: int = 30522  # [V] rows of the word-embedding table
+    embedding_size: int | None = None  # [E] numbers per row of the tables; None: hidden_size
     hidden_size: int = 768  # [D] numbers per token
     num_hidden_layers: int = 12  # [L]
+    num_hidden_groups: int = 1  # where layers are shared: how many groups of them there are
+    inner_group_num: int = 1  # and layers in each
     num_attention_heads: int = 12  # [H]
     intermediate_size: int = 3072  # [F] inner width of the feed-forward part
     max_position_embeddings: int = 512  # [P] longest window, in tokens
@@ -63,14 +76,19 @@ class BertConfig:
     hidden_act: str = "gelu"
     family: str = "bert"  # model_type in config.json, a key of `FAMILIES`
     first_position: int = 0  # row of the position table for the first token of a window
+    null_threshold: float = 0.0  # QuestionAnswerer's null_score_diff_threshold, if nobody says
+    temperature: float = 1.0  # scores are divided by it before they become probabilities
 
     def __post_init__(self) -> None:
         """Reject shapes the encoder cannot run; all problems at once."""
         problems = []
+        family = FAMILIES[self.family]
         for name in (
             "vocab_size",
+            *(["embedding_size"] if self.embedding_size is not None else []),
             "hidden_size",
             "num_hidden_layers",
+            *(SHARING_FIELDS if family.shares_layers else []),
             "num_attention_heads",
             "intermediate_size",
             "max_position_embeddings",
@@ -82,7 +100,7 @@ class BertConfig:
                     f"{name} must be a whole number of at least 1 and at most {largest}, "
                     f"got {value!r:.80}"
                 )
-        types, least = self.type_vocab_size, max(1, FAMILIES[self.family].token_types)
+        types, least = self.type_vocab_size, max(1, family.token_types)
         if type(types) is not int or not least <= types <= LARGEST_SIZE:
             why = " (question and text)" if least == 2 else ""
             problems.append(f"type_vocab_size must be at least {least}{why}, got {types!r}")
@@ -94,6 +112,12 @@ class BertConfig:
         eps = self.layer_norm_eps
         if type(eps) not in (int, float) or not 0 <= eps <= 1:
             problems.append(f"layer_norm_eps must be a number from 0 to 1, got {eps!r:.80}")
+        for name, (lowest, highest) in OWN_FIELDS.items():
+            value = getattr(self, name)
+            if type(value) not in (int, float) or not lowest <= value <= highest:
+                problems.append(
+                    f"{name} must be a number from {lowest} to {highest}, got {value!r:.80}"
+                )
         if self.hidden_act not in tuple(ACTIVATIONS):  # it may be unhashable
             problems.append(
                 f"hidden_act must be one of {', '.join(ACTIVATIONS)}, got {self.hidden_act!r}"
@@ -103,8 +127,23 @@ class BertConfig:
                 "hidden_size must be a multiple of num_attention_heads, "
                 f"got {self.hidden_size} and {self.num_attention_heads}"
             )
+        groups, layers = self.num_hidden_groups, self.num_hidden_layers
+        if not problems and family.shares_layers and groups > layers:
+            problems.append(
+                f"num_hidden_groups must be at most num_hidden_layers, got {groups} and {layers}"
+            )
         if problems:
             raise ConfigError("; ".join(problems))
+
+    @property
+    def table_width(self) -> int:
+        """Numbers in a row of the embedding tables, E in shapes where it is not D."""
+        return self.embedding_size or self.hidden_size
+
+    @property
+    def projects(self) -> bool:
+        """Whether a dense layer [D, E] stands between the embeddings and the first layer."""
+        return self.table_width != self.hidden_size or FAMILIES[self.family].always_projects
 
     @property
     def longest_window(self) -> int:
@@ -126,14 +165,13 @@ class BertConfig:
         """Take the fields minibert knows from config.json's content; ignore the others.
 
         Raises:
-            ConfigError: it is not a BERT encoder with absolute positions, or a value is wrong.
+            ConfigError: minibert does not run such a model, or a value is wrong.
         """
         reasons = []
         model_type = raw.get("model_type", "bert")  # Google's bert_config.json has none
         family = FAMILIES.get(model_type) if isinstance(model_type, str) else None
         if family is None:
-            known = ", ".join(FAMILIES)
-            reasons.append(f"model_type is {model_type!r}, and minibert runs {known}")
+            reasons.append(why_not(model_type))
             family = FAMILIES["bert"]
         position = raw.get("position_embedding_type", "absolute")
         if position != "absolute":
@@ -145,17 +183,25 @@ class BertConfig:
         for name in FIELDS:
             if (key := family.keys.get(name, name)) in raw:
                 values[name] = raw[key]
-        hidden = values.get("hidden_size", cls.hidden_size)
-        width = raw.get("embedding_size", 128 if model_type == "electra" else hidden)
-        if width != hidden:
-            reasons.append(f"embedding_size {width!r} differs from hidden_size")
+        if family.shares_layers:
+            values |= {name: raw[name] for name in SHARING_FIELDS if name in raw}
+        width, hidden = values.get("embedding_size"), values.get("hidden_size", cls.hidden_size)
+        if not family.own_embedding_size and width not in (None, hidden):
+            able = ", ".join(name for name, each in FAMILIES.items() if each.own_embedding_size)
+            reasons.append(
+                f"embedding_size {width!r} differs from hidden_size, which it may in {able} only"
+            )
         if reasons:
-            raise ConfigError("not a BERT encoder with absolute positions: " + "; ".join(reasons))
+            raise ConfigError("minibert does not run this model: " + "; ".join(reasons))
         if not family.token_types:
             values["type_vocab_size"] = 1  # every token is of the same type
         if family.positions_after_padding:
             padding = raw.get("pad_token_id", 1)
             values["first_position"] = padding + 1 if type(padding) is int else padding
+        own = raw.get("minibert", {})
+        if not isinstance(own, dict):
+            raise ConfigError(f"minibert must be an object, got {own!r:.80}")
+        values |= {name: own[name] for name in OWN_FIELDS if name in own}
         return cls(family=str(model_type), **values)
 
     @classmethod

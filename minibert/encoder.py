@@ -38,7 +38,8 @@ def bert(
         weights: prepared by `kernels.prepare`.
         config: shape of the model.
         kernels: the backend.
-        trace: where to note 'embeddings', 'layer.<i>' (both [T, D]) and what lies between.
+        trace: where to note 'embeddings', 'projection' if there is one, 'layer.<i>' (all [T, D])
+            and what lies between.
 
     Returns:
         start_logits [T] and end_logits [T], float32.
@@ -51,8 +52,10 @@ def bert(
         batch.position_ids,
         weights.tables,
         config.layer_norm_eps,
-    )  # [T, D]
+    )  # [T, D], or [T, E] before a projection
     note(trace, "embeddings", x)
+    if weights.projection is not None:
+        x = note(trace, "projection", kernels.linear(x, weights.projection))  # [T, D]
     for i, layer in enumerate(weights.layers):
         x = encoder_layer(x, batch.cu_seqlens, layer, config, kernels, trace, f"layer.{i}")
         note(trace, f"layer.{i}", x)

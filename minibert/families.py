@@ -1,7 +1,8 @@
-"""Families of models that are BERT but for names, positions, token types and how pairs are joined.
+"""Families of models that are BERT but for names, sizes, positions and how pairs are joined.
 
 What sets a family apart is data: one `Family` each.  config.py reads it to understand config.json,
 weights.py to find a checkpoint's arrays.  Windows, kernels and spans know nothing of families.
+Of models that are too far from BERT stands here why, and what to use in their place.
 """
 
 from __future__ import annotations
@@ -26,6 +27,10 @@ class Family:
     # Parts of BERT's names of arrays, and what they are called here.
     names: tuple[tuple[str, str], ...] = ()
     token_types: int = 2  # rows that the table of token types has at least; 0: there is no table
+    # Whether the tables may be narrower or wider than the layers, with a projection between them.
+    own_embedding_size: bool = False
+    always_projects: bool = False  # whether that projection is there though both are as wide
+    shares_layers: bool = False  # whether the layers are groups of which each runs several times
     # Whether positions begin behind that of padding, which is a row of the table of its own.
     positions_after_padding: bool = False
     cls_token: str = "[CLS]"
@@ -68,9 +73,122 @@ FAMILIES = {
     "camembert": ROBERTA,
     "electra": Family(
         "electra",
-        defaults={"hidden_size": 256, "num_attention_heads": 4, "intermediate_size": 1024},
+        defaults={
+            "embedding_size": 128,
+            "hidden_size": 256,
+            "num_attention_heads": 4,
+            "intermediate_size": 1024,
+        },
+        own_embedding_size=True,
+    ),
+    "albert": Family(
+        "albert",
+        defaults={
+            "vocab_size": 30000,
+            "embedding_size": 128,
+            "hidden_size": 4096,
+            "num_attention_heads": 64,
+            "intermediate_size": 16384,
+            "hidden_act": "gelu_new",
+        },
+        names=(
+            ("embeddings_project.", "encoder.embedding_hidden_mapping_in."),
+            ("encoder.layer.", "encoder.albert_layer_groups."),
+            (".inner.", ".albert_layers."),
+            (".attention.self.query.", ".attention.query."),
+            (".attention.self.key.", ".attention.key."),
+            (".attention.self.value.", ".attention.value."),
+            (".attention.output.dense.", ".attention.dense."),
+            (".attention.output.LayerNorm.", ".attention.LayerNorm."),
+            (".intermediate.dense.", ".ffn."),
+            (".output.dense.", ".ffn_output."),
+            (".output.LayerNorm.", ".full_layer_layer_norm."),
+        ),
+        own_embedding_size=True,
+        always_projects=True,
+        shares_layers=True,
     ),
 }
+
+
+# ---------------------------------------------------------------- models that minibert does not run
+
+# Models for question answering that run, and to which the reasons below point.
+ENGLISH = "deepset/roberta-base-squad2 (RoBERTa)"
+LARGE = "deepset/roberta-large-squad2 (RoBERTa)"
+SMALL = "distilbert/distilbert-base-cased-distilled-squad (DistilBERT)"
+MANY_LANGUAGES = "deepset/xlm-roberta-base-squad2 (XLM-R)"
+LONG_TEXTS = f"{ENGLISH}; a text may be of any length, as it is read in windows that overlap"
+FRENCH = "etalab-ia/camembert-base-squadFR-fquad-piaf (CamemBERT)"
+SOME_FAMILY = "a model of one of these families for the same language"
+
+RELATIVE = "its attention looks at how far tokens are apart, with weights of its own for that"
+SPARSE = "its attention looks at parts of a long text only"
+ROTARY = "its positions are rotations of queries and keys, not a table"
+NORM_FIRST = "its layers normalise their input, BERT's their output"
+DECODER = "it writes its answers token by token, and has no head that points at them"
+
+# model_type in config.json -> what sets it apart from BERT, and the nearest model that runs.
+OTHERS = {
+    "big_bird": (SPARSE, LONG_TEXTS),
+    "bart": (DECODER, LARGE),
+    "canine": ("it reads characters, which it strides over, not tokens", MANY_LANGUAGES),
+    "convbert": ("part of its attention is a convolution", "deepset/electra-base-squad2 (ELECTRA)"),
+    "deberta": (RELATIVE, LARGE),
+    "deberta-v2": (RELATIVE, f"{LARGE}, or for other languages {MANY_LANGUAGES}"),
+    "ernie": ("it has a table of task types", ENGLISH),
+    "flaubert": ("its head searches for the end with a beam", FRENCH),
+    "fnet": ("it mixes tokens by Fourier transforms, not by attention", SMALL),
+    "funnel": ("its layers shorten the text step by step", ENGLISH),
+    "gpt2": (DECODER, ENGLISH),
+    "ibert": ("its activations and norms are approximated in integers", ENGLISH),
+    "layoutlm": ("it reads where words stand on a page", ENGLISH),
+    "layoutlmv2": ("it reads pictures and where words stand on a page", ENGLISH),
+    "layoutlmv3": ("it reads pictures and where words stand on a page", ENGLISH),
+    "led": (DECODER, LONG_TEXTS),
+    "longformer": (SPARSE, LONG_TEXTS),
+    "luke": ("it reads entities besides tokens", LARGE),
+    "mbart": (DECODER, MANY_LANGUAGES),
+    "megatron-bert": (NORM_FIRST, LARGE),
+    "mobilebert": (
+        "its layers are bottlenecks with several feed-forward parts each, and no true norms",
+        SMALL,
+    ),
+    "modernbert": (ROTARY, LONG_TEXTS),
+    "mpnet": (RELATIVE, ENGLISH),
+    "mt5": (DECODER, MANY_LANGUAGES),
+    "nezha": (RELATIVE, SOME_FAMILY),
+    "nomic_bert": (ROTARY, LONG_TEXTS),
+    "nystromformer": ("its attention is approximated by landmarks", LONG_TEXTS),
+    "reformer": (SPARSE, LONG_TEXTS),
+    "rembert": ("its head and its embeddings are of another form", MANY_LANGUAGES),
+    "roberta-prelayernorm": (NORM_FIRST, ENGLISH),
+    "roformer": (ROTARY, SOME_FAMILY),
+    "splinter": ("its head compares every token with a token for the question", ENGLISH),
+    "squeezebert": ("its layers are grouped convolutions", SMALL),
+    "t5": (DECODER, LARGE),
+    "xlm": ("its head searches for the end with a beam", MANY_LANGUAGES),
+    "xlm-roberta-xl": (NORM_FIRST, "deepset/xlm-roberta-large-squad2 (XLM-R)"),
+    "xlnet": (f"{RELATIVE}; its head searches for the end with a beam", LARGE),
+    "xmod": ("its layers have adapters, one for each language", MANY_LANGUAGES),
+}
+
+
+def why_not(model_type: object) -> str:
+    """Why a model cannot be run whose model_type is none of `FAMILIES`, and what to use instead.
+
+    Example:
+        >>> why_not("squeezebert")
+        "model_type is 'squeezebert': its layers are grouped convolutions. The nearest that runs: \
+distilbert/distilbert-base-cased-distilled-squad (DistilBERT)"
+    """
+    if isinstance(model_type, str) and model_type in OTHERS:
+        reason, instead = OTHERS[model_type]
+        return f"model_type is {model_type!r}: {reason}. The nearest that runs: {instead}"
+    return f"model_type is {model_type!r}, and minibert runs {', '.join(FAMILIES)}"
+
+
+# ---------------------------------------------------------------- names in checkpoints
 
 
 def wrapping(names: Iterable[str], family: Family) -> str:

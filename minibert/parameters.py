@@ -8,7 +8,7 @@ backend then brings them into the form in which its kernels read them.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic, TypeAlias, TypeVar
 
 import numpy as np
@@ -75,7 +75,7 @@ class Norm:
 
 @dataclass(frozen=True)
 class Tables:
-    """The three embedding tables, and the norm of their sum."""
+    """The three embedding tables, and the norm of their sum; as wide as the layers, or E."""
 
     words: Table  # [V, D]
     positions: Table  # [P, D]
@@ -109,7 +109,9 @@ class Parameters(Generic[TablesT, DenseT, NormT, HeadT]):
     """The parameters of a BERT for question answering, in the order in which they are used."""
 
     tables: TablesT
-    layers: tuple[Layer[DenseT, NormT], ...]
+    # [D, E], where the tables are of another width than the layers; else None.
+    projection: DenseT | None = field(default=None, kw_only=True)
+    layers: tuple[Layer[DenseT, NormT], ...]  # those that share all weights are one object
     qa_outputs: HeadT  # [2, D]; row 0 is the start, row 1 the end
 
     def __repr__(self) -> str:
@@ -125,9 +127,12 @@ def map_layers(
     dense: Callable[[Dense], DenseT],
     norm: Callable[[Norm], NormT],
 ) -> tuple[Layer[DenseT, NormT], ...]:
-    """Layers with each dense layer and each norm as a backend keeps it."""
-    return tuple(
-        Layer(
+    """Layers with each dense layer and each norm as a backend keeps it.
+
+    A layer that stands there several times is brought into that form once.
+    """
+    made = {
+        id(layer): Layer(
             qkv=dense(layer.qkv),
             attention_output=dense(layer.attention_output),
             attention_norm=norm(layer.attention_norm),
@@ -135,5 +140,6 @@ def map_layers(
             output=dense(layer.output),
             output_norm=norm(layer.output_norm),
         )
-        for layer in layers
-    )
+        for layer in {id(layer): layer for layer in layers}.values()
+    }
+    return tuple(made[id(layer)] for layer in layers)

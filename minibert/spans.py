@@ -225,6 +225,7 @@ def decode_answers(
     align_to_words: bool,
     max_overlap: float | None = None,
     min_score: float | None = None,
+    temperature: float = 1.0,
 ) -> list[Answer]:
     """Rank all spans of all windows, and "no answer", by their logit sums.
 
@@ -243,6 +244,8 @@ def decode_answers(
         max_overlap: the share of the shorter of two answers that both may hold, from 0 to 1; None
             for any.  Of two that share more, the better one stays.
         min_score: answers below it are left out, but "no answer"; None for none.
+        temperature: scores are divided by it before they become probabilities; above 1, the best
+            answer gets less.
 
     Returns:
         Up to n answers, best first.  Probabilities are over all spans, so they depend neither on n
@@ -260,7 +263,7 @@ def decode_answers(
     borders_in = {document: borders(text) for document, text in texts.items()}
     bands: dict[int, Floats] = {}  # by the number of the window
     ends_of: dict[int, Ends] = {}
-    log_total = null_score  # log of the sum of exp(score) over all spans
+    log_total = null_score / temperature  # log of the sum of exp(score / temperature), all spans
     for number, (window, mine) in enumerate(zip(windows, max_context_tokens(windows), strict=True)):
         if not mine.any():  # no text in it, or all of it is seen better elsewhere
             continue
@@ -274,7 +277,8 @@ def decode_answers(
         top = band.max()
         if top == -np.inf:
             continue
-        total = top + np.log(np.exp(band - top, dtype=np.float64).sum())
+        total = np.exp((band - top) / np.float32(temperature), dtype=np.float64).sum()
+        total = top / np.float32(temperature) + np.log(total)
         log_total = float(np.logaddexp(log_total, total))
         if align_to_words:
             start = np.where(ends.begins_word, start, impossible)
@@ -292,6 +296,7 @@ def decode_answers(
             align_to_words=False,
             max_overlap=max_overlap,
             min_score=min_score,
+            temperature=temperature,
         )
     if max_overlap is not None:
         numbers = list(bands)
@@ -318,7 +323,7 @@ def decode_answers(
             start=start,
             end=end,
             score=score,
-            probability=float(np.exp(score - log_total)),
+            probability=float(np.exp(score / temperature - log_total)),
             null_score=null_score,
             document=document,
             window=number - first_window[document],

@@ -165,9 +165,11 @@ class Tokenizer:
         begins = np.array([begin for begin, _ in places], np.int32)
         shifts = begins - np.array([len(space) for space in spaces], np.int32)
         offsets = np.array(encoding.offsets, np.int32).reshape(-1, 2) + shifts[words][:, None]
+        ids = np.array(encoding.ids, np.int32)
+        self._check_known(ids)
         return Tokens(
             text=text,
-            ids=np.array(encoding.ids, np.int32),
+            ids=ids,
             offsets=np.maximum(offsets, begins[words][:, None]),
             words=words,
         )

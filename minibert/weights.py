@@ -41,19 +41,20 @@ HEAD = ("qa_outputs.weight", "qa_outputs.bias")
 
 def expected_shapes(config: BertConfig) -> dict[str, tuple[int, ...]]:
     """Every array that the config calls for: BERT's name for it, without a prefix -> its shape."""
-    d, f = config.hidden_size, config.intermediate_size
+    d, e, f = config.hidden_size, config.table_width, config.intermediate_size
     shapes: dict[str, tuple[int, ...]] = {
-        "embeddings.word_embeddings.weight": (config.vocab_size, d),
-        "embeddings.position_embeddings.weight": (config.max_position_embeddings, d),
+        "embeddings.word_embeddings.weight": (config.vocab_size, e),
+        "embeddings.position_embeddings.weight": (config.max_position_embeddings, e),
     }
     if FAMILIES[config.family].token_types:
-        shapes["embeddings.token_type_embeddings.weight"] = (config.type_vocab_size, d)
+        shapes["embeddings.token_type_embeddings.weight"] = (config.type_vocab_size, e)
     shapes |= {
-        "embeddings.LayerNorm.weight": (d,),
-        "embeddings.LayerNorm.bias": (d,),
+        "embeddings.LayerNorm.weight": (e,),
+        "embeddings.LayerNorm.bias": (e,),
     }
-    for i in range(config.num_hidden_layers):
-        layer = f"encoder.layer.{i}."
+    if config.projects:
+        shapes |= {"embeddings_project.weight": (d, e), "embeddings_project.bias": (d,)}
+    for layer in dict.fromkeys(layer_names(config)):
         for name, out, into in (
             ("attention.self.query", d, d),
             ("attention.self.key", d, d),
@@ -68,6 +69,26 @@ def expected_shapes(config: BertConfig) -> dict[str, tuple[int, ...]]:
             shapes[f"{layer}{name}.weight"] = (d,)
             shapes[f"{layer}{name}.bias"] = (d,)
     return shapes | {"qa_outputs.weight": (2, d), "qa_outputs.bias": (2,)}
+
+
+def layer_names(config: BertConfig) -> list[str]:
+    """What BERT's names of a layer's arrays begin with, for each layer in the order they run in.
+
+    A layer that is shared comes several times; layer j of group g is called so:
+
+    Example:
+        >>> layer_names(BertConfig(num_hidden_layers=2))
+        ['encoder.layer.0.', 'encoder.layer.1.']
+        >>> layer_names(BertConfig(family="albert", num_hidden_layers=3, num_hidden_groups=2))
+        ['encoder.layer.0.inner.0.', 'encoder.layer.0.inner.0.', 'encoder.layer.1.inner.0.']
+
+    Source: `AlbertTransformer` in transformers 4.57.6.
+    """
+    layers = config.num_hidden_layers
+    if not FAMILIES[config.family].shares_layers:
+        return [f"encoder.layer.{i}." for i in range(layers)]
+    groups = [int(i / (layers / config.num_hidden_groups)) for i in range(layers)]
+    return [f"encoder.layer.{g}.inner.{j}." for g in groups for j in range(config.inner_group_num)]
 
 
 def check_weights(
@@ -222,8 +243,7 @@ def load_weights(
             checkpoint.read(names[f"{name}.weight"]), checkpoint.read(names[f"{name}.bias"])
         )
 
-    def layer(i: int) -> Layer[Dense, Norm]:
-        prefix = f"encoder.layer.{i}."
+    def layer(prefix: str) -> Layer[Dense, Norm]:
         return Layer(
             qkv=stack([dense(f"{prefix}attention.self.{x}") for x in ("query", "key", "value")]),
             attention_output=dense(prefix + "attention.output.dense"),
@@ -234,6 +254,8 @@ def load_weights(
         )
 
     types = "embeddings.token_type_embeddings.weight"
+    order = layer_names(config)
+    layers = {prefix: layer(prefix) for prefix in dict.fromkeys(order)}
     return Parameters(
         tables=Tables(
             words=Table(matrix("embeddings.word_embeddings.weight")),
@@ -243,10 +265,11 @@ def load_weights(
             token_types=Table(
                 matrix(types)
                 if types in names
-                else np.zeros((config.type_vocab_size, config.hidden_size), np.float32)
+                else np.zeros((config.type_vocab_size, config.table_width), np.float32)
             ),
             norm=norm("embeddings.LayerNorm"),
         ),
-        layers=tuple(layer(i) for i in range(config.num_hidden_layers)),
+        projection=dense("embeddings_project") if config.projects else None,
+        layers=tuple(layers[prefix] for prefix in order),
         qa_outputs=new_head if new_head and HEAD[0] not in names else dense("qa_outputs"),
     )

@@ -13,7 +13,8 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from minibert.config import BertConfig
-from minibert.weights import HEAD, expected_shapes
+from minibert.families import FAMILIES, family_name
+from minibert.weights import expected_shapes
 
 # Standard deviation of a matrix [out, in], times sqrt(in): attention that chooses, halves of a
 # layer that add to their input without drowning it.  With one width for all, deep models either
@@ -29,7 +30,7 @@ GAINS = {
 
 
 def random_tensors(config: BertConfig, seed: int) -> dict[str, np.ndarray]:
-    """Weights with transformers' names: wide, with random biases and gains.
+    """Weights with the names of the family's checkpoints: wide, with random biases and gains.
 
     With BERT's own initialisation (std 0.02, biases 0, gains 1) a tanh GELU or a swapped query and
     key would be invisible.
@@ -40,10 +41,10 @@ def random_tensors(config: BertConfig, seed: int) -> dict[str, np.ndarray]:
         std = 0.2
         if len(shape) == 2:
             gain = next((g for end, g in GAINS.items() if name.endswith(end)), 1.2)
-            std = gain if "embeddings" in name else gain / shape[1] ** 0.5
+            std = gain if name.endswith("embeddings.weight") else gain / shape[1] ** 0.5
         mean = 1.0 if name.endswith("LayerNorm.weight") else 0.0
         array = (mean + std * random.standard_normal(shape)).astype(np.float32)
-        tensors[name if name in HEAD else f"bert.{name}"] = array
+        tensors[family_name(name, FAMILIES[config.family])] = array
     return tensors
 
 

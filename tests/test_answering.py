@@ -69,6 +69,31 @@ def test_no_answer_is_an_answer(qa):
     assert not forced.is_null
 
 
+def test_a_null_threshold_of_the_model_is_the_default(embedded):
+    config = replace(embedded.config, null_threshold=-1000.0)
+    model = replace(embedded, config=config)
+    silent = QuestionAnswerer(model)
+    assert silent.options.null_score_diff_threshold == -1000
+    assert repr(silent).endswith(", null_score_diff_threshold=-1000.0)")
+    assert silent.answer(WHO, TEXT).is_null
+    assert not silent.answer(WHO, TEXT, null_score_diff_threshold=0).is_null
+    usual = QuestionAnswerer(model, null_score_diff_threshold=0.0)
+    assert usual.answer(WHO, TEXT) == QuestionAnswerer(embedded).answer(WHO, TEXT)
+    ours, theirs = (
+        pipeline(model=each)(question=WHO, context=TEXT, handle_impossible_answer=True)
+        for each in (model, embedded)
+    )
+    assert ours == theirs  # it stays as it is in transformers
+
+
+def test_a_temperature_of_the_model_changes_probabilities_alone(embedded):
+    config = replace(embedded.config, temperature=3.0)
+    cooler = QuestionAnswerer(replace(embedded, config=config)).answer(WHO, TEXT)
+    answer = QuestionAnswerer(embedded).answer(WHO, TEXT)
+    assert 0 < cooler.probability < 0.9 * answer.probability
+    assert replace(cooler, probability=answer.probability) == answer
+
+
 def test_several_texts_are_searched_together(qa):
     other = "Berlin lies on the Spree. "
     answer = qa.answer(WHO, [other, other * 40, TEXT])

@@ -244,3 +244,32 @@ def test_sizes_of_no_model_are_refused_before_memory_is_taken():
         BertConfig(num_hidden_layers=10**9)
     with pytest.raises(ConfigError, match="max_position_embeddings must be"):
         BertConfig(max_position_embeddings=10**30)
+
+
+# --- what minibert alone uses ----------------------------------------------------------------
+
+
+def test_a_null_threshold_and_a_temperature_stand_in_an_object_of_their_own():
+    own = {"null_threshold": -0.4, "temperature": 2, "of a later minibert": [1]}
+    config = BertConfig.from_dict({"minibert": own, "null_threshold": 7, "temperature": 7})
+    assert (config.null_threshold, config.temperature) == (-0.4, 2)
+    config = BertConfig.from_dict({"null_threshold": 7, "temperature": 7})
+    assert (config.null_threshold, config.temperature) == (0, 1)
+
+
+@pytest.mark.parametrize("bad", [None, "1", True, [1], float("nan"), float("inf"), 10**400])
+@pytest.mark.parametrize("name", ["null_threshold", "temperature"])
+def test_they_are_numbers(name, bad):
+    assert f"{name} must be a number from" in problem({"minibert": {name: bad}})
+
+
+@pytest.mark.parametrize("bad", [0, -1, 1e-300, 101])
+def test_a_temperature_is_neither_zero_nor_without_bounds(bad):
+    assert "temperature must be a number from 0.01 to 100.0" in problem(
+        {"minibert": {"temperature": bad}}
+    )
+
+
+@pytest.mark.parametrize("bad", [None, [], "x", 1])
+def test_they_stand_in_an_object(bad):
+    assert "minibert must be an object, got " in problem({"minibert": bad})

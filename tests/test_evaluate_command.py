@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 
@@ -175,6 +176,26 @@ def test_the_version_is_that_of_the_file_and_not_of_the_part_that_is_looked_at(c
     options = ["--limit", "1", "--output-dir", tmp_path, "--null-threshold=-inf"]
     assert output_of(capsys, "evaluate", "--data", EXAMPLE, *options)["exact"] == 0.0
     assert (tmp_path / "null_odds.json").exists()
+
+
+def test_a_null_threshold_of_the_model_is_scored_beside_zero(capsys, tiny_folder, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_folder, folder)
+    options = ["evaluate", "--data", EXAMPLE, "--model", folder, "--doc-stride", "8"]
+    before = output_of(capsys, *options)
+    raw = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(raw | {"minibert": {"null_threshold": -30}}))
+    shown = output_of(capsys, *options)
+    own = shown.pop("own_null")
+    assert shown == before
+    assert list(own) == ["threshold", *NUMBERS]
+    assert own["threshold"] == -30
+    assert own["NoAns_f1"] > before["NoAns_f1"]
+    at = output_of(capsys, *options, "--null-threshold=-30")
+    assert at == {key: value for key, value in own.items() if key != "threshold"}
+    for others in (["--decoder", "pipeline"], ["--squad-version", "1.1"]):
+        assert "own_null" not in output_of(capsys, *options, *others)
+    assert "own_null" in output_of(capsys, *options, "--decoder", "answerer")
 
 
 def test_infinite_thresholds_are_texts_in_json(capsys, data, tmp_path):

@@ -4,22 +4,27 @@ test_families_live.py compares them with transformers.
 """
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import tokenizers
-from random_models import random_tensors, tiny_config, write_model
+from builders import batch_of, random_weights
+from random_models import random_batch, random_tensors, tiny_config, write_model
 from safetensors.numpy import load_file, save_file
 from tokenizers import processors
 
 from minibert import QuestionAnswerer, convert, pipeline
 from minibert.config import BertConfig
+from minibert.encoder import qa_logits
 from minibert.errors import CheckpointError, ConfigError, InputError
 from minibert.families import FAMILIES, bert_name, family_name
+from minibert.kernels.backend import get_backend
 from minibert.kernels.numbers import round_rows
 from minibert.model import load_model
 from minibert.squad.decoders import SquadSettings, make_decoder
-from minibert.weights import expected_shapes
+from minibert.trace import Trace
+from minibert.weights import expected_shapes, layer_names
 
 CONFIG = tiny_config()
 OTHERS = [name for name in FAMILIES if name != "bert"]
@@ -40,6 +45,9 @@ def write_family(folder, model_type):
     tensors, family = plain_tensors(), FAMILIES[model_type]
     if not family.token_types:
         tensors[TYPES][:] = 0
+    if family.shares_layers:
+        for name, x in tensors.items():
+            x[...] = tensors[name.replace(".layer.1.", ".layer.0.")]
     write_model(folder / "bert", CONFIG)
     save_file(tensors, folder / "bert" / "model.safetensors")
     if family.positions_after_padding:
@@ -49,6 +57,12 @@ def write_family(folder, model_type):
         del tensors[TYPES]
     elif family.token_types == 1:
         tensors[TYPES] = tensors[TYPES][:1].copy()
+    if family.shares_layers:
+        first = {name for name in tensors if ".layer.1." not in name}
+        tensors = {n.replace(".layer.0.", ".layer.0.inner.0."): tensors[n] for n in first}
+    if family.always_projects:
+        tensors["embeddings_project.weight"] = np.eye(CONFIG.hidden_size, dtype=np.float32)
+        tensors["embeddings_project.bias"] = np.zeros(CONFIG.hidden_size, np.float32)
     write_model(folder / "other", CONFIG)
     renamed = {family_name(name, family): x for name, x in tensors.items()}
     save_file(renamed, folder / "other" / "model.safetensors")
@@ -108,7 +122,7 @@ def test_a_model_in_few_bits_has_the_logits_of_the_rounded_numbers(folders, tmp_
     rounded = {}
     for name, array in before.items():
         plain = bert_name(name, FAMILIES[load_model(other).config.family])
-        kinds = {"embeddings.word_": 5, "embeddings.": 8, ".attention.": 6, "encoder.": 4}
+        kinds = {"embeddings.word_": 5, "embeddings": 8, ".attention.": 6, "encoder.": 4}
         bits = next((count for part, count in kinds.items() if part in plain), None)
         rounded[name] = array if bits is None or array.ndim == 1 else round_rows(array, bits)
     save_file(rounded, other / "model.safetensors")
@@ -169,9 +183,93 @@ def test_a_padding_token_that_leaves_no_positions_is_refused(padding):
         BertConfig.from_dict({"model_type": "roberta", "pad_token_id": padding})
 
 
-def test_electra_with_a_narrow_embedding_is_refused_with_the_reason():
-    with pytest.raises(ConfigError, match="embedding_size 128 differs from hidden_size"):
-        BertConfig.from_dict({"model_type": "electra"})
+# ---------------------------------------------------------------- projections and shared layers
+
+
+def random_logits(config, device, folder):
+    """Logits, and the stages of a trace, of a random model on a few windows."""
+    kernels = get_backend(device)
+    weights = kernels.prepare(random_weights(config, 3, folder))
+    batch, trace = batch_of(random_batch(config, [9, 1, 30], 4)), Trace()
+    logits = qa_logits(batch, weights, config, kernels, trace)
+    np.testing.assert_array_equal(logits, qa_logits(batch, weights, config, kernels))
+    return np.array(logits), trace, weights
+
+
+@pytest.mark.parametrize("family", ["electra", "albert"])
+@pytest.mark.parametrize("width", [1, 20, 36, 70])
+def test_tables_of_any_width_are_projected(family, width, tmp_path):
+    config = tiny_config(family=family, embedding_size=width, hidden_size=36, num_attention_heads=3)
+    shapes = expected_shapes(config)
+    assert shapes["embeddings.position_embeddings.weight"] == (64, width)
+    assert shapes["embeddings.LayerNorm.bias"] == (width,)
+    assert ("embeddings_project.weight" in shapes) == (family == "albert" or width != 36)
+    truth, trace, weights = random_logits(config, "reference", tmp_path)
+    assert trace["embeddings"].shape == (40, width)
+    if config.projects:
+        by_hand = trace["embeddings"] @ weights.projection.weight.T + weights.projection.bias
+        np.testing.assert_array_equal(trace["projection"], by_hand)
+    ours, _, _ = random_logits(config, "cpu", tmp_path)
+    assert np.abs(ours - truth).max() <= 2e-5
+
+
+@pytest.mark.parametrize("device", ["reference", "cpu"])
+def test_groups_of_layers_run_one_after_the_other_and_are_prepared_once(device, tmp_path):
+    config = tiny_config(
+        family="albert", num_hidden_layers=5, num_hidden_groups=2, inner_group_num=2
+    )
+    _, _, weights = random_logits(config, device, tmp_path)
+    layers = weights.layers
+    order = [0, 1, 0, 1, 0, 1, 2, 3, 2, 3]  # layers of a group, of 2 groups in 5 turns
+    assert len(layers) == 10
+    distinct = [layers[order.index(i)] for i in range(4)]
+    assert all(layer is distinct[i] for layer, i in zip(layers, order, strict=True))
+    assert len({id(layer) for layer in layers}) == 4
+    alike = tiny_config(num_hidden_layers=10, embedding_size=config.hidden_size)
+    theirs = random_weights(config, 3, tmp_path)
+    kernels, batch = get_backend(device), batch_of(random_batch(config, [9, 1, 30], 4))
+    apart = replace(theirs, layers=tuple(replace(layer) for layer in theirs.layers))
+    np.testing.assert_array_equal(
+        qa_logits(batch, kernels.prepare(apart), alike, kernels),
+        qa_logits(batch, weights, config, kernels),
+    )
+
+
+def test_defaults_of_electra_and_albert():
+    small = BertConfig.from_dict({"model_type": "electra"})
+    assert (small.table_width, small.hidden_size, small.projects) == (128, 256, True)
+    base = BertConfig.from_dict({"model_type": "electra", "embedding_size": 256})
+    assert not base.projects
+    albert = BertConfig.from_dict({"model_type": "albert"})
+    assert (albert.table_width, albert.hidden_size, albert.activation) == (128, 4096, "gelu_tanh")
+    assert len(set(layer_names(albert))) == 1
+    assert len(layer_names(albert)) == 12
+
+
+@pytest.mark.parametrize("name", ["embedding_size", "num_hidden_groups", "inner_group_num"])
+@pytest.mark.parametrize("value", [0, -1, True, "2", 1.0, 10**9])
+def test_sizes_of_albert_are_checked(name, value):
+    with pytest.raises(ConfigError, match=f"{name} must be a whole number"):
+        BertConfig.from_dict({"model_type": "albert", name: value})
+
+
+def test_there_are_no_more_groups_than_layers():
+    raw = {"model_type": "albert", "num_hidden_groups": 13}
+    with pytest.raises(ConfigError, match="at most num_hidden_layers, got 13 and 12"):
+        BertConfig.from_dict(raw)
+    raw["model_type"] = "bert"  # where the word means nothing
+    assert BertConfig.from_dict(raw) == BertConfig()
+
+
+def test_a_missing_projection_is_named_as_in_the_file(tmp_path):
+    _, other = write_family(tmp_path, "albert")
+    tensors = load_file(other / "model.safetensors")
+    del tensors["albert.encoder.embedding_hidden_mapping_in.bias"]
+    save_file(tensors, other / "model.safetensors")
+    with pytest.raises(
+        CheckpointError, match=r"missing: albert\.encoder\.embedding_hidden_mapping_in\.bias \[32\]"
+    ):
+        load_model(other)
 
 
 # ---------------------------------------------------------------- RoBERTa's tokenizer

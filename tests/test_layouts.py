@@ -369,7 +369,7 @@ def test_a_later_layout_is_refused_by_name(folder, layout):
 
 def test_packed_bytes_are_no_matrix_in_the_older_layout(folder):
     change(folder, {}, {"minibert_layout": "int8-1"})
-    assert f"wrong shape: {WORDS} is" in problem(folder)
+    assert f"wrong dtype: {WORDS} is U8" in problem(folder)
 
 
 def test_shards_keep_their_layout(tmp_path, folder):

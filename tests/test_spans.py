@@ -1,5 +1,6 @@
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -355,6 +356,22 @@ def test_answers_that_differ_in_case_only_are_one_answer():
     assert (first["answer"], first["start"]) == ("Ab", 0)
     assert math.isclose(first["score"], 2 / 9, rel_tol=1e-2)
     assert [a["answer"] for a in others] == [""]
+
+
+@given(case=cases(), temperature=st.sampled_from([0.01, 0.3, 1.0, 2.5, 100.0]))
+def test_a_temperature_changes_probabilities_and_nothing_else(case, temperature):
+    windows, logits = case
+    plain = decode(windows, logits)
+    answers = decode(windows, logits, temperature=temperature)
+    assert [replace(a, probability=0) for a in answers] == [
+        replace(a, probability=0) for a in plain
+    ]
+    scores = np.array([answer.score for answer in answers]) / temperature
+    shares = np.exp(scores - scores.max())
+    found = [answer.probability for answer in answers]
+    np.testing.assert_allclose(found, shares / shares.sum(), rtol=1e-4, atol=1e-12)
+    if temperature == 1:
+        assert answers == plain
 
 
 def test_at_the_threshold_itself_the_span_wins():

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from random_models import tiny_config, vocabulary
 
 from minibert import InputError
+from minibert.checkpoints.vocabularies import load_tokenizer
 from minibert.model import Model
 from minibert.squad.files import Gold, SquadQuestion
-from minibert.tokenizer import load_tokenizer
 from minibert.training import examples as module
 from minibert.training.examples import (
     ELSEWHERE,

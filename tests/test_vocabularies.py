@@ -407,6 +407,8 @@ OTHERS = {
     "RoFormerTokenizer": {"tokenizer_class": "RoFormerTokenizer"},
     "XLMRobertaTokenizer": {"tokenizer_class": "XLMRobertaTokenizer"},
     "KoTokenizer": {"auto_map": {"AutoTokenizer": ["tokenization_ko.KoTokenizer", None]}},
+    "['BertTokenizer', None]": {"tokenizer_class": ["BertTokenizer", None]},
+    "{}": {"auto_map": {"AutoTokenizer": {}}},
     "KoTokenizerFast": {"auto_map": [None, "tokenization_ko.KoTokenizerFast"]},
 }
 
@@ -414,7 +416,7 @@ OTHERS = {
 @pytest.mark.parametrize("name", OTHERS)
 def test_a_tokenizer_of_another_kind_is_refused_by_name(tmp_path, name):
     write_vocab(tmp_path, settings=OTHERS[name])
-    assert f"its tokenizer is a {name.split()[0]}" in problem(tmp_path)
+    assert f"its tokenizer is a {name.split(' by ')[0]}" in problem(tmp_path)
 
 
 def test_a_tokenizer_of_another_kind_may_be_named_in_config_json(tmp_path):
@@ -498,6 +500,13 @@ def test_the_pieces_of_xlmr_and_camembert_are_numbered_anew(tmp_path, kind, shif
     assert tokenizer.pair.separators == separators
     assert tokenizer.pair.text_type == 0
     assert names[tokenizer.cls_id] == "<s>"
+
+
+def test_words_that_no_piece_stands_for_are_warned_of_where_each_is_split_by_itself(tmp_path):
+    write_sentencepiece(tmp_path / "sentencepiece.bpe.model", PIECES, CHARSMAP)
+    tokenizer = load_tokenizer(tmp_path, "xlm-roberta")
+    with pytest.warns(UserWarning, match="10 of the 20 tokens"):
+        assert len(tokenizer.encode_words("? " * 10)) == 20
 
 
 def test_the_pieces_of_albert_have_the_numbers_of_their_model(tmp_path):

@@ -62,6 +62,8 @@ def numbers(value):
         return [value]
     if isinstance(value, Int8):
         return [full(value)]
+    if value is None:
+        return []
     parts = value if isinstance(value, tuple) else vars(value).values()
     return [array for part in parts for array in numbers(part)]
 

@@ -6,10 +6,12 @@
     python tools/bench.py cpu --roofline roofline.svg
     python tools/bench.py cpu --peers none --against /path/of/older/env/bin/python
     python tools/bench.py squad --data dev-v2.0.json.xz
+    python tools/bench.py train --data train-v2.0.json --profile
     python tools/bench.py cuda --seconds 540 --json cuda.json
 
 Results go to stdout as Markdown, progress to stderr.  Peers that are not installed are left out,
-and a line says so; `pip install 'minibert[bench]'` brings those of `cpu` and `squad`.
+and a line says so; `pip install 'minibert[bench]'` brings those of `cpu`,
+`squad` and `train`.
 """
 
 from __future__ import annotations
@@ -18,10 +20,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from benchmark import cpu, cuda, squad, startup
+from benchmark import cpu, cuda, squad, startup, train
 from benchmark.processes import BenchError
 
-COMMANDS = (startup, cpu, squad, cuda)
+COMMANDS = (startup, cpu, squad, train, cuda)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -40,7 +40,9 @@ GEMM, ROWS, STEPS, THREADS, ATTENTION, ACTIVATIONS, COMPILER = (
     f"kernels/cpu/{name}.py"
     for name in ("gemm", "rows", "steps", "threads", "attention", "activations", "compiler")
 )
-VOCABULARIES = "minibert/checkpoints/vocabularies.py"
+VOCABULARIES, SPLITTERS = (
+    f"minibert/checkpoints/{name}.py" for name in ("vocabularies", "splitters")
+)
 UNFINISHED, STREAM = "minibert/unfinished.py", "minibert/commands/stream.py"
 GRADIENTS, PASSES, LOSS = (
     "kernels/gradients.py",
@@ -108,6 +110,9 @@ MUTANTS = [
     Mutant("int8 scales forgotten", "minibert/parameters.py",
            "matrix.values.astype(np.float32) * matrix.scales[:, None]",
            "matrix.values.astype(np.float32)", "test_kernels.py test_weights.py test_pipelines.py"),
+    Mutant("own threshold of a model forgotten", "minibert/answering.py", "self.model.config.null_threshold", "0.0",
+           "test_answering.py"),
+    Mutant("temperature: of the sum alone", SPANS, "score / temperature - log_total", "score - log_total", "test_spans.py"),
     Mutant("bits: upper ones forgotten", "minibert/checkpoints/layouts.py", "rows |= packed[byte + 1] <<",
            "rows |= packed[byte] <<", "test_layouts.py"),
     Mutant("bits: those of attention for all layers", "minibert/checkpoints/conversion.py", '("feed-forward", bits[2])',
@@ -181,12 +186,12 @@ MUTANTS = [
            "while False:", "test_recent.py"),
     Mutant("tokenizer: MeCab's tokens from tokenizer.json", VOCABULARIES, "if name in OTHER_SPLITTERS:",
            "if name in OTHER_SPLITTERS and form is not None:", "test_vocabularies.py"),
-    Mutant("tokenizer: marks of the vocabulary are dropped", VOCABULARIES, "and any(map(_has_marks, plain))",
+    Mutant("tokenizer: marks of the vocabulary are dropped", SPLITTERS, "and any(map(_has_marks, plain))",
            "and False", "test_vocabularies.py"),
-    Mutant("tokenizer: XLM-R's pieces are not moved", VOCABULARIES, "model.pieces[3:]", "model.pieces[4:]",
+    Mutant("tokenizer: XLM-R's pieces are not moved", SPLITTERS, "model.pieces[3:]", "model.pieces[4:]",
            "test_vocabularies.py"),
-    Mutant("tokenizer: tokens of the vocabulary are not added", VOCABULARIES, "        backend.add_tokens([token])\n",
-           "        backend.add_tokens([token] if number >= backend.get_vocab_size() else [])\n", "test_vocabularies.py"),
+    Mutant("tokenizer: tokens of the vocabulary are not added", VOCABULARIES, "        backend.add_tokens([new])\n",
+           "        backend.add_tokens([new] if number >= backend.get_vocab_size() else [])\n", "test_vocabularies.py"),
     Mutant("tokenizer: a short text brings a warning", "minibert/tokenizer.py", "len(ids) < FEWEST_TOKENS",
            "len(ids) < 1", "test_tokenizer.py"),
     Mutant("SQuAD: no space before the first word", "minibert/tokenizer.py", 'if text[begin].isspace() else " "',

@@ -78,22 +78,24 @@ class Kernels:
     ) -> tuple[Floats, Floats]:
         """Start and end logits [T] of a packed batch."""
         hidden, heads = config.hidden_size, config.num_attention_heads
+        widest, inner = max(hidden, weights.tables.hidden), config.intermediate_size
         job = self._job(
             "forward",
             len(batch.input_ids),
-            Sizes(hidden, config.intermediate_size, hidden // heads, longest(batch.cu_seqlens)),
+            Sizes(widest, inner, hidden // heads, longest(batch.cu_seqlens)),
             x=(hidden, "float32"),
             qkv=(3 * hidden, self.qkv),
             context=(hidden, self.inner),
         )
         job.set_queries(attention_tasks(batch.cu_seqlens, heads, self.num_threads, self.target))
         set_ids(job, batch.input_ids, batch.token_type_ids, batch.position_ids)
-        tables, layers = weights.records
+        tables, projection, layers = weights.records
         job.record["tables"] = tables
+        job.record["projection"] = projection
         job.refer("layers", layers)
         job.record["layer_count"] = len(layers)
         job.refer("head", weights.qa_outputs)
-        job.record["head_size"] = hidden // heads
+        job.record["hidden"], job.record["head_size"] = hidden, hidden // heads
         job.record["activation"] = ACTIVATIONS.index(config.activation)
         job.record["eps"] = config.layer_norm_eps
         logits = set_logits(job)

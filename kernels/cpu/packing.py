@@ -104,7 +104,7 @@ class PackedTables:
     positions: Table
     token_types: Table
     norm: Floats  # see pack_norm
-    hidden: int  # D
+    hidden: int  # D, or E where a projection follows
 
     @property
     def record(self) -> Record:
@@ -191,15 +191,16 @@ class PackedWeights(Parameters[PackedTables, PackedDense, Floats, Floats]):
     """A model ready to run."""
 
     @cached_property
-    def records(self) -> tuple[Record, Record]:
-        """A records.TABLES, and a records.LAYER for each layer [L]."""
+    def records(self) -> tuple[Record, Record, Record]:
+        """A records.TABLES, a records.DENSE, zero without a projection, and records.LAYER [L]."""
         layers = np.zeros(len(self.layers), LAYER)
         for record, layer in zip(layers, self.layers, strict=True):
             for name in ("qkv", "attention_output", "intermediate", "output"):
                 record[name] = getattr(layer, name).record
             for name in ("attention_norm", "output_norm"):
                 record[name] = address(getattr(layer, name))
-        return self.tables.record, layers
+        projection = self.projection.record if self.projection else np.zeros((), DENSE)
+        return self.tables.record, projection, layers
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but the records, whose addresses mean nothing to a copy or another process."""
@@ -208,12 +209,13 @@ class PackedWeights(Parameters[PackedTables, PackedDense, Floats, Floats]):
 
 def pack_weights(weights: Weights, dtype: str, target: Target) -> PackedWeights:
     """Pack all layers of a model; done once, when it is loaded."""
+
+    def dense(dense: Dense) -> PackedDense:
+        return pack_dense(dense, dtype, target)
+
     return PackedWeights(
         pack_tables(weights.tables, target),
-        map_layers(
-            weights.layers,
-            lambda dense: pack_dense(dense, dtype, target),
-            lambda norm: pack_norm(norm, target),
-        ),
+        map_layers(weights.layers, dense, lambda norm: pack_norm(norm, target)),
         pack_head(weights.qa_outputs, target),
+        projection=dense(weights.projection) if weights.projection else None,
     )

@@ -137,8 +137,9 @@ X, QKV_ROWS, CONTEXT, RESIDUAL_ROWS, OUT = (
 # `multiply` only multiplies, so that the peak can be measured.
 JOBS = {
     "forward": job(
-        *IDS, ("tables", TABLES), "layers", "layer_count", "head", "activation", "head_size", EPS,
-        X, QKV_ROWS, CONTEXT, "start_logits", "end_logits",
+        *IDS, ("tables", TABLES), ("projection", DENSE), "layers", "layer_count", "head",
+        "activation", "hidden", "head_size", EPS, X, QKV_ROWS, CONTEXT, "start_logits",
+        "end_logits",
     ),
     "embed": job(*IDS, ("tables", TABLES), EPS, X),
     "linear": job(("dense", DENSE), X, OUT),
@@ -193,6 +194,8 @@ OPERAND = ("operand", ROWS)
 # Entry of the training program -> its job.
 TRAINING_JOBS = {
     "embed": job(*IDS, ("tables", TABLES), EPS, *NORMAL, OUT, OPERAND, DROP),
+    "project": job(("dense", DENSE), X, OUT, OPERAND),
+    "narrow": job("width", X, OPERAND),
     "linear": job(("dense", DENSE), X, OUT),
     "linear_activation": job(("dense", DENSE), "activation", X, ("before", ROWS), OUT),
     "linear_add_norm": job(

@@ -43,7 +43,7 @@ def write_forward(steps: Steps) -> Any:
                 queries = attention_task_at(job.attention_tasks, task_number(thread))
                 # context = kernels.attention(qkv, cu_seqlens, config.num_attention_heads)
                 steps.attention(
-                    job.qkv, queries, job.tables.hidden, job.head_size, job.context, 0, 0, 0, thread
+                    job.qkv, queries, job.hidden, job.head_size, job.context, 0, 0, 0, thread
                 )
             next_stage(thread, job.row_task_count)
             while next_task(job, thread):
@@ -55,12 +55,17 @@ def write_forward(steps: Steps) -> Any:
     def embeddings(job, block, thread):
         """What comes before the first attention, for some rows."""
         x = rows_of(job.x, block.begin, block.count)
-        ids = block.begin * 4
+        ids, projects = block.begin * 4, job.projection.panels > 0
+        y = rows_of(thread.y, 0, block.count) if projects else x
         # x = kernels.embed(input_ids, token_type_ids, position_ids, weights.tables, eps)
         steps.embed(
             job.input_ids + ids, job.token_type_ids + ids, job.position_ids + ids,
-            job.tables, address_of(job, "eps"), x, thread,
+            job.tables, address_of(job, "eps"), y, thread,
         )  # fmt: skip
+        if projects:
+            # x = kernels.linear(x, weights.projection)
+            steps.linear(y, job.projection, x, thread)
+            steps.narrow(x, layer_at(job.layers, 0).qkv, thread)
         what_follows(job, block, 0, x, thread)
 
     @jit
@@ -90,6 +95,6 @@ def write_forward(steps: Steps) -> Any:
         else:
             # return kernels.span_logits(x, weights.qa_outputs)
             start, end = job.start_logits + block.begin * 4, job.end_logits + block.begin * 4
-            steps.span_logits(x, job.tables.hidden, job.head, start, end)
+            steps.span_logits(x, job.hidden, job.head, start, end)
 
     return forward

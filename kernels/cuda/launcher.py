@@ -10,6 +10,7 @@ from minibert.errors import BackendError
 from .driver import Device, Function
 from .language import HEAD_SIZES
 from .recipes import LEAST_CAPABILITY, Built, Recipe, built_kernel
+from .upload import DEPTH
 
 if TYPE_CHECKING:
     from minibert.config import BertConfig
@@ -39,13 +40,27 @@ def check_heads(hidden: int, heads: int) -> int:
     return size
 
 
+def check_embeddings(config: BertConfig) -> None:
+    """Refuse tables from which no product can read.
+
+    Raises:
+        BackendError: they are projected, and their width is no multiple of `DEPTH`.
+    """
+    if config.projects and config.table_width % DEPTH:
+        raise BackendError(
+            f"the CUDA kernels project embeddings whose width is a multiple of {DEPTH}, and this "
+            f"model's is {config.table_width}. Use device='cpu'."
+        )
+
+
 def recipes_of(config: BertConfig, dtype: str) -> list[Recipe]:
     """Every kernel that may run for models of this shape, on any GPU and for any batch."""
     hidden, heads = config.hidden_size, config.num_attention_heads
     check_heads(hidden, heads)
+    check_embeddings(config)
     ends = ("store", ""), ("store", config.activation), ("residual", "")
     return [
-        rows_recipe("embed", dtype, hidden),
+        rows_recipe("embed", dtype, config.table_width),
         attention_recipe(dtype, hidden, heads),
         *(gemm_recipe(dtype, *end, tile) for end in ends for tile in TILES[dtype]),
         # Sums are only split where there are few blocks, even of the smallest tile.

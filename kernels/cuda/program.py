@@ -32,7 +32,7 @@ from minibert.errors import BackendError
 
 from .driver import Address, Event, Graph, HostMemory, Memory, OutOfMemoryError
 from .language import QUERIES, TILE_FIELDS
-from .launcher import Launcher, check_heads
+from .launcher import Launcher, check_embeddings, check_heads
 from .steps import Steps
 from .upload import DeviceWeights
 
@@ -189,6 +189,7 @@ class Program:
         self.launcher, self.device = launcher, launcher.device
         self.bert, self.weights, self.config = bert, weights, config
         check_heads(config.hidden_size, config.num_attention_heads)
+        check_embeddings(config)
         self.buckets: dict[int, list[Slot]] = {}  # the slot that was used last comes last
         self.limit: int | None = None  # tokens of the largest bucket that memory suffices for
         self.lock = self.device.lock  # all models on the GPU share its stream

@@ -79,7 +79,7 @@ class DeviceTables:
     positions: Memory  # [P, D]
     token_types: Memory  # [2, D]
     norm: DeviceNorm
-    width: int  # D
+    width: int  # D, or E where a projection follows
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -134,19 +134,24 @@ def upload_tables(device: Device, tables: Tables, dtype: str) -> DeviceTables:
 
 def upload_weights(device: Device, weights: Weights, dtype: str) -> DeviceWeights:
     """Bring a whole model to the GPU."""
-    layers = tuple(
+
+    def dense(dense: Dense) -> DeviceDense:
+        return upload_dense(device, dense, dtype)
+
+    layers = {
         # The outputs of one are the inputs of the other, number for number: padded alike.
-        replace(layer, intermediate=more_outputs(layer.intermediate))
+        id(layer): replace(layer, intermediate=more_outputs(layer.intermediate))
         for layer in weights.layers
-    )
+    }
     return DeviceWeights(
         upload_tables(device, weights.tables, dtype),
         map_layers(
-            layers,
-            lambda dense: upload_dense(device, dense, dtype),
+            tuple(layers[id(layer)] for layer in weights.layers),
+            dense,
             lambda norm: upload_norm(device, norm),
         ),
         upload_head(device, weights.qa_outputs),
+        projection=dense(weights.projection) if weights.projection else None,
     )
 
 

@@ -86,11 +86,10 @@ def add_command(commands: Any) -> None:
     answer.add_argument(
         "--null-threshold",
         type=float,
-        default=0.0,
         metavar="X",
         help="say 'no answer' only if its score exceeds the best answer's by more "
         "than X; inf: only if there is nothing else; write --null-threshold=-1 for negative "
-        "numbers (default: 0)",
+        "numbers (default: the model's own, or 0)",
     )
     answer.add_argument(
         "--max-answer-length",
@@ -233,13 +232,15 @@ def load_answerer(args: argparse.Namespace) -> QuestionAnswerer:
     """The QuestionAnswerer that the options describe."""
     from minibert.answering import QuestionAnswerer  # here: --help needs no NumPy
 
+    options = {}
+    if args.null_threshold is not None:
+        options["null_score_diff_threshold"] = args.null_threshold
     return QuestionAnswerer(
         args.model,
         device=args.device or "auto",
         dtype=args.dtype,
         num_threads=args.threads,
         revision=args.revision,
-        null_score_diff_threshold=args.null_threshold,
         max_answer_length=args.max_answer_length,
         max_seq_length=args.max_seq_length,
         max_question_length=args.max_question_length,
@@ -247,6 +248,7 @@ def load_answerer(args: argparse.Namespace) -> QuestionAnswerer:
         align_to_words=args.align_to_words,
         max_overlap=args.max_overlap,
         min_score=args.min_score,
+        **options,
     )
 
 

@@ -77,7 +77,8 @@ def add_command(commands: Any) -> None:
         type=float,
         metavar="X",
         help="'no answer' if the null odds are above X; write --null-threshold=-1 for negative "
-        "numbers (default: 0; with --predictions 1, as in the official script)",
+        "numbers (default: 0, and also the model's own as own_null, if it has one; with "
+        "--predictions 1, as in the official script)",
     )
     parser.add_argument(
         "--tune-null",
@@ -130,7 +131,7 @@ def check_usage(parser: argparse.ArgumentParser, args: argparse.Namespace) -> No
 
 def command_evaluate(args: argparse.Namespace) -> None:
     """Run `minibert evaluate`."""
-    from minibert.squad.evaluation import articles_for_tuning, tune_null
+    from minibert.squad.evaluation import articles_for_tuning, score_at, tune_null
 
     check_output(args.output)
     if args.report is not None:
@@ -140,8 +141,14 @@ def command_evaluate(args: argparse.Namespace) -> None:
         check_unlabelled(args)
     if args.tune_null:
         articles_for_tuning(data.questions)
-    evaluation = run_model(args, data) if args.predictions is None else score_files(args, data)
+    own = None  # the model's own null threshold, where it is another one
+    if args.predictions is None:
+        evaluation, own = run_model(args, data)
+    else:
+        evaluation = score_files(args, data)
     shown: dict[str, Any] = dict(evaluation.metrics)
+    if own is not None:
+        shown["own_null"] = {"threshold": own, **score_at(evaluation, own)}
     if args.tune_null:
         shown["tuned_null"] = tune_null(evaluation, args.tune_null)
     with writing(args.output) as out:
@@ -186,8 +193,13 @@ def without_infinity(value: Any) -> Any:
     return str(value) if value in (float("inf"), float("-inf")) else value
 
 
-def run_model(args: argparse.Namespace, data: SquadData) -> Evaluation:
-    """Load the model and answer all questions."""
+def run_model(args: argparse.Namespace, data: SquadData) -> tuple[Evaluation, float | None]:
+    """Load the model and answer all questions.
+
+    Returns:
+        The evaluation; and the null threshold that the model has of its own, if it has one and the
+        answers can be scored with it.  The pipeline's odds are probabilities, not sums of logits.
+    """
     from minibert.model import load_model
     from minibert.squad.evaluation import NO_ODDS, evaluate
 
@@ -207,7 +219,10 @@ def run_model(args: argparse.Namespace, data: SquadData) -> Evaluation:
     )
     if evaluation.questions_per_second:
         notice(f"{evaluation.questions_per_second:.1f} questions/s")
-    return evaluation
+    own = model.config.null_threshold
+    may_differ = args.null_threshold is None and own != threshold
+    fits = data.labelled and settings.with_null and settings.decoder != "pipeline"
+    return evaluation, own if may_differ and fits else None
 
 
 def score_files(args: argparse.Namespace, data: SquadData) -> Evaluation:

@@ -15,6 +15,7 @@ from minibert.commands.options import (
     examples,
     file_name,
 )
+from minibert.errors import BackendError
 
 # Options of a number, a share or a choice: name, metavar or choices, meaning.
 COUNTS = {
@@ -77,13 +78,13 @@ def add_command(commands: Any) -> None:
             "minibert train --data train-v2.0.json --model base_folder --output-dir trained",
             "minibert train --data train.json --model base_folder --output-dir trained "
             "--dtype bfloat16 --learning-rate 1e-4 --warmup-ratio 0.1 --time-limit 120",
+            "minibert train --check --dtype bfloat16",
         ),
     )
     parser.set_defaults(run=command_train, check=check_usage, parser=parser)
     parser.add_argument(
         "--data",
         type=file_name,
-        required=True,
         metavar="FILE",
         help="questions with answers, in any form that minibert evaluate reads; 1.1 or 2.0 is seen "
         "from the data",
@@ -96,7 +97,6 @@ def add_command(commands: Any) -> None:
     parser.add_argument(
         "--output-dir",
         type=file_name,
-        required=True,
         metavar="DIR",
         help="a new folder, or that of an interrupted run, which goes on",
     )
@@ -130,11 +130,26 @@ def add_command(commands: Any) -> None:
         default=None,
         help="an answer is right wherever its text stands between the borders of tokens",
     )
+    parser.add_argument(
+        "--check",
+        dest="check_only",
+        action="store_true",
+        help="train nothing: compare the device's gradients with the definition's, and learn one "
+        "batch by heart; takes a minute, for those who changed a kernel",
+    )
     add_running_options(parser)
 
 
 def check_usage(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """End with status 2 if options contradict each other."""
+    for name in ("data", "output_dir"):
+        given, option = getattr(args, name) is not None, f"--{name.replace('_', '-')}"
+        if given == args.check_only:
+            parser.error(
+                f"{option} means nothing beside --check"
+                if given
+                else f"the following arguments are required: {option}"
+            )
     for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
         if args.dropout is not None and getattr(args, name) is not None:
             parser.error(f"--dropout sets --{name.replace('_', '-')} too: give one of them")
@@ -150,6 +165,9 @@ def check_usage(parser: argparse.ArgumentParser, args: argparse.Namespace) -> No
 
 def command_train(args: argparse.Namespace) -> None:
     """Run `minibert train`."""
+    if args.check_only:
+        check(args)
+        return
     from minibert.training.settings import TrainingSettings
     from minibert.training.trainer import train
 
@@ -183,3 +201,23 @@ def command_train(args: argparse.Namespace) -> None:
             indent=2,
         )
     )
+
+
+def check(args: argparse.Namespace) -> None:
+    """Print whether training computes the right numbers.
+
+    Raises:
+        BackendError: it does not.
+    """
+    from minibert.kernels.training import get_training_kernels
+    from minibert.training.base import load_base
+    from minibert.training.checking import check_training
+    from minibert.training.settings import TrainingSettings
+
+    kernels = get_training_kernels(args.device or "auto", args.dtype, args.threads)
+    base = load_base(args.model, TrainingSettings())
+    found = check_training(base, kernels)
+    for finding in found:
+        print(f"{finding.what}: {'ok' if finding.good else 'wrong'}, {finding.fact}")
+    if bad := [finding.what for finding in found if not finding.good]:
+        raise BackendError(f"the check of {', '.join(bad)} did not go well, see above")

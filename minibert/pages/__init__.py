@@ -5,4 +5,5 @@ charts.py   small charts as SVG: bars and lines
 report.py   the page of minibert evaluate --report
 curves.py   the numbers behind its curves
 marking.py  texts with answers marked
+training.py the page of a training run
 """

@@ -226,6 +226,7 @@ class Answerer(_Plain):
             if settings.with_null
             else float("inf"),
             align_to_words=True,
+            temperature=self.model.config.temperature,
         )
         chosen = answers[0]
         best = next((answer for answer in answers if not answer.is_null), chosen)

@@ -284,6 +284,20 @@ def describe(model: Model, data: SquadData, settings: SquadSettings, f1: str) ->
     return said | over(f1)
 
 
+def score_at(evaluation: Evaluation, null_threshold: float) -> dict[str, float]:
+    """SQuAD's numbers for the same answers with another null threshold.
+
+    Raises:
+        InputError: there are no null odds.
+    """
+    odds = evaluation.null_odds
+    if odds is None:
+        raise InputError(NO_ODDS)
+    texts = evaluation.best_texts or evaluation.predictions
+    chosen = {key: "" if odds[key] > null_threshold else text for key, text in texts.items()}
+    return squad_evaluate(evaluation.questions, chosen, odds, ANY_ODDS, evaluation.f1)
+
+
 # ---------------------------------------------------------------- tuning the null threshold
 
 

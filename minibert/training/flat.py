@@ -128,9 +128,13 @@ def map_arrays(weights: Weights, place: Callable[[str, int, Matrix], Floats]) ->
     def table(name: str, table: Table) -> Table:
         return Table(one(f"embeddings.{name}_embeddings.weight", 0, table.matrix))
 
+    made: dict[int, Layer[Dense, Norm]] = {}  # a layer that stands there several times is one
+
     def layer(i: int, layer: Layer[Dense, Norm]) -> Layer[Dense, Norm]:
+        if id(layer) in made:
+            return made[id(layer)]
         at, depth = f"encoder.layer.{i}.", i + 1
-        return Layer(
+        made[id(layer)] = Layer(
             qkv=dense(f"{at}attention.self.qkv", depth, layer.qkv),
             attention_output=dense(f"{at}attention.output.dense", depth, layer.attention_output),
             attention_norm=norm(f"{at}attention.output.LayerNorm", depth, layer.attention_norm),
@@ -138,6 +142,7 @@ def map_arrays(weights: Weights, place: Callable[[str, int, Matrix], Floats]) ->
             output=dense(f"{at}output.dense", depth, layer.output),
             output_norm=norm(f"{at}output.LayerNorm", depth, layer.output_norm),
         )
+        return made[id(layer)]
 
     tables = weights.tables
     return Parameters(
@@ -147,6 +152,9 @@ def map_arrays(weights: Weights, place: Callable[[str, int, Matrix], Floats]) ->
             token_types=table("token_type", tables.token_types),
             norm=norm("embeddings.LayerNorm", 0, tables.norm),
         ),
+        projection=dense("embeddings_project", 0, weights.projection)
+        if weights.projection
+        else None,
         layers=tuple(layer(i, each) for i, each in enumerate(weights.layers)),
         qa_outputs=dense("qa_outputs", len(weights.layers) + 1, weights.qa_outputs),
     )

@@ -50,9 +50,7 @@ def keep_apart(
     )
 
 
-def scoring(
-    model: Model, questions: Sequence[SquadQuestion], settings: TrainingSettings
-) -> SquadSettings:
+def scoring(questions: Sequence[SquadQuestion], settings: TrainingSettings) -> SquadSettings:
     """How held-out questions are answered: as minibert evaluate does, with the run's windows."""
     return SquadSettings(
         max_seq_length=settings.max_seq_length,

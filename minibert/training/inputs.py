@@ -90,6 +90,8 @@ def questions_of(
         articles = len({question.article for question in held})
         said = f"{articles} articles of {source.name} that were not trained on"
         digest = source.digest
+    if settings.early_stopping is not None and not held:
+        raise InputError("early_stopping needs questions to measure on: raise held_out")
     if settings.eval_limit is not None:
         held = spread(held, settings.eval_limit)
     return (

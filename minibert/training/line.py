@@ -90,10 +90,11 @@ class ProgressLine:
         """
         rate = record["operations_per_second"]
         share = f" ({rate / self.peak:.0%} of peak)" if self.peak else ""
+        loss = "none" if record["loss"] is None else f"{record['loss']:.3f}"
         score = "" if f1 is None else f", F1 {f1:.1f}"
         line = (
             f"step {record['step']}/{self.steps}, epoch {record['epoch']:.2f}, "
-            f"loss {record['loss']:.3f}, lr {record['learning_rate']:.1e}{score}, "
+            f"loss {loss}, lr {record['learning_rate']:.1e}{score}, "
             f"{record['tokens_per_second']:,.0f} tokens/s, {rate / 1e9:.0f} GFLOP/s{share}"
             f"{self.left(record['step'])}"
         )

@@ -76,6 +76,7 @@ class Kept(NamedTuple):
 
     batch: Batch
     embedded: Any
+    projected: Any  # the same, where there is no projection
     layers: list[KeptLayer]
     start_logits: Floats  # [T]
     end_logits: Floats  # [T]
@@ -110,14 +111,17 @@ def forward(
         weights.tables,
         config.layer_norm_eps,
         dropped,
+    )  # [T, D], or [T, E] before a projection
+    x = projected = (
+        embedded if weights.projection is None else kernels.project(embedded, weights.projection)
     )  # [T, D]
-    x, layers = embedded, []
+    layers = []
     for i, layer in enumerate(weights.layers):
         dropouts = dropouts_of_layer(dropout, i)
         layers.append(layer_forward(x, batch.cu_seqlens, layer, config, kernels, dropouts))
         x = layers[-1].output
     start, end = kernels.span_logits(x, weights.qa_outputs)
-    return Kept(batch, embedded, layers, start, end, dropped)
+    return Kept(batch, embedded, projected, layers, start, end, dropped)
 
 
 def layer_forward(
@@ -177,6 +181,8 @@ def backward(
             config,
             kernels,
         )
+    if gradient.projection is not None:
+        d_x = kernels.project_backward(d_x, kept.embedded, weights.projection, gradient.projection)
     kernels.embed_backward(
         d_x,
         kept.embedded,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -25,8 +26,9 @@ from minibert.families import FAMILIES, family_name
 from minibert.parameters import Weights
 from minibert.training.base import POSITIONS, Base, padding_positions
 from minibert.training.flat import named_arrays
-from minibert.weights import check_weights
+from minibert.weights import check_weights, layer_names
 
+LAYER_NUMBER = re.compile(r"encoder\.layer\.(\d+)\.")
 WEIGHTS, CARD = "model.safetensors", "README.md"
 
 # What transformers calls a model of each family for question answering.
@@ -37,8 +39,9 @@ ARCHITECTURES = {
     "xlm-roberta": "XLMRobertaForQuestionAnswering",
     "camembert": "CamembertForQuestionAnswering",
     "electra": "ElectraForQuestionAnswering",
+    "albert": "AlbertForQuestionAnswering",
 }
-# What config.json says of another head, and of numbers as they were stored.
+# What config.json says of another head, its answers too, and of numbers as they were stored.
 DROPPED = (
     *(
         "id2label",
@@ -49,7 +52,7 @@ DROPPED = (
         "torch_dtype",
         "dtype",
     ),
-    *("transformers_version", "sentence_transformers"),
+    *("transformers_version", "sentence_transformers", "minibert"),
 )
 
 
@@ -84,7 +87,10 @@ def write_model(folder: Path, base: Base, weights: Weights, card: str) -> None:
         finally:
             shutil.rmtree(draft, ignore_errors=True)
     except OSError as error:
-        raise InputError(f"{folder}: cannot be written: {error.strerror or error}") from None
+        raise InputError(
+            f"{folder}: cannot be written: {error.strerror or error}. Make room, then the same "
+            "command goes on."
+        ) from None
 
 
 def synchronise(path: Path) -> None:
@@ -108,10 +114,12 @@ def config_document(base: Base) -> dict[str, Any]:
 
 def file_arrays(base: Base, weights: Weights) -> Iterator[tuple[str, NDArray[np.float32]]]:
     """The arrays of a checkpoint, with its family's names for them; `load_weights` backwards."""
-    family = FAMILIES[base.config.family]
+    family, layers = FAMILIES[base.config.family], layer_names(base.config)
     for name, array in named_arrays(weights).items():
         if name == POSITIONS and base.config.first_position:
             array = np.concatenate([padding_positions(base.files, base.config), array])
         if name in base.fixed:
             continue  # minibert's own zeros
+        if (layer := LAYER_NUMBER.match(name)) and family.shares_layers:
+            name = layers[int(layer[1])] + name[layer.end() :]
         yield family_name(name, family), np.ascontiguousarray(array)

@@ -28,6 +28,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from minibert import files
 from minibert.arrays import Floats
 from minibert.errors import InputError
 from minibert.progress import notice
@@ -85,6 +86,11 @@ class RunFolder:
         with self.writing(self.run / LOG):
             return [json.loads(line) for line in (self.run / LOG).read_bytes().splitlines()]
 
+    def write_page(self, page: str) -> None:
+        """Write training.html."""
+        with self.writing(self.run / PAGE), files.writing(str(self.run / PAGE)) as out:
+            out.write(page)
+
     # ------------------------------------------------------------ checkpoints
 
     def checkpoints(self) -> list[int]:
@@ -103,6 +109,8 @@ class RunFolder:
         target = self.run / f"checkpoint-{state.step}"
         draft = target.with_name(target.name + UNFINISHED)
         with self.writing(target):
+            if (self.run / LOG).exists():
+                synchronise(self.run / LOG)
             try:
                 draft.mkdir()
                 for name, array in arrays.items():

@@ -22,6 +22,7 @@ from minibert.errors import BackendError, InputError
 from minibert.kernels.backend import get_backend
 from minibert.kernels.training import TrainingKernels, get_training_kernels
 from minibert.model import Model
+from minibert.pages.training import render_training
 from minibert.progress import notice
 from minibert.squad.files import SquadData
 from minibert.training.base import Base, load_base
@@ -102,6 +103,8 @@ def train(
         raise InputError(f"settings must be TrainingSettings, got {settings!r:.80}")
     if not isinstance(output_dir, str | os.PathLike) or not str(output_dir):
         raise InputError(f"output_dir must be a folder's name, got {output_dir!r:.80}")
+    if not all(map(callable, callbacks)):
+        raise InputError(f"callbacks must be functions of a record, got {callbacks!r:.80}")
     folder = Path(os.path.expanduser(output_dir))
     check_folder(folder)
     kernels = get_training_kernels(settings.device, settings.dtype, settings.num_threads)
@@ -304,7 +307,7 @@ class Trainer:
             "kind": "step",
             "step": state.step,
             "epoch": round(state.epoch + state.place / len(self.examples), 4),
-            "loss": float(np.mean(state.losses)) if state.losses else loss,
+            "loss": float(np.mean(state.losses)) if state.losses else None,
             "learning_rate": rate,
             "gradient_norm": norm if math.isfinite(norm) else None,
             "skipped": state.skipped,
@@ -384,8 +387,21 @@ class Trainer:
         return "stopped by a callback" if any(answer is False for answer in answers) else None
 
     def save(self) -> None:
-        """Write a checkpoint."""
+        """Write a checkpoint, and the page."""
         self.files.save(self.state, self.arrays(), self.settings.save_total_limit)
+        self.write_page()
+
+    def write_page(self) -> None:
+        """Write the page with the run's curves."""
+        state = self.state
+        about = {
+            "model": self.base.name,
+            "data": self.training.source,
+            "measured on": self.held.source,
+            "steps": f"{state.step} of {self.steps}",
+            "skipped": str(state.skipped),
+        }
+        self.files.write_page(render_training(self.files.records(), about, self.steps))
 
     def measure_if_due(self, stop: Interruption) -> str | None:
         """Measure the model on the held-out questions, if it is time; keep it if it is the best.
@@ -406,7 +422,7 @@ class Trainer:
             return stop.signal is None
 
         try:
-            numbers = measure(model, questions, scoring(model, questions, self.settings), answered)
+            numbers = measure(model, questions, scoring(questions, self.settings), answered)
         except BackendError:  # logits that are no numbers
             raise self.diverged("the logits are not finite numbers") from None
         if numbers is None:
@@ -423,7 +439,9 @@ class Trainer:
         else:
             state.since_best += 1
         self.line.say(f"step {state.step}: {spoken(numbers)}")
-        return self.note(record)
+        answer = self.note(record)
+        self.write_page()
+        return answer
 
     @property
     def measured_at(self) -> int:
@@ -438,6 +456,7 @@ class Trainer:
     def finish(self, reason: str) -> TrainingResult:
         """Write the model and remove what only an unfinished run needs."""
         card = self.card(self.state.measurement)
+        self.write_page()
         write_model(self.files.folder, self.base, self.chosen.weights, card)
         self.files.complete()
         self.line.end()

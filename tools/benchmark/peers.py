@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from benchmark.processes import BenchError
+from benchmark.train_side import MinibertTrainer, TorchTrainer
 from benchmark.workload import Padded, make_inputs, pad
 
 if TYPE_CHECKING:
@@ -33,9 +34,11 @@ Run: TypeAlias = "Callable[[Padded], Any]"
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 DTYPES = ("float32", "bfloat16", "int8")
 GPU_DTYPES = ("float32", "float16", "bfloat16")
+TRAIN_DTYPES = ("float32", "bfloat16")
 OURS = "minibert"
 BEFORE = "before"  # another minibert, of --against
 CUDA, COMPILED, PADDED = "cuda-minibert", "cuda-compile", "cuda-torch"
+TRAIN, TRAIN_TORCH, TRAIN_COMPILED = "train-minibert", "train-torch", "train-compile"
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ class Peer:
     @property
     def ours(self) -> bool:
         """Whether it is what all others are compared with."""
-        return self.library in (OURS, CUDA)
+        return self.library in (OURS, CUDA, TRAIN)
 
 
 def missing_modules(names: tuple[str, ...]) -> list[str]:
@@ -223,6 +226,7 @@ def gpu_model(folder: Path, dtype: str) -> Any:
 
 TORCH = ("torch", "transformers")
 CPU_FILES, GPU_FILES = dict.fromkeys(DTYPES, ""), dict.fromkeys(GPU_DTYPES, "")
+TRAIN_FILES = dict.fromkeys(TRAIN_DTYPES, "")
 OPENVINO_FILES = {
     "float32": "openvino.xml",
     "bfloat16": "openvino.xml",
@@ -237,10 +241,13 @@ LIBRARIES = {  # label, loader, modules, file of each precision
     "openvino": ("OpenVINO", load_openvino, ("openvino",), OPENVINO_FILES),
     "onnxruntime": ("ONNX Runtime", load_onnxruntime, ("onnxruntime",), ONNX_FILES),
     "ctranslate2": ("CTranslate2", load_ctranslate2, ("ctranslate2",), CTRANSLATE2_FILES),
-    "torch": ("torch", load_torch, TORCH, {"float32": "", "bfloat16": ""}),
+    "torch": ("torch", load_torch, TORCH, TRAIN_FILES),
     CUDA: ("minibert", load_cuda, ("minibert",), GPU_FILES),
     COMPILED: ("torch.compile", load_compiled, TORCH, GPU_FILES),
     PADDED: ("torch", load_padded, TORCH, GPU_FILES),
+    TRAIN: ("minibert", MinibertTrainer, ("minibert",), TRAIN_FILES),
+    TRAIN_TORCH: ("torch", TorchTrainer, TORCH, TRAIN_FILES),
+    TRAIN_COMPILED: ("torch.compile", partial(TorchTrainer, compiled=True), TORCH, TRAIN_FILES),
 }
 RUNTIMES = ("openvino", "onnxruntime", "ctranslate2", "torch")  # beside minibert on a processor
 PEERS = tuple(

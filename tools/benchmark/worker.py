@@ -2,13 +2,14 @@
 
     python -m benchmark.worker serve LIBRARY DTYPE THREADS          runs models
     python -m benchmark.worker squad LIBRARY DTYPE THREADS          answers the questions of a file
+    python -m benchmark.worker train LIBRARY DTYPE THREADS          trains models
     python -m benchmark.worker gemm DEVICE THREADS                  measures multiplications
     python -m benchmark.worker build                                makes the peers' files
     python -m benchmark.worker start LIBRARY DTYPE THREADS FOLDER   answers two questions, and ends
 
 All but the last answer JSON lines on stdin; answers are JSON lines on stdout.  Whatever the
 libraries print goes to stderr.  `before` runs this file with an older minibert, so nothing here
-imports another part of it than `load_model`, but where `squad` and `gemm` need it.
+imports another part of it than `load_model`, but where `squad`, `train` and `gemm` need it.
 """
 
 from __future__ import annotations
@@ -192,6 +193,10 @@ def answerer(role: str, arguments: list[str]) -> Callable[[Mapping[str, Any]], A
         from benchmark.squad_side import Side
 
         return Side(peer, int(threads)).answer
+    if role == "train":
+        from benchmark.train_side import TrainSide
+
+        return TrainSide(peer, int(threads)).answer
     return Serve(peer, int(threads)).answer
 
 

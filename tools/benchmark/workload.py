@@ -200,12 +200,12 @@ def work_label(work: str) -> str:
     """A piece of work in words.
 
     Example:
-        >>> work_label("384"), work_label("mixed8")
-        ('384 tokens', '8 mixed windows')
+        >>> work_label("384"), work_label("mixed8"), work_label("training")
+        ('384 tokens', '8 mixed windows', 'training')
     """
     if work.startswith(MIXED):
         return f"{len(window_lengths(work)):,} mixed windows"
-    return f"{work} tokens"
+    return f"{work} tokens" if work.isdigit() else work
 
 
 def make_inputs(work: str) -> list[Inputs]:
