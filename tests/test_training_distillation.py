@@ -14,7 +14,7 @@ from minibert import InputError, load_model
 from minibert.cli import main
 from minibert.training import distillation
 from minibert.training.distillation import soft_loss
-from minibert.training.trainer import train
+from minibert.training.run import train
 
 CU = np.array([0, 3, 8], np.int32)
 

@@ -18,8 +18,8 @@ from test_families import write_family
 from minibert import InputError, load_model
 from minibert.training import run_folder as folders
 from minibert.training import trainer as trainers
+from minibert.training.run import train
 from minibert.training.settings import TrainingSettings
-from minibert.training.trainer import train
 
 SETTINGS = {
     "device": "reference",

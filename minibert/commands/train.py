@@ -97,6 +97,7 @@ def add_command(commands: Any) -> None:
         help="the model to begin with, with or without a question-answering head: a folder, "
         ".safetensors file, or name on the Hugging Face Hub (default: embedded)",
     )
+    parser.add_argument("--revision", help="branch, tag or commit on the Hub")
     parser.add_argument(
         "--output-dir",
         type=file_name,
@@ -199,8 +200,8 @@ def command_train(args: argparse.Namespace) -> None:
     if args.check_only:
         check(args)
         return
+    from minibert.training.run import train
     from minibert.training.settings import TrainingSettings
-    from minibert.training.trainer import train
 
     given = vars(args) | {"num_threads": args.threads}
     if args.dropout is not None:
@@ -218,6 +219,7 @@ def command_train(args: argparse.Namespace) -> None:
         command=shlex.join(["minibert", *sys.argv[1:]]),
         teachers=args.teacher,
         teacher_cache=args.teacher_cache,
+        revision=args.revision,
     )
     print(
         json.dumps(
@@ -248,7 +250,7 @@ def check(args: argparse.Namespace) -> None:
     from minibert.training.settings import TrainingSettings
 
     kernels = get_training_kernels(args.device or "auto", args.dtype, args.threads)
-    base = load_base(args.model, TrainingSettings())
+    base = load_base(args.model, TrainingSettings(), args.revision)
     found = check_training(base, kernels)
     for finding in found:
         print(f"{finding.what}: {'ok' if finding.good else 'wrong'}, {finding.fact}")

@@ -58,13 +58,16 @@ class Base:
         return Model(self.name, self.config, self.tokenizer, kernels, weights)
 
 
-def load_base(model: str | Path | Model | None, settings: TrainingSettings) -> Base:
+def load_base(
+    model: str | Path | Model | None, settings: TrainingSettings, revision: str | None = None
+) -> Base:
     """Load the model that a run begins with.
 
     Args:
         model: None or "embedded" for the embedded one; a folder; a .safetensors file; a name on the
             Hugging Face Hub; or a loaded Model, which is read from its files again.
         settings: the seed of a head that is made, and which layers are taken.
+        revision: branch, tag or commit on the Hub.
 
     Raises:
         MinibertError: it cannot be loaded.
@@ -74,7 +77,7 @@ def load_base(model: str | Path | Model | None, settings: TrainingSettings) -> B
             raise InputError(f"{model!r} came from no file; give the folder of the model to train")
         files, name = model.files, model.name
     else:
-        files = find_model(model, check=_small_files)
+        files = find_model(model, revision=revision, check=_small_files)
         name = files.folder.name if model is None else str(model)
     config, tokenizer, document = _small_files(files.folder)
     tokenizer.check_fits(config)
