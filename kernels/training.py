@@ -1,6 +1,6 @@
 """What training computes with: each step forward and its gradient, as one plain table of functions.
 
-kernels/gradients.py is the definition and documents each function; kernels/cpu/training.py has the
+kernels/gradients.py is the definition and documents each function; kernels/cpu/training/ has the
 same names.  minibert/training/passes.py calls them: forward as minibert/encoder.py does, backward
 from the bottom up.
 
@@ -144,7 +144,7 @@ def get_training_kernels(
     # Here: LLVM takes a tenth of a second to import, and the reference does not need it.
     from .cpu.pool import MOST_THREADS, default_threads
     from .cpu.targets import find_target
-    from .cpu.training import Kernels
+    from .cpu.training.functions import Kernels
 
     threads = min(int(num_threads or default_threads()), MOST_THREADS)
     dtype = dtype or "float32"

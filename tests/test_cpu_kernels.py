@@ -344,7 +344,14 @@ SHAPES = {
     "odd": {"hidden_size": 33, "num_attention_heads": 3, "hidden_act": "silu"},
     "whole panels": {"hidden_size": 128, "num_attention_heads": 2, "hidden_act": "gelu_new"},
     "deep sums": {"hidden_size": 64, "intermediate_size": 1100, "hidden_act": "relu"},
-}
+    "narrow tables": {
+        "family": "electra", "embedding_size": 20, "hidden_size": 36, "num_attention_heads": 3,
+    },
+    "wide tables": {
+        "family": "albert", "embedding_size": 77, "hidden_size": 33, "num_attention_heads": 3,
+        "intermediate_size": 40,
+    },
+}  # fmt: skip
 WINDOWS = [5, 17, 40, 1, 64, 2]
 
 
@@ -382,9 +389,10 @@ def test_the_pass_in_one_call_equals_its_steps_and_the_reference(kernels, shape,
     assert np.abs(off).max() <= LIMITS[kernels.dtype]
 
 
+@pytest.mark.parametrize("shape", ["odd", "narrow tables", "wide tables"])
 @over()
-def test_the_pass_does_not_depend_on_what_was_in_memory_before(kernels, random_model):
-    config, weights, batch = random_model("odd")
+def test_the_pass_does_not_depend_on_what_was_in_memory_before(kernels, shape, random_model):
+    config, weights, batch = random_model(shape)
     weights = kernels.prepare(weights)
     results = []
     for garbage in (0x00, 0xFF, 0x7F, 0x41):  # zeros, NaN, 3e38, 12
@@ -408,7 +416,7 @@ def test_the_pass_takes_a_batch_without_tokens(kernels, random_model):
 # ---------------------------------------------------------------- threads and neighbours
 
 
-@pytest.mark.parametrize("shape", ["narrow", "whole panels"])
+@pytest.mark.parametrize("shape", ["narrow", "whole panels", "narrow tables"])
 @over()
 def test_the_number_of_threads_changes_no_bit(kernels, shape, random_model):
     config, weights, batch = random_model(shape)

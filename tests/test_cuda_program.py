@@ -474,6 +474,30 @@ def test_a_traced_pass_gives_the_same_logits(folder):
     assert trace["layer.0"].shape == (len(windows[0]), 32)
 
 
+PROJECTED = replace(CONFIG, family="albert", embedding_size=64, num_hidden_layers=2)
+
+
+def test_embeddings_are_projected_and_a_shared_layer_is_there_once(tmp_path):
+    weights, batch = random_weights(PROJECTED, 0, tmp_path), packed([5, 30])
+    kernels = Kernels(gpu_of().device(), "float32", build)
+    prepared = kernels.prepare(weights)
+    first, second = prepared.layers
+    assert first is second
+    ours = kernels.launch(bert, batch, prepared, PROJECTED)()
+    assert_close(ours, qa_logits(batch, weights, PROJECTED, REFERENCE))
+    assert set(kernels.launcher.functions) <= set(recipes_of(PROJECTED, "float32"))
+
+
+def test_tables_from_which_no_product_can_read_are_refused(tmp_path):
+    config = replace(PROJECTED, embedding_size=40)
+    kernels = Kernels(gpu_of().device(), "float32", build)
+    prepared = kernels.prepare(random_weights(config, 0, tmp_path))
+    with pytest.raises(BackendError, match=r"multiple of 32, and this model's is 40\. Use device="):
+        kernels.launch(bert, packed([5]), prepared, config)
+    with pytest.raises(BackendError, match="multiple of 32"):
+        recipes_of(config, "float32")
+
+
 def test_all_recipes_of_a_model_are_known_ahead(weights):
     """What warmup compiles is what runs, whatever the GPU and the batch."""
     known = set(recipes_of(CONFIG, "float16"))

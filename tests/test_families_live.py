@@ -1,4 +1,4 @@
-"""DistilBERT, RoBERTa, XLM-R, CamemBERT and ELECTRA beside transformers 4.57.6: logits and answers.
+"""Every family beside BERT next to transformers 4.57.6: logits and answers.
 
 Their models are random, their vocabularies small but of the real kinds.  With
 `pip install -e '.[test,parity-4]'`, in an environment of its own.
@@ -15,19 +15,14 @@ torch = pytest.importorskip("torch")
 if not transformers.__version__.startswith("4.57."):
     pytest.skip("the reference for these families is transformers 4.57.6", allow_module_level=True)
 
-import tokenizers  # noqa: E402
-from random_models import vocabulary  # noqa: E402
-from tokenizers import models, pre_tokenizers, trainers  # noqa: E402
+from family_models import LONGEST, TEXT, make_tokenizer  # noqa: E402
 
 from minibert import pipeline  # noqa: E402
 from minibert.config import ACTIVATIONS  # noqa: E402
 from minibert.kernels import reference  # noqa: E402
 from minibert.model import load_model  # noqa: E402
+from minibert.trace import Trace  # noqa: E402
 
-TEXT = (
-    "Ada Lovelace wrote the first program in 1843, in London. It was never run! Sa mère, Anne, "
-    "l'éleva près de Londres; 東京 is far. The ship sailed from Berlin to Paris, 3,000 km away "
-)
 SIZES = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
 KINDS = {
     "distilbert": ("DistilBert", {"dim": 48, "n_layers": 2, "n_heads": 4, "hidden_dim": 80}),
@@ -35,45 +30,16 @@ KINDS = {
     "xlm-roberta": ("XLMRoberta", {**SIZES, "layer_norm_eps": 1e-5, "type_vocab_size": 1}),
     "camembert": ("Camembert", {**SIZES, "layer_norm_eps": 1e-5, "type_vocab_size": 1}),
     "electra": ("Electra", {**SIZES, "embedding_size": 48}),
-}
-
-
-def write_tokenizer(folder, kind):
-    """A small tokenizer of the family's kind, as transformers saves it; how many tokens it has."""
-    if kind in ("distilbert", "electra"):
-        (folder / "vocab.txt").write_text("\n".join(vocabulary()) + "\n", encoding="utf-8")
-        name = {"distilbert": "DistilBertTokenizerFast", "electra": "ElectraTokenizerFast"}[kind]
-        made = getattr(transformers, name)(str(folder / "vocab.txt"), model_max_length=96)
-    elif kind == "roberta":
-        bpe = tokenizers.ByteLevelBPETokenizer()
-        special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-        bpe.train_from_iterator([TEXT] * 3, vocab_size=380, special_tokens=special)
-        bpe.save_model(str(folder))
-        made = transformers.RobertaTokenizerFast(
-            str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=96
-        )
-    else:
-        splitter = tokenizers.Tokenizer(models.Unigram())
-        splitter.pre_tokenizer = pre_tokenizers.Metaspace()
-        trainer = trainers.UnigramTrainer(
-            vocab_size=150, special_tokens=["<s>", "<pad>", "</s>", "<unk>", "<mask>"],
-            unk_token="<unk>",
-        )  # fmt: skip
-        splitter.train_from_iterator([TEXT] * 3, trainer)
-        splitter.save(str(folder / "raw.json"))
-        name = {"xlm-roberta": "XLMRobertaTokenizerFast", "camembert": "CamembertTokenizerFast"}
-        made = getattr(transformers, name[kind])(
-            tokenizer_file=str(folder / "raw.json"), model_max_length=96
-        )
-        splitter = made.backend_tokenizer
-        splitter.post_processor = tokenizers.processors.TemplateProcessing(
-            single="<s> $A </s>",
-            pair="<s> $A </s> </s> $B </s>",
-            special_tokens=[(t, made.convert_tokens_to_ids(t)) for t in ("<s>", "</s>")],
-        )
-        (folder / "raw.json").unlink()
-    made.save_pretrained(folder)
-    return made, len(made)
+    "electra-small": ("Electra", {**SIZES, "embedding_size": 20}),
+    "albert": ("Albert", {**SIZES, "embedding_size": 20, "intermediate_size": 80}),
+    "albert-groups": (
+        "Albert",
+        {
+            **SIZES, "embedding_size": 48, "intermediate_size": 80, "num_hidden_layers": 5,
+            "num_hidden_groups": 2, "inner_group_num": 2,
+        },
+    ),
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -82,11 +48,11 @@ def both(request, tmp_path_factory):
     kind = request.param
     name, sizes = KINDS[kind]
     folder = tmp_path_factory.mktemp(kind)
-    tokenizer, size = write_tokenizer(folder, kind)
+    tokenizer = make_tokenizer(folder, name)
     torch.manual_seed(0)
     padding = {"pad_token_id": tokenizer.pad_token_id}
     config = getattr(transformers, name + "Config")(
-        vocab_size=size, max_position_embeddings=100, **padding, **sizes
+        vocab_size=len(tokenizer), max_position_embeddings=LONGEST + 4, **padding, **sizes
     )
     model = getattr(transformers, name + "ForQuestionAnswering")(config).eval()
     with torch.no_grad():
@@ -114,6 +80,23 @@ def test_logits_are_equal(both, device):
         ((start, end),) = ours.logits([window])
         assert np.abs(start - want.start_logits[0].numpy()).max() <= 2e-5
         assert np.abs(end - want.end_logits[0].numpy()).max() <= 2e-5
+
+
+def test_embeddings_and_every_layer_are_equal(both):
+    theirs, tokenizer, folder = both
+    ours = load_model(folder, device="reference")
+    for question in QUESTIONS:
+        (window,) = ours.windows(question, [TEXT[:60]], max_seq_length=96)
+        pair = tokenizer(question, TEXT[:60], return_tensors="pt")
+        trace = Trace()
+        ours.logits([window], trace)
+        with torch.no_grad():
+            want = theirs(**pair, output_hidden_states=True).hidden_states
+        names = ["embeddings", *(f"layer.{i}" for i in range(len(want) - 1))]
+        assert len(names) == 3
+        for name, states in zip(names, want, strict=True):
+            limit = 5e-6 if name == "embeddings" else 1e-5
+            assert np.abs(trace[name] - states[0].numpy()).max() <= limit, name
 
 
 @pytest.mark.parametrize("top_k", [1, 3, 8])

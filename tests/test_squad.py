@@ -125,6 +125,27 @@ def test_an_impossible_question_has_no_answer_whatever_else_is_listed(tmp_path, 
     assert data.labelled
 
 
+@pytest.mark.parametrize(
+    ("said", "impossible"),
+    [(1, True), ("true", True), ("True", True), (0, False), ("False", False), (None, False)],
+)
+def test_is_impossible_may_be_written_as_tables_do(tmp_path, said, impossible):
+    row = {"id": "1", "question": "Who?", "context": "Ada wrote.", "is_impossible": said}
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps([{**row, "answers": {"text": ["Ada"], "answer_start": [0]}}]))
+    (question,) = read_squad(path).questions
+    assert question.answers == (() if impossible else (Gold("Ada", 0),))
+
+
+@pytest.mark.parametrize("said", ["no", 2, [True], {}, "", 0.5])
+def test_is_impossible_that_says_neither_is_a_problem(tmp_path, said):
+    row = {"id": "1", "question": "Who?", "context": "Ada wrote.", "is_impossible": said}
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps([{**row, "answers": []}]))
+    with pytest.raises(InputError, match=r"\[0\].is_impossible must be true or false"):
+        read_squad(path)
+
+
 def test_an_answer_without_text_is_none(tmp_path):
     path = squad_file(
         tmp_path / "data.json", [("Who?", "Ann.", ["", " "]), ("?", "Ann.", ["", "Ann"])]

@@ -19,8 +19,6 @@ To read them in order:
     jobs.py         a batch cut into tasks, and where everything lies in memory
     pool.py         the threads
     functions.py    the functions of device "cpu"
-    gradients.py    what training needs besides: derivatives, sums over tokens, the optimizer
-    training_program.py  each step forward and its gradient, compiled
-    training.py     the functions that train on the processor
+    training/       each step forward and its gradient; its __init__.py says in which order to read
     measure.py      how fast the products are, and how fast they could be
 """

@@ -62,7 +62,7 @@ class Program:
 def cache_name(dtype: str, target: Target, training: bool = False) -> str:
     """Name of the file that holds a program: the same if and only if its code would be."""
     digest = hashlib.sha256()
-    for source in sorted(Path(__file__).parent.glob("*.py")):
+    for source in sorted(Path(__file__).parent.rglob("*.py")):
         digest.update(source.read_bytes())
     digest.update((Path(__file__).parent.parent / "reference.py").read_bytes())  # its constants
     versions = [platform.python_version(), llvm.llvm_version_info]
@@ -106,7 +106,7 @@ def compile_program(dtype: str, target: Target, training: bool = False) -> bytes
 
         from .pointers import Pointer
         from .program import write_program
-        from .training_program import write_training_program
+        from .training.program import write_training_program
 
         if numba.config.DISABLE_JIT:
             raise BackendError(
@@ -200,7 +200,7 @@ def load_program(dtype: str, target: Target, training: bool = False) -> Program:
     Args:
         dtype: of the products.
         target: the processor.
-        training: the program of training_program.py instead of that of program.py.
+        training: the program of training/program.py instead of that of program.py.
 
     Raises:
         BackendError: this machine cannot run the target.

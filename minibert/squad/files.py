@@ -179,6 +179,11 @@ def rows_of(document: Any) -> list[tuple[str, Any]] | None:
     return None
 
 
+# What may stand under `is_impossible`, in lower case; null says no more than its absence.
+TRUTH = {"true": True, "1": True, "1.0": True}
+TRUTH |= {"false": False, "0": False, "0.0": False, "none": False}
+
+
 class _Reader:
     """Walks through a SQuAD document and keeps every problem and where it is."""
 
@@ -286,7 +291,7 @@ class _Reader:
         answer without text is none.
         """
         if isinstance(qa, dict):
-            if qa.get("is_impossible") is True:
+            if self.is_impossible(qa, where):
                 return ()
             if qa.get("answers") is None:
                 self.unlabelled.append(where)
@@ -304,8 +309,16 @@ class _Reader:
         for a, answer in enumerate(found):
             text = self.part(answer, "text", str, f"{where}[{a}]", "")
             start = answer.get("answer_start") if isinstance(answer, dict) else None
-            golds.append(Gold(text, start if isinstance(start, int) and start >= 0 else None))
+            golds.append(Gold(text, start if type(start) is int and start >= 0 else None))
         return tuple(gold for gold in golds if gold.text.strip())
+
+    def is_impossible(self, qa: dict[str, Any], where: str) -> bool:
+        """Whether a question is said to have no answer; tables write 1 or "True" for it."""
+        said = qa.get("is_impossible")
+        value = TRUTH.get(str(said).lower())
+        if value is None:
+            self.problems.append(f"{where}.is_impossible must be true or false, got {said!r:.80}")
+        return bool(value)
 
     def rows_of_columns(self, columns: dict[str, Any], where: str) -> list[dict[str, Any]]:
         """Answers as a list of each part, the way Hugging Face datasets keeps them."""

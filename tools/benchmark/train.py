@@ -33,7 +33,6 @@ from benchmark.peers import (
 )
 from benchmark.processes import BenchError, Worker, say
 from benchmark.results import Case, Results, Series, thread_label
-from benchmark.squad import operations
 from benchmark.tables import NOTHING, figures, markdown, ratio_of_rounds, three_digits
 from benchmark.train_side import MEMORY, Example, MinibertTrainer
 from benchmark.workload import MIXED, Shape, config_of, make_inputs
@@ -45,7 +44,6 @@ SHAPES = ["2/128/2", "6/384/12", "12/384/12", "8/512/8"]
 ROUNDS = 5
 WINDOWS, BATCHES = 32, 10  # of a batch, and batches of a group that is sorted by length
 STEPS = 4  # of a round: so many of the group's batches, evenly spread
-PASSES = 3  # a step has three times the operations of its forward pass
 TOLERANCES = {"float32": 1e-3, "bfloat16": 0.1}  # of first losses and norms, relative
 PEAKS = 3  # measurements of a peak; the median counts
 
@@ -106,11 +104,13 @@ def measure_shape(
     results: Results,
 ) -> None:
     """Check every side's first step, then time all of them round by round, each precision alone."""
+    from minibert.training.line import operations
+
     say(f"{case}: the first step of the definition")
     trainer = MinibertTrainer(folder, "float32", 0)
     expected = trainer.step(trainer.lay_out(batches[0]), False)
     lengths = [len(one.ids) for batch in batches for one in batch]
-    work = PASSES * sum(operations(config_of(Shape.parse(case.shape)), lengths))
+    work = operations(config_of(Shape.parse(case.shape)), lengths)
     for dtype in args.dtypes:
         with contextlib.ExitStack() as stack:
             meter = Worker("peaks", case.threads, "gemm", "cpu", case.threads)
@@ -140,7 +140,7 @@ def measure_shape(
 def check(one: Series, expected: Sequence[float], results: Results) -> bool:
     """Whether the loss of the first step is right, and the norm of its gradient."""
     found = [one.facts[name] for name in ("loss", "norm")]
-    difference = max(abs(a / b - 1) for a, b in zip(found, expected, strict=True))
+    difference = float(np.abs(np.divide(found, expected) - 1).max())
     one.facts["difference"] = difference
     if difference <= TOLERANCES[one.side.dtype]:  # NaN is not
         return True

@@ -6,11 +6,10 @@ out before: minibert packs their windows, torch pads them to the longest and mas
 
 from __future__ import annotations
 
-import math
+import contextlib
 import statistics
 import time
-from collections.abc import Mapping, Sequence
-from itertools import groupby
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -43,15 +42,18 @@ class Meter:
     """What the parts of some steps took."""
 
     def __init__(self) -> None:
-        # By name, as they came first: dtype of the products, or MEMORY, or nothing; seconds; calls;
-        # and operations, or bytes.
+        # By name, as they came first: what bounds it, the dtype of its products or MEMORY; seconds;
+        # calls; and operations or bytes.
         self.parts: dict[str, list[Any]] = {}
-        self.tokens = self.squares = 0  # of the batch: of its windows' lengths, the sum, of squares
+        self.tokens = self.squares = 0  # of the pass: its tokens; squares of lengths, summed up
 
-    def note(self, name: str, bound: str, seconds: float, work: float = 0) -> None:
+    @contextlib.contextmanager
+    def timed(self, name: str, bound: str = "", work: float = 0) -> Iterator[None]:
         """Add a call."""
+        begin = time.perf_counter()
+        yield
         part = self.parts.setdefault(name, [bound, 0.0, 0, 0.0])
-        for i, number in enumerate((seconds, 1, work), 1):
+        for i, number in enumerate((time.perf_counter() - begin, 1, work), 1):
             part[i] += number
 
 
@@ -61,9 +63,9 @@ def work_of(call: Any, size: int, meter: Meter) -> tuple[str, float]:
     Bytes are those that have to be read and written once if nothing stays in a cache.
 
     Args:
-        call: of kernels/cpu/training.py.
+        call: of kernels/cpu/training/functions.py.
         size: bytes of a number that products read.
-        meter: knows the batch.
+        meter: knows the pass.
     """
     entry, record = call.entry, call.record
     if entry.startswith("linear"):
@@ -85,19 +87,17 @@ def work_of(call: Any, size: int, meter: Meter) -> tuple[str, float]:
 
 
 def metered_kernels(dtype: str, threads: int, meter: Meter) -> Any:
-    """The processor's kernels, each call timed; that takes a microsecond of each."""
+    """The processor's kernels, each call timed; that takes some microseconds of each."""
     from minibert.kernels.cpu.targets import SIZES, find_target
-    from minibert.kernels.cpu.training import Kernels
+    from minibert.kernels.cpu.training.functions import Kernels
     from minibert.kernels.training import training_table
 
     class Metered(Kernels):
         def _run(self, call: Any, length: int = 0, head_size: int = 0) -> None:
-            begin = time.perf_counter()
-            super()._run(call, length, head_size)
-            seconds = time.perf_counter() - begin
             name, work = work_of(call, SIZES[self.operand], meter)
             multiplies = call.entry.startswith(("linear", "attention"))
-            meter.note(name, dtype if multiplies else MEMORY, seconds, work)
+            with meter.timed(name, dtype if multiplies else MEMORY, work):
+                super()._run(call, length, head_size)
 
     return training_table("cpu", dtype, Metered(dtype, find_target(), threads), threads)
 
@@ -106,72 +106,74 @@ def metered_kernels(dtype: str, threads: int, meter: Meter) -> Any:
 
 
 class MinibertTrainer:
-    """minibert; with 0 threads the definition in NumPy."""
+    """minibert, as minibert/training/trainer.py trains; with 0 threads the definition in NumPy."""
 
     def __init__(self, folder: Path, dtype: str, threads: int) -> None:
         from minibert.checkpoints.safetensors import open_checkpoint
         from minibert.config import BertConfig
         from minibert.kernels.training import REFERENCE
         from minibert.training.flat import flatten, zeros_like
+        from minibert.training.optimizer import trained_groups
+        from minibert.training.settings import TrainingSettings
         from minibert.weights import load_weights
 
         self.config = BertConfig.from_json(folder / "config.json")
         checkpoint = open_checkpoint(folder / "model.safetensors")
         self.weights = flatten(load_weights(checkpoint, self.config))
         self.gradient, self.first, self.second = (zeros_like(self.weights) for _ in range(3))
+        self.settings = TrainingSettings(learning_rate=RATE, weight_decay=DECAY)
+        self.groups = trained_groups(self.weights.parts, self.settings)
         self.meter, self.steps = Meter(), 0
         self.kernels = metered_kernels(dtype, threads, self.meter) if threads else REFERENCE
         self.prepared = self.kernels.prepare(self.weights.weights)
-        # Stretches of the weights that decay alike.
-        runs = [list(run) for _, run in groupby(self.weights.parts, lambda part: part.decays)]
-        self.stretches = [(run[0].decays, slice(run[0].begin, run[-1].end)) for run in runs]
 
     def lay_out(self, examples: Sequence[Example]) -> Any:
-        """A batch as `step` takes it: packed, and the right positions."""
+        """A batch as `step` takes it: of each pass packed windows, right starts, right ends."""
         from minibert.batches import Batch
+        from minibert.training.order import cut
 
-        windows = [np.array([one.ids, one.types, range(len(one.ids))]) for one in examples]
-        cu_seqlens = np.cumsum([0, *(len(one.ids) for one in examples)])
-        batch = Batch(*np.hstack(windows).astype(np.int32), cu_seqlens.astype(np.int32))
-        return batch, [[one.start] for one in examples], [[one.end] for one in examples]
+        passes, most = [], self.settings.max_tokens_per_pass
+        lengths = np.array([len(one.ids) for one in examples])
+        for part in cut(np.arange(len(examples)), lengths, len(examples), most):
+            some = [examples[i] for i in part]
+            windows = [np.array([one.ids, one.types, range(len(one.ids))]) for one in some]
+            bounds = np.cumsum([0, *lengths[part]], dtype=np.int32)
+            batch = Batch(*np.hstack(windows).astype(np.int32), bounds)
+            passes.append((batch, [[one.start] for one in some], [[one.end] for one in some]))
+        return passes
 
-    def step(self, batch: Any, dropout: bool) -> tuple[float, float]:
+    def step(self, passes: Any, dropout: bool) -> tuple[float, float]:
         """Train on a batch.
 
         Returns:
             The loss, a mean over windows, and the norm of its gradient before clipping.
         """
-        from minibert.kernels.training import AdamW
         from minibert.training.loss import span_loss
+        from minibert.training.optimizer import clipping, gradient_norm, take_step
         from minibert.training.passes import Dropouts, backward, forward
 
-        batch, starts, ends = batch
-        kernels, config, prepared = self.kernels, self.config, self.prepared
-        lengths = np.diff(batch.cu_seqlens).astype(np.int64)
-        self.meter.tokens, self.meter.squares = int(lengths.sum()), int((lengths**2).sum())
-        self.steps += 1
-
-        begin = time.perf_counter()
-        self.gradient.array.fill(0)
-        seconds = time.perf_counter() - begin
-        self.meter.note("gradient to zero", MEMORY, seconds, self.gradient.array.nbytes)
-        dropped = Dropouts(DROPOUT, DROPOUT, seed=0, step=self.steps) if dropout else None
-        kept = forward(batch, prepared, config, kernels, dropped)
-        begin = time.perf_counter()
-        loss = span_loss(kept.start_logits, kept.end_logits, batch.cu_seqlens, starts, ends)
-        self.meter.note("span_loss, in NumPy", "", time.perf_counter() - begin)
-        gradient = self.gradient.weights
-        backward(kept, loss.d_start, loss.d_end, prepared, gradient, config, kernels)
-
-        norm = math.sqrt(kernels.sum_of_squares(self.gradient.array)) / len(starts)
-        scale = min(1.0, CLIP / (norm + 1e-6)) / len(starts)
+        kernels, config, prepared, meter = self.kernels, self.config, self.prepared, self.meter
         flat = [each.array for each in (self.weights, self.gradient, self.first, self.second)]
-        for decays, some in self.stretches:
-            decay = DECAY if decays else 0.0
-            settings = AdamW(RATE, *BETAS, EPS, decay, self.steps, scale)
-            kernels.adamw(*(array[some] for array in flat), settings)
+        total, tokens, windows = 0.0, 0, sum(len(starts) for _, starts, _ in passes)
+        self.steps += 1
+        with meter.timed("gradient to zero", MEMORY, self.gradient.array.nbytes):
+            self.gradient.array[:] = 0
+        for batch, starts, ends in passes:
+            lengths = np.diff(batch.cu_seqlens).astype(np.int64)
+            meter.tokens, meter.squares = int(lengths.sum()), int((lengths**2).sum())
+            dropped = Dropouts(DROPOUT, DROPOUT, 0, self.steps, tokens) if dropout else None
+            kept = forward(batch, prepared, config, kernels, dropped)
+            with meter.timed("span_loss, in NumPy"):
+                logits = (kept.start_logits, kept.end_logits)
+                loss, d_start, d_end = span_loss(*logits, batch.cu_seqlens, starts, ends)
+            backward(kept, d_start, d_end, prepared, self.gradient.weights, config, kernels)
+            total, tokens = total + loss, tokens + meter.tokens
+        norm = gradient_norm(self.gradient.array, self.groups, kernels) / windows
+        scale = clipping(norm, self.settings) / windows
+        numbers = {"learning_rate": RATE, "update": self.steps, "scale": scale}
+        take_step(*flat, self.groups, kernels, self.settings, **numbers)
         kernels.refresh(prepared, self.weights.weights)
-        return loss.loss / len(starts), norm
+        return total / windows, norm
 
 
 class TorchTrainer:

@@ -1,16 +1,7 @@
-"""The gradients' own kernels: what training needs beyond the kernels of inference.
+"""What happens to rows in training: dropout, slopes of activations, norms, sums over tokens.
 
-Matrix products are the tiles of gemm.py, forward and backward.  For y = x W^T, with d for the
-gradient of the loss with respect to what follows it:
-
-    d_x = d_y W         rows of d_y, with W packed the other way round
-    d_W = d_y^T x       rows of d_y^T (`transpose`), with x packed as attention packs values
-
-What is left are rows: norms, activations and their derivatives, the softmax of attention, sums over
-tokens, and the optimizer.  Formulas: kernels/gradients.py.
-
-Rows are as wide as whole panels.  Columns behind the last true one are zero wherever a product or
-a sum reads them.
+Formulas: kernels/gradients.py.  Rows are as wide as whole panels.  Columns behind the last true one
+are zero wherever a product or a sum reads them.
 """
 
 from __future__ import annotations
@@ -20,14 +11,14 @@ from collections.abc import Callable
 
 from minibert.kernels.reference import ERF_P, ERF_Q
 
-from .activations import ACTIVATIONS, clip, exp2, logistic, polynomial
-from .attention import transpose as transpose_square
-from .records import DROPOUT
-from .rows import store_as
-from .simd import F32, I16, I32, I64, Code, Value
-from .targets import SIZES
+from ..activations import ACTIVATIONS, clip, exp2, logistic, polynomial
+from ..attention import transpose as transpose_square
+from ..records import DROPOUT
+from ..rows import store_as
+from ..simd import F32, I16, I32, I64, Code, Value
+from ..targets import SIZES
 
-# ---------------------------------------------------------------- memory
+# ---------------------------------------------------------------- memory, and sums over tokens
 
 
 def load_as(
@@ -577,145 +568,3 @@ def span_logits_backward(
         code.loop(0, width, lanes, some)
 
     code.loop(0, rows, 1, row)
-
-
-# ---------------------------------------------------------------- attention
-
-
-def row_products(
-    code: Code,
-    a: Value,
-    a_stride: Value,
-    b: Value,
-    b_stride: Value,
-    rows: Value,
-    count: Value,
-    out: Value,
-    *,
-    kind: str,
-    other: str,
-) -> None:
-    """out[i] = sum over the columns of a[i] b[i], float32; kept as `kind` and `other`."""
-
-    def row(i: Value, _: list[Value]) -> None:
-        code.store(code.constant(0.0, F32), out + i * 4)
-        first, second = a + i * a_stride, b + i * b_stride
-
-        def some(k: Value, load: Callable[..., Value]) -> None:
-            x = load_as(code, first + k * SIZES[kind], kind, load)
-            y = load_as(code, second + k * SIZES[other], other, load)
-            product = x * y
-            vector = hasattr(product.type, "count")
-            total = code.reduce(product, Value.__add__) if vector else product
-            code.store(code.load_one(out + i * 4) + total, out + i * 4)
-
-        code.elements(count, some)
-
-    code.loop(0, rows, 1, row)
-
-
-def softmax_backward(
-    code: Code,
-    scores: Value,
-    d_probs: Value,
-    rows: Value,
-    count: Value,
-    size: Value,
-    shifts: Value,
-    inverses: Value,
-    deltas: Value,
-    probs: Value,
-    d_scores: Value,
-    d_stride: Value,
-    *,
-    dtype: str,
-) -> None:
-    """Probabilities once more, and the gradient of the scores; rows are keys, columns queries.
-
-    Args:
-        code: where to write.
-        scores: address of [rows, S] float32, S rounded up to whole panels; without the scale.
-        d_probs: gradient of the probabilities, in the same form.
-        rows: how many keys.
-        count: S.
-        size: Dh, whose root divides the scores.
-        shifts: of each query: the exponent's shift, see attention.softmax.
-        inverses: of each query: one over the sum of its row.
-        deltas: of each query: the sum of context times its gradient.
-        probs: where probabilities [rows, S] of `dtype` go.
-        d_scores: where the gradient of query times key goes, rows of `dtype`.
-        d_stride: bytes from row to row of it.
-        dtype: 'float32' or 'bfloat16'.
-    """
-    lanes = code.lanes
-    width = (count + (2 * lanes - 1)) & -(2 * lanes)
-    root = 1.0 / code.sqrt(code.cast("sitofp", size, F32))
-    over_root, factor = code.splat(root), code.splat(root * math.log2(math.e))
-    number = SIZES[dtype]
-
-    def row(i: Value, _: list[Value]) -> None:
-        begin, gradient = scores + i * width * 4, d_probs + i * width * 4
-        to, d_to = probs + i * width * number, d_scores + i * d_stride
-
-        def some(k: Value, mask: Value | None) -> None:
-            x = code.fma(code.load(begin + k * 4), factor, code.load(shifts + k * 4))
-            p = exp2(code, code.minimum(x, 1.0)) * code.load(inverses + k * 4)
-            of = (code.load(gradient + k * 4) - code.load(deltas + k * 4)) * over_root
-            store_as(code, only(code, mask, p), to + k * number, dtype)
-            store_as(code, only(code, mask, p * of), d_to + k * number, dtype)
-
-        columns(code, count, some)
-
-    code.loop(0, rows, 1, row)
-
-
-# ---------------------------------------------------------------- the optimizer
-
-
-def sum_of_squares(code: Code, x: Value, count: Value, out: Value) -> None:
-    """Out = the sum of x^2 over `count` numbers, float32."""
-    whole = count & -code.lanes
-
-    def some(k: Value, sums: list[Value]) -> list[Value]:
-        number = code.load(x + k * 4)
-        return [code.fma(number, number, sums[0])]
-
-    def one(k: Value, sums: list[Value]) -> list[Value]:
-        number = code.load_one(x + k * 4)
-        return [code.fma(number, number, sums[0])]
-
-    total = code.loop(0, whole, code.lanes, some, [code.vector(0.0)])[0]
-    last = code.loop(whole, count, 1, one, [code.reduce(total, Value.__add__)])[0]
-    code.store(last, out)
-
-
-def adamw(
-    code: Code,
-    weights: Value,
-    gradient: Value,
-    first: Value,
-    second: Value,
-    count: Value,
-    settings: Value,
-) -> None:
-    """One step of AdamW on `count` numbers.
-
-    The settings are float32: scale of the gradient, beta1, 1 - beta1, beta2, 1 - beta2, the factor
-    of weights (1 - rate * decay), rate / correction of the first moment, one over the root of the
-    second's correction, eps.
-    """
-    scale, beta1, rest1, beta2, rest2, keep, rate, root, eps = (
-        code.load_one(settings + 4 * i) for i in range(9)
-    )
-
-    def some(k: Value, load: Callable[..., Value]) -> None:
-        at = k * 4
-        g = load(gradient + at) * scale
-        m = code.fma(load(first + at), beta1, g * rest1)
-        v = code.fma(load(second + at), beta2, g * g * rest2)
-        code.store(m, first + at)
-        code.store(v, second + at)
-        step = m * rate / code.fma(code.sqrt(v), root, eps)
-        code.store(load(weights + at) * keep - step, weights + at)
-
-    code.elements(count, some)

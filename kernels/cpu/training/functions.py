@@ -1,8 +1,8 @@
 """The functions that train on the processor: those of kernels/gradients.py, fast.
 
-Each makes one job of the training program (training_program.py).  What a step keeps lies in
-memory that the workspace gives away in the order in which it is asked for, and again after `begin`:
-so a step of the optimizer allocates nothing that the one before had not.
+Each makes one job of the training program (program.py).  What a step keeps lies in memory that the
+workspace gives away in the order in which it is asked for, and again after `begin`: so a step of
+the optimizer allocates nothing that the one before had not.
 
 The gradient of the hidden states is one buffer [T, D] of float32, changed in place from the last
 layer to the first.
@@ -11,185 +11,28 @@ layer to the first.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from minibert.arrays import Floats, Ints
-from minibert.kernels.numbers import from_bfloat16, round_up
+from minibert.kernels.numbers import round_up
 from minibert.kernels.training import AdamW, Dropout
-from minibert.parameters import Dense, Norm, Parameters, Tables, Weights, full, map_layers
+from minibert.parameters import Dense, Norm, Tables, Weights, full
 
-from .compiler import Program, load_program
-from .functions import ACTIVATIONS, longest
-from .jobs import BLOCK_ROWS, attention_tasks, stride
-from .packing import Record, address, aligned, pack_head, pack_norm, pack_tables
-from .pool import POOL, YIELD
-from .records import (
-    CHUNK,
-    DENSE,
-    PLAIN,
-    QKV,
-    RESIDUAL,
-    ROW_TASK,
-    THREAD,
-    TILE_TASK,
-    TRAINING_JOBS,
-    WEIGHT_GRADIENT,
-)
-from .targets import SIZES, Target
+from ..compiler import Program, load_program
+from ..functions import ACTIVATIONS, longest
+from ..jobs import BLOCK_ROWS, attention_tasks
+from ..packing import Record, address, aligned
+from ..pool import POOL, YIELD
+from ..records import CHUNK, PLAIN, QKV, RESIDUAL, TRAINING_JOBS, WEIGHT_GRADIENT
+from ..targets import SIZES, Target
+from .memory import COLUMNS, NUMBERS, Buffer, Threads, Workspace, blocks, tiles
+from .weights import TrainedDense, TrainedWeights, copy_rest, make_room
 
-ROWS_OF_A_TILE = 192  # rows and panels of the weights whose gradient is one task
-PANELS_OF_A_TILE = 4
-COLUMNS = 64  # whose rows are put across in one task
-NUMBERS = 16 * CHUNK  # of the optimizer's tasks
-
-# ---------------------------------------------------------------- memory
-
-
-@dataclass(frozen=True, eq=False)
-class Buffer:
-    """Rows [T, width] in memory that products can read: padded, with zeros behind."""
-
-    memory: NDArray[np.uint8]
-    rows: int
-    width: int
-    stride: int  # bytes from row to row
-    kind: str
-
-    @property
-    def record(self) -> tuple[int, int]:
-        """A records.ROWS."""
-        return address(self.memory), self.stride
-
-    @property
-    def array(self) -> NDArray[Any]:
-        """The numbers as they are kept, [T, width]."""
-        dtype = np.dtype(np.uint16 if self.kind == "bfloat16" else np.float32)
-        shape = (self.rows, self.width)
-        return np.ndarray(shape, dtype, self.memory, strides=(self.stride, dtype.itemsize))
-
-    def __array__(self, dtype: Any = None, copy: Any = None) -> NDArray[Any]:
-        """A copy in float32, for NumPy."""
-        found = self.array
-        return from_bfloat16(found) if self.kind == "bfloat16" else found.copy()
-
-    def __len__(self) -> int:
-        return self.rows
-
-
-NOTHING = (0, 0)  # a records.ROWS that is not read
-
-
-class Workspace:
-    """Memory for one batch: what steps keep, and what only lasts from one step to the next."""
-
-    def __init__(self, target: Target) -> None:
-        self.target = target
-        self.kept: list[NDArray[np.uint8]] = []
-        self.scratch: dict[tuple[Any, ...], NDArray[np.uint8]] = {}
-        self.place = 0
-
-    def begin(self) -> None:
-        """What was kept is no longer needed."""
-        self.place = 0
-
-    def keep(self, rows: int, width: int, kind: str) -> Buffer:
-        """Memory that lasts until `begin`."""
-        size, each = self._size(rows, width, kind)
-        if self.place == len(self.kept):
-            self.kept.append(aligned((size,), np.uint8))
-        elif self.kept[self.place].size < size or self.kept[self.place].size % each:
-            self.kept[self.place] = aligned((size,), np.uint8)
-        memory = self.kept[self.place]
-        self.place += 1
-        return Buffer(memory, rows, width, each, kind)
-
-    def borrow(self, name: str, rows: int, width: int, kind: str) -> Buffer:
-        """Memory that lasts until the next loan of the same name and width."""
-        size, each = self._size(rows, width, kind)
-        key = (name, width, kind)
-        memory = self.scratch.get(key)
-        if memory is None or memory.size < size:
-            self.scratch[key] = memory = aligned((size,), np.uint8)
-        return Buffer(memory, rows, width, each, kind)
-
-    def numbers(self, name: str, count: int) -> Floats:
-        """Scratch for so many float32 numbers."""
-        key = (name,)
-        memory = self.scratch.get(key)
-        if memory is None or memory.size < 4 * count:
-            self.scratch[key] = memory = aligned((4 * round_up(count, 4096),), np.uint8)
-        return memory[: 4 * count].view(np.float32)
-
-    def _size(self, rows: int, width: int, kind: str) -> tuple[int, int]:
-        each = stride(round_up(width, self.target.panel), SIZES[kind])
-        # A tile reads as many rows as it is high, also beyond the last.
-        return round_up(rows + self.target.tile_rows[0], 256) * each, each
-
-
-@lru_cache(maxsize=64)
-def blocks(count: int, each: int) -> Record:
-    """Tasks of so many rows each: records.ROW_TASK [n]; the same for any number of threads."""
-    begin = np.arange(0, count, each)
-    tasks = np.empty(len(begin), ROW_TASK)
-    tasks["begin"], tasks["count"] = begin, np.minimum(each, count - begin)
-    tasks.flags.writeable = False
-    return tasks
-
-
-@lru_cache(maxsize=64)
-def tiles(out: int, into: int, panel: int) -> Record:
-    """Tasks that cover a matrix [out, into]: records.TILE_TASK [n]."""
-    panels = -(-into // panel)
-    found = [
-        (begin, min(ROWS_OF_A_TILE, out - begin), first, min(PANELS_OF_A_TILE, panels - first))
-        for first in range(0, panels, PANELS_OF_A_TILE)
-        for begin in range(0, out, ROWS_OF_A_TILE)
-    ]
-    tasks = np.array(found, TILE_TASK)
-    tasks.flags.writeable = False
-    return tasks
-
-
-# ---------------------------------------------------------------- weights
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class TrainedDense:
-    """A dense layer packed for both directions; the master weights stay where they are."""
-
-    out: int
-    into: int
-    narrow: Buffer  # rows as products read them; shared by all layers of a shape
-    forward: NDArray[np.uint8]  # panels of the columns of y
-    backward: NDArray[np.uint8]  # panels of the columns of d_x
-    forward_steps: int
-    backward_steps: int
-    bias: Floats
-    nothing: Floats  # zeros, to begin the sums of d_x with
-
-    @cached_property
-    def record(self) -> Record:
-        """A records.DENSE for y = x W^T + b."""
-        return self._record(self.forward, self.bias, self.out, self.into, self.forward_steps)
-
-    @cached_property
-    def turned(self) -> Record:
-        """A records.DENSE for d_x = d_y W."""
-        return self._record(self.backward, self.nothing, self.into, self.out, self.backward_steps)
-
-    def _record(
-        self, panels: NDArray[np.uint8], start: Floats, out: int, into: int, steps: int
-    ) -> Record:
-        record = np.zeros((), DENSE)
-        record["weights"], record["start"] = address(panels), address(start)
-        record["out"], record["into"], record["steps"] = out, into, steps
-        record["panels"] = len(panels)
-        return record
+# ---------------------------------------------------------------- what steps keep
 
 
 class Normal(NamedTuple):
@@ -243,6 +86,9 @@ class Attended(NamedTuple):
         return self.operand
 
 
+# ---------------------------------------------------------------- jobs
+
+
 class Call:
     """One call of an entry of the training program."""
 
@@ -291,6 +137,9 @@ class Call:
         self.program.run(self.entry, self.address, slot)
 
 
+# ---------------------------------------------------------------- the functions
+
+
 class Kernels:
     """The processor's kernels for training, in one dtype and with so many threads.
 
@@ -306,81 +155,37 @@ class Kernels:
         self.operand = target.operand(dtype)
         self.workspace = Workspace(target)
         self.begin = self.workspace.begin
-        self.threads: tuple[tuple[int, int], Record, NDArray[np.uint8]] | None = None
+        self.scratch = Threads(self.kind, target, num_threads)
 
     @cached_property
     def program(self) -> Program:
         """The compiled program."""
         return load_program(self.dtype, self.target, training=True)
 
-    # ------------------------------------------------------------ weights
+    # ------------------------------------------------------------ weights, see weights.py
 
-    def prepare(self, weights: Weights) -> Parameters[Any, TrainedDense, Floats, Floats]:
+    def prepare(self, weights: Weights) -> TrainedWeights:
         """Weights packed for both directions."""
-        target, zeros = self.target, aligned((16384,), np.float32)
-        narrow: dict[tuple[int, int], Buffer] = {}
-
-        def dense(dense: Dense) -> TrainedDense:
-            out, into = full(dense.weight).shape
-            per = 4 // SIZES[self.operand]
-            if (out, into) not in narrow:
-                rows = round_up(out, target.panel)
-                narrow[out, into] = Workspace(target).keep(rows, into, self.operand)
-            forward_steps = round_up(into, per * target.lanes) // per
-            backward_steps = round_up(out, target.panel) // per
-
-            def panels(columns: int, steps: int) -> NDArray[np.uint8]:
-                count = -(-columns // target.panel)
-                return aligned((count, steps * target.panel * 4), np.uint8)
-
-            return TrainedDense(
-                out, into, narrow[out, into],
-                panels(out, forward_steps), panels(into, backward_steps),
-                forward_steps, backward_steps,
-                aligned((round_up(out, target.panel),), np.float32),
-                zeros if into <= len(zeros) else aligned((round_up(into, 64),), np.float32),
-            )  # fmt: skip
-
-        prepared = Parameters(
-            pack_tables(weights.tables, target),
-            map_layers(weights.layers, dense, lambda norm: pack_norm(norm, target)),
-            pack_head(weights.qa_outputs, target),
-            projection=dense(weights.projection) if weights.projection else None,
-        )
+        prepared = make_room(weights, self.operand, self.target)
         self.refresh(prepared, weights)
         return prepared
 
-    def refresh(self, prepared: Parameters[Any, Any, Any, Any], weights: Weights) -> None:
+    def refresh(self, prepared: TrainedWeights, weights: Weights) -> None:
         """Pack the weights anew, after the optimizer has changed them."""
-        self._copy_norm(weights.tables.norm, prepared.tables.norm)
-        if weights.projection is not None:
-            self._pack(weights.projection, prepared.projection)
-        pairs = zip(prepared.layers, weights.layers, strict=True)
-        for to, layer in {id(pair[0]): pair for pair in pairs}.values():  # a shared one once
-            for name in ("qkv", "attention_output", "intermediate", "output"):
-                self._pack(getattr(layer, name), getattr(to, name))
-            self._copy_norm(layer.attention_norm, to.attention_norm)
-            self._copy_norm(layer.output_norm, to.output_norm)
-        prepared.qa_outputs[:] = pack_head(weights.qa_outputs, self.target)
-
-    def _copy_norm(self, norm: Norm, to: Floats) -> None:
-        to[:] = pack_norm(norm, self.target)
-
-    def _pack(self, dense: Dense, to: Any) -> None:
-        weight = np.ascontiguousarray(full(dense.weight), np.float32)
-        to.bias[: to.out] = dense.bias
-        call = Call(self, "pack")
-        call.arrays.append(weight)
-        call.record["weights"] = (address(weight), weight.strides[0])
-        call.put(narrow=to.narrow)
-        call.record["out"], call.record["into"] = to.out, to.into
-        for name in ("forward", "backward"):
-            panels = getattr(to, name)
-            call.refer(name, panels)
-            call.record[f"{name}_bytes"] = panels.shape[1]
-            call.record[f"{name}_count"] = len(panels)
-        call.set_tasks("row", blocks(to.out, BLOCK_ROWS))
-        self._run(call)
+        for dense, to in copy_rest(weights, prepared, self.target):
+            weight = np.ascontiguousarray(full(dense.weight), np.float32)
+            call = Call(self, "pack")
+            call.arrays.append(weight)
+            call.record["weights"] = (address(weight), weight.strides[0])
+            call.put(narrow=to.narrow)
+            call.record["out"], call.record["into"] = to.out, to.into
+            for name in ("forward", "backward"):
+                panels = getattr(to, name)
+                call.refer(name, panels)
+                call.record[f"{name}_bytes"] = panels.shape[1]
+                call.record[f"{name}_count"] = len(panels)
+            call.set_tasks("row", blocks(to.out, BLOCK_ROWS))
+            self._run(call)
 
     # ------------------------------------------------------------ forward
 
@@ -745,59 +550,9 @@ class Kernels:
         return result
 
     def _run(self, call: Call, length: int = 0, head_size: int = 0) -> None:
-        threads = self._threads(length, head_size)
-        call.refer("threads", threads)
+        call.refer("threads", self.scratch.fit(length, head_size))
         with POOL.lock:
             POOL.run(call)
-
-    def _threads(self, length: int, head_size: int) -> Record:
-        """Each thread's scratch memory, for windows and heads of at most this size."""
-        length, head_size = round_up(length, 128), round_up(head_size, 32)
-        if self.threads is not None:
-            (longest_yet, widest_yet), records, _ = self.threads
-            if length <= longest_yet and head_size <= widest_yet:
-                return records
-            length, head_size = max(length, longest_yet), max(head_size, widest_yet)
-        panel, high, kind = self.target.panel, self.target.tile_rows[0], SIZES[self.kind]
-        deep = round_up(head_size, 2 * panel)
-        packed, strip = length * deep * 4, length * (high + 1) * 4
-        each = stride(round_up(length, panel), kind)
-        matrix = (round_up(length, panel) + high) * each
-        rows = max(
-            round_up(BLOCK_ROWS + high, high), PANELS_OF_A_TILE * (ROWS_OF_A_TILE + 2 * high)
-        )
-        sizes = {
-            "sums": rows * panel * 4,
-            "row_scales": 8 * (BLOCK_ROWS + high),
-            "keys": packed,
-            "values": packed,
-            "scores": max(strip, (length + panel) * 4),
-            "probs": strip,
-            "shifts": 4 * high,
-            "inverses": 4 * high,
-            "packed_queries": packed,
-            "packed_gradient": packed,
-            "queries": packed,
-            "gradient": packed,
-            "d_probs": strip,
-            "d_scores": matrix,
-            "d_scores_across": matrix,
-            "ones": 4 * (high + panel),
-            "deltas": 4 * (length + panel),
-        }
-        total = sum(round_up(size + 64, 64) for size in sizes.values())
-        memory = aligned((self.num_threads, total), np.uint8)
-        records = aligned((self.num_threads,), THREAD)
-        for record, room in zip(records, memory, strict=True):
-            at = address(room)
-            for name, size in sizes.items():
-                record[name] = (at, each) if name.startswith("d_scores") else at
-                if name == "ones":
-                    begin = at - address(room)
-                    room[begin : begin + size].view(np.float32)[:] = 1
-                at += round_up(size + 64, 64)
-        self.threads = ((length, head_size), records, memory)
-        return records
 
 
 def add_norm(sums: Floats, gradient: Norm) -> None:
