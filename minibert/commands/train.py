@@ -94,8 +94,8 @@ def add_command(commands: Any) -> None:
     )
     parser.add_argument(
         "--model",
-        help="the model to begin with, with or without a question-answering head: a folder, "
-        ".safetensors file, or name on the Hugging Face Hub (default: embedded)",
+        help="the model to begin with, with or without a question-answering head: a folder, a "
+        "weights file (of old formats too), or a name on the Hugging Face Hub (default: embedded)",
     )
     parser.add_argument("--revision", help="branch, tag or commit on the Hub")
     parser.add_argument(

@@ -37,8 +37,9 @@ def train(
 
     Args:
         data: questions with their answers, as read_squad gives them, or their file.
-        model: None or "embedded" for the embedded one; a folder; a .safetensors file; a name on the
-            Hugging Face Hub.  One without a question-answering head gets a new one.
+        model: None or "embedded" for the embedded one; a folder; a weights file, old ones too, as
+            `convert` reads them; a name on the Hugging Face Hub.  One without a question-answering
+            head gets a new one.
         output_dir: a folder for the run and for the model; a new one, or that of the same run,
             which goes on.
         settings: how to train; None for the defaults.
