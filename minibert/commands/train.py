@@ -60,6 +60,8 @@ NUMBERS = {
     "--attention-probs-dropout-prob": "dropout in attention (default: as config.json says)",
     "--teacher-weight": "share of the loss that teachers have; the answers have the rest "
     "(default: 0.5)",
+    "--match-layers": "weight of the mean squared difference of hidden states, where student and "
+    "teacher are as wide (default: 0)",
     "--temperature": "the higher, the more the teachers' doubts count (default: 1)",
     "--ema": "average the weights, of which X is kept in each step, and keep the average",
     "--held-out": "share of the articles that are kept apart to measure the model with "
@@ -188,7 +190,7 @@ def check_usage(parser: argparse.ArgumentParser, args: argparse.Namespace) -> No
         parser.error(
             "--batch-tokens takes the place of --per-device-train-batch-size: give one of them"
         )
-    for name in ("teacher_cache", "teacher_weight", "temperature"):
+    for name in ("teacher_cache", "teacher_weight", "temperature", "match_layers"):
         if getattr(args, name) is not None and not args.teacher:
             parser.error(f"--{name.replace('_', '-')} needs --teacher")
     if args.eval_data is not None and args.held_out is not None:

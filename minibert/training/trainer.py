@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from minibert.arrays import Floats
 from minibert.batches import Batch
 from minibert.errors import BackendError, InputError
 from minibert.kernels.backend import get_backend
@@ -26,10 +27,7 @@ from minibert.progress import notice
 from minibert.squad.files import SquadQuestion
 from minibert.training.base import Base
 from minibert.training.card import model_card
-from minibert.training.distillation import (
-    Teachers,
-    soft_loss,
-)
+from minibert.training.distillation import Teachers, hidden_loss, soft_loss
 from minibert.training.examples import Examples
 from minibert.training.flat import Flat, flatten, zeros_like
 from minibert.training.held_out import measure, scoring
@@ -269,6 +267,7 @@ class Trainer:
             dropouts = self.dropouts(tokens)
             kept = forward(batch, self.prepared, self.base.config, self.kernels, dropouts)
             loss = self.loss(kept, part, batch)
+            apart, d_layers = self.distance(kept, batch)
             backward(
                 kept,
                 loss.d_start,
@@ -277,8 +276,9 @@ class Trainer:
                 self.gradient.weights,
                 self.base.config,
                 self.kernels,
+                d_layers,
             )
-            total += loss.loss
+            total += loss.loss + apart
             tokens += len(batch.input_ids)
         return total / len(windows)
 
@@ -293,6 +293,22 @@ class Trainer:
         theirs = self.teachers.logits(part, batch)
         soft = soft_loss(ours, theirs, batch.cu_seqlens, temperature, weight)
         return Loss(hard.loss + soft.loss, hard.d_start + soft.d_start, hard.d_end + soft.d_end)
+
+    def distance(self, kept: Kept, batch: Batch) -> tuple[float, dict[int, Floats]]:
+        """How far hidden states are from the teacher's, if that counts, and in which direction.
+
+        Returns:
+            The loss, and its gradient with respect to what each layer returns.
+        """
+        weight = self.settings.match_layers
+        if self.teachers is None or not weight:
+            return 0.0, {}
+        total, gradients, count = 0.0, {}, len(kept.layers)
+        for i, theirs in enumerate(self.teachers.hidden_states(batch, count)):
+            ours = self.kernels.hidden_states(kept.layers[i].output)
+            loss, gradients[i] = hidden_loss(ours, theirs, batch.cu_seqlens, weight / count)
+            total += loss
+        return total, gradients
 
     def dropouts(self, first_token: int) -> Dropouts | None:
         """What is dropped in a part of this step, which begins with so many tokens before it."""
