@@ -44,11 +44,11 @@ def batch_of(windows: list[tuple]) -> Batch:
     )
 
 
-def random_weights(config: BertConfig, seed: int, folder: Path) -> Weights:
+def random_weights(config: BertConfig, seed: int, folder: Path, calm: bool = False) -> Weights:
     """The weights of a random model, from a new folder in `folder`.
 
     They are mapped from their file, so no other model may be written to it.
     """
     path = Path(tempfile.mkdtemp(dir=folder)) / "model.safetensors"
-    save_file(random_tensors(config, seed), path)
+    save_file(random_tensors(config, seed, calm), path)
     return load_weights(open_checkpoint(path), config)

@@ -24,6 +24,7 @@ from minibert.cli import main  # noqa: E402
 from minibert.kernels.backend import get_backend  # noqa: E402
 from minibert.kernels.cache import cache_folder  # noqa: E402
 from minibert.kernels.cuda import detect, driver  # noqa: E402
+from minibert.kernels.training import get_training_kernels  # noqa: E402
 from minibert.model import load_model  # noqa: E402
 
 # Some examples compile or load a model, so hypothesis must not time them.
@@ -73,6 +74,12 @@ def processor(request):
 def backend(request):
     """Each device in turn, in float32."""
     return get_backend(request.param)
+
+
+@pytest.fixture(scope="session", params=["reference", "cpu"])
+def trainer(request):
+    """The training kernels of each device in turn, in float32."""
+    return get_training_kernels(request.param)
 
 
 @pytest.fixture(scope="session")

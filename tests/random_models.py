@@ -29,7 +29,12 @@ GAINS = {
 }
 
 
-def random_tensors(config: BertConfig, seed: int) -> dict[str, np.ndarray]:
+# What a matrix or the biases are multiplied by where gradients are compared: so tokens stay apart
+# in twelve layers.  Where they become alike, gradients are small differences of large numbers.
+CALM = {"attention.output.dense.weight": 0.5, "bias": 0.3}
+
+
+def random_tensors(config: BertConfig, seed: int, calm: bool = False) -> dict[str, np.ndarray]:
     """Weights with the names of the family's checkpoints: wide, with random biases and gains.
 
     With BERT's own initialisation (std 0.02, biases 0, gains 1) a tanh GELU or a swapped query and
@@ -43,6 +48,8 @@ def random_tensors(config: BertConfig, seed: int) -> dict[str, np.ndarray]:
             gain = next((g for end, g in GAINS.items() if name.endswith(end)), 1.2)
             std = gain if name.endswith("embeddings.weight") else gain / shape[1] ** 0.5
         mean = 1.0 if name.endswith("LayerNorm.weight") else 0.0
+        if calm:
+            std *= next((factor for end, factor in CALM.items() if name.endswith(end)), 1.0)
         array = (mean + std * random.standard_normal(shape)).astype(np.float32)
         tensors[family_name(name, FAMILIES[config.family])] = array
     return tensors
@@ -57,6 +64,22 @@ def random_batch(config: BertConfig, lengths: list[int], seed: int) -> list[tupl
         types = (np.arange(length) >= length // 3).astype(np.int32)
         windows.append((ids, types))
     return windows
+
+
+def random_spans(lengths: list[int], seed: int) -> tuple[list[list[int]], list[list[int]]]:
+    """Right first and last tokens for windows of these lengths: one a window, or two."""
+    random = np.random.RandomState(seed)
+    starts, ends = [], []
+    for i, length in enumerate(lengths):
+        found = np.sort(random.randint(0, length, (1 + i % 2, 2)))
+        starts.append(found[:, 0].tolist())
+        ends.append(found[:, 1].tolist())
+    return starts, ends
+
+
+def sampled(array: np.ndarray) -> np.ndarray:
+    """32 numbers of an array, from the first to the last: what a golden keeps of a large one."""
+    return array.reshape(-1)[np.linspace(0, array.size - 1, 32).astype(int)]
 
 
 WORDS = (

@@ -178,7 +178,10 @@ def test_a_module_around_the_model_and_what_it_holds_besides_are_left_out(
     tmp_path, tensors, tiny_folder
 ):
     around = {f"net.bert_qa.{name}": array for name, array in tensors.items()}
-    around |= {"loss.weight": np.ones(2, np.float32), "net.metric.total": np.ones(1, np.int64)}
+    around |= {
+        "encoder.loss.weight": np.ones(2, np.float32),
+        "net.metric.total": np.ones(1, np.int64),
+    }
     source = write_pickle(tmp_path / "old", around)
     np.testing.assert_array_equal(logits(convert(source, tmp_path / "new")), logits(tiny_folder))
 

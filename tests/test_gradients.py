@@ -300,8 +300,22 @@ def test_layers_that_share_their_weights(tmp_path):
     agree_along_directions(batch, shared, replace(config, num_hidden_layers=3), None)
 
 
-def test_forward_is_what_inference_computes(tmp_path):
-    config, weights, batch = model(tmp_path)
+FAMILIES = [
+    {"family": "electra", "embedding_size": 4},
+    {"family": "albert", "embedding_size": 8, "num_hidden_layers": 4, "num_hidden_groups": 2},
+]
+
+
+@pytest.mark.parametrize("changes", FAMILIES, ids=lambda changes: changes["family"])
+def test_tables_that_are_projected_and_layers_that_are_shared(tmp_path, changes):
+    config, weights, batch = model(tmp_path, **changes)
+    assert weights.projection is not None
+    agree_along_directions(batch, weights, config, Dropouts(0.3, 0.2, 7, 9))
+
+
+@pytest.mark.parametrize("changes", [{}, *FAMILIES])
+def test_forward_is_what_inference_computes(tmp_path, changes):
+    config, weights, batch = model(tmp_path, **changes)
     kept = forward(batch, weights, config, tables_of_kernels.REFERENCE)
     start, end = bert(batch, weights, config, REFERENCE)
     assert np.abs(kept.start_logits - start).max() <= 1e-12

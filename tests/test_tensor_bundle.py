@@ -125,6 +125,12 @@ def test_what_is_no_number_and_what_the_optimizer_keeps_is_passed_over(tmp_path)
     assert list(read_tensor_bundle(path)) == ["b"]
 
 
+def test_a_checkpoint_of_tensorflow_2_is_told_as_such(tmp_path):
+    graph = field(1, 7) + field(2, b"") + field(5, 3)
+    path = write_entries(tmp_path, (b"_CHECKPOINTABLE_OBJECT_GRAPH", graph))
+    assert "objects of TensorFlow 2" in problem(path)
+
+
 def test_a_part_that_is_not_there_is_named(tmp_path):
     source = write_google(tmp_path / "old", shards=2)
     (source / "model.ckpt-7.data-00001-of-00002").unlink()

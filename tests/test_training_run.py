@@ -186,7 +186,7 @@ def test_a_damaged_checkpoint_is_passed_over(whole, tiny_folder, tmp_path):
     ]
     path = folder / "run/checkpoint-6/first.npy"
     damaged = bytearray(path.read_bytes())
-    damaged[-9] ^= 1
+    damaged[len(damaged) // 2] ^= 64
     path.write_bytes(damaged)
     train(EXAMPLE, tiny_folder, folder, settings())
     assert content(folder) == content(whole[1])
@@ -397,6 +397,20 @@ def test_how_a_step_is_cut_changes_only_roundings(tiny_folder, tmp_path):
     for name, array in weights[0].items():
         for other in weights[1:]:
             np.testing.assert_allclose(other[name], array, atol=1e-6, err_msg=name)
+
+
+def test_the_loss_of_a_step_is_the_mean_over_its_windows(tiny_folder, tmp_path):
+    triples = [("Who?", "Ada found Lee.", ["Ada"]), ("Where?", "Lee is in Berlin.", ["Berlin"])]
+    weights = []
+    for times in (1, 3):
+        data = squad_file(tmp_path / f"{times}.json", triples * times, list("abcdef"))
+        folder = tmp_path / f"out-{times}"
+        changes = {"adam_epsilon": 1.0, "learning_rate": 0.1, "max_grad_norm": 0, "max_steps": 1}
+        dropout = {"hidden_dropout_prob": 0, "attention_probs_dropout_prob": 0}
+        train_briefly(folder, tiny_folder, data, **changes, **dropout)
+        weights.append(load_file(folder / "model.safetensors"))
+    for name, array in weights[0].items():
+        np.testing.assert_allclose(weights[1][name], array, atol=1e-6, err_msg=name)
 
 
 @pytest.mark.slow

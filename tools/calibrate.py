@@ -7,7 +7,8 @@ With --held-out they are those that `minibert train` kept apart, with the same s
 
 The threshold is the one with the best F1 of QuestionAnswerer's answers.  The temperature is the one
 with which their probabilities tell best which of them match exactly (least cross-entropy).  Both
-are printed as JSON, with what they change: "minibert" goes into config.json as it is.
+are printed as JSON, with what they change: "minibert" goes into config.json as it is.  It holds the
+temperature only if that brings the probabilities nearer to the share of answers that are right.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ from minibert.squad.metrics import score_answers, squad_evaluate, tune_threshold
 from minibert.training.held_out import keep_apart
 from minibert.windows import Window
 
-TEMPERATURES = 2.0 ** (np.arange(-4, 13) / 4)  # that are tried: 0.5, 0.59 ... 8
+STEPS = 6  # temperatures from one to its double
+TEMPERATURES = 2.0 ** (np.arange(-STEPS, 2 * STEPS + 1) / STEPS)  # that are tried: 0.5 to 4
 LEAST = 1e-6  # a probability as near to 0 or 1 counts as no nearer
 LONGEST = 30  # tokens of an answer, as QuestionAnswerer has it
 
@@ -97,7 +99,7 @@ def best_temperature(probabilities: NDArray[np.floating], right: NDArray[np.floa
     if 0 < at < len(losses) - 1:  # the lowest point of the parabola through three
         before, least, after = losses[at - 1 : at + 2]
         shift = (before - after) / (2 * (before - 2 * least + after) or 1.0)
-    return float(2 ** (np.log2(TEMPERATURES[at]) + shift / 4))
+    return float(2 ** (np.log2(TEMPERATURES[at]) + shift / STEPS))
 
 
 def calibrate(questions: Sequence[SquadQuestion], found: dict[str, Best]) -> dict[str, Any]:
@@ -132,18 +134,17 @@ def calibrate(questions: Sequence[SquadQuestion], found: dict[str, Best]) -> dic
         [np.interp(np.log(temperature), np.log(TEMPERATURES), column) for column in logs.T]
     )
     before = probabilities[list(TEMPERATURES).index(1)]
+    was, is_now = (calibration_error(calibration_bins(p, right)) for p in (before, after))
+    own = {"null_threshold": round(threshold, 3)}
+    if is_now < was:
+        own["temperature"] = round(temperature, 3)
     return {
-        "minibert": {
-            "null_threshold": round(threshold, 3),
-            "temperature": round(temperature, 3),
-        },
+        "minibert": own,
+        "temperature": round(temperature, 3),
         "questions": len(questions),
         "numbers_at_0": numbers(0.0),
         "numbers_at_the_threshold": numbers(threshold),
-        "expected_calibration_error": {
-            "before": round(calibration_error(calibration_bins(before, right)), 4),
-            "after": round(calibration_error(calibration_bins(after, right)), 4),
-        },
+        "expected_calibration_error": {"before": round(was, 4), "after": round(is_now, 4)},
         "cross_entropy": {
             "before": round(float(cross_entropy(before, right)), 4),
             "after": round(float(cross_entropy(after, right)), 4),

@@ -60,6 +60,10 @@ def read_tensor_bundle(path: Path) -> dict[str, NDArray[Any]]:
             entry = _message(value)
             kind, shard, begin, size = (entry.get(field, [0])[-1] for field in (1, 3, 4, 5))
             name = key.decode()
+            if name == "_CHECKPOINTABLE_OBJECT_GRAPH":
+                raise ValueError(
+                    "it names weights by objects of TensorFlow 2, and not as BERT does"
+                )
             if name.endswith(SLOTS) or kind not in DTYPES:
                 continue
             sizes = _message(entry.get(2, [b""])[-1]).get(2, [])

@@ -58,6 +58,9 @@ NUMBERS = {
     "(default: 1)",
     "--hidden-dropout-prob": "dropout in hidden states (default: as config.json says)",
     "--attention-probs-dropout-prob": "dropout in attention (default: as config.json says)",
+    "--teacher-weight": "share of the loss that teachers have; the answers have the rest "
+    "(default: 0.5)",
+    "--temperature": "the higher, the more the teachers' doubts count (default: 1)",
     "--ema": "average the weights, of which X is kept in each step, and keep the average",
     "--held-out": "share of the articles that are kept apart to measure the model with "
     "(default: 0.05)",
@@ -117,6 +120,26 @@ def add_command(commands: Any) -> None:
         help="both dropout rates at once: --dropout 0 switches dropout off",
     )
     parser.add_argument(
+        "--teacher",
+        action="append",
+        default=[],
+        metavar="MODEL",
+        help="learn from the logits of this model too, which must read the same tokens; repeat it "
+        "for the mean of several",
+    )
+    parser.add_argument(
+        "--teacher-cache",
+        type=file_name,
+        metavar="DIR",
+        help="keep the teachers' logits there, for later epochs and other runs",
+    )
+    parser.add_argument(
+        "--layers",
+        type=layer_numbers,
+        metavar="N,N,...",
+        help="begin with these layers of the model only, as 0,2,4",
+    )
+    parser.add_argument(
         "--lr-scheduler-type",
         choices=["linear", "cosine"],
         help="how the learning rate falls to 0 (default: linear)",
@@ -140,6 +163,11 @@ def add_command(commands: Any) -> None:
     add_running_options(parser)
 
 
+def layer_numbers(text: str) -> tuple[int, ...]:
+    """An argparse type: numbers of layers between commas."""
+    return tuple(int(number) for number in text.split(","))
+
+
 def check_usage(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """End with status 2 if options contradict each other."""
     for name in ("data", "output_dir"):
@@ -159,6 +187,9 @@ def check_usage(parser: argparse.ArgumentParser, args: argparse.Namespace) -> No
         parser.error(
             "--batch-tokens takes the place of --per-device-train-batch-size: give one of them"
         )
+    for name in ("teacher_cache", "teacher_weight", "temperature"):
+        if getattr(args, name) is not None and not args.teacher:
+            parser.error(f"--{name.replace('_', '-')} needs --teacher")
     if args.eval_data is not None and args.held_out is not None:
         parser.error("--eval-data takes the place of --held-out: give one of them")
 
@@ -185,6 +216,8 @@ def command_train(args: argparse.Namespace) -> None:
         settings,
         eval_data=args.eval_data,
         command=shlex.join(["minibert", *sys.argv[1:]]),
+        teachers=args.teacher,
+        teacher_cache=args.teacher_cache,
     )
     print(
         json.dumps(

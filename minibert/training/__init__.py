@@ -5,6 +5,7 @@ examples.py     questions -> windows with the right positions, in compact arrays
 order.py        which windows make up which step
 schedule.py     the learning rate of each step
 passes.py       forward and backward through the encoder
+distillation.py what is learnt from other models
 loss.py         span loss and its gradient
 flat.py         all weights, or their gradient, in one row of numbers
 optimizer.py    clipping, AdamW, averages; steps that are skipped

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ class Base:
     tokenizer: Tokenizer
     weights: Weights
     has_head: bool  # whether the question-answering head came with it
+    padding: Floats  # rows of the position table for padding: no window reads them, a file has them
 
     @property
     def fixed(self) -> tuple[str, ...]:
@@ -62,7 +64,7 @@ def load_base(model: str | Path | Model | None, settings: TrainingSettings) -> B
     Args:
         model: None or "embedded" for the embedded one; a folder; a .safetensors file; a name on the
             Hugging Face Hub; or a loaded Model, which is read from its files again.
-        settings: the seed of a head that is made.
+        settings: the seed of a head that is made, and which layers are taken.
 
     Raises:
         MinibertError: it cannot be loaded.
@@ -80,7 +82,10 @@ def load_base(model: str | Path | Model | None, settings: TrainingSettings) -> B
     checkpoint = open_checkpoint(files.weights)
     weights = load_weights(checkpoint, config, head)
     has_head = weights.qa_outputs is not head
-    return Base(name, files, config, document, tokenizer, weights, has_head)
+    positions = check_weights(checkpoint, config, needs_head=False)[POSITIONS]
+    padding = full(read_matrix(checkpoint, positions))[: config.first_position]
+    base = Base(name, files, config, document, tokenizer, weights, has_head, padding.copy())
+    return base if settings.layers is None else with_layers(base, settings.layers)
 
 
 def _small_files(folder: Path) -> tuple[BertConfig, Tokenizer, dict[str, Any]]:
@@ -126,8 +131,27 @@ def dropout_rates(settings: TrainingSettings, document: dict[str, Any]) -> tuple
     return rates[0], rates[1]
 
 
-def padding_positions(files: ModelFiles, config: BertConfig) -> Floats:
-    """The rows of the position table for padding, which no window reads: a file has them all."""
-    checkpoint = open_checkpoint(files.weights)
-    name = check_weights(checkpoint, config, needs_head=False)[POSITIONS]
-    return np.array(full(read_matrix(checkpoint, name))[: config.first_position], np.float32)
+def with_layers(base: Base, layers: Sequence[int]) -> Base:
+    """A model that begins with some of the layers of another.
+
+    Args:
+        base: the other model.
+        layers: their numbers, which rise, from 0.
+
+    Raises:
+        InputError: it has no such layer, or its layers are shared.
+    """
+    count, family = base.config.num_hidden_layers, FAMILIES[base.config.family]
+    if family.shares_layers:
+        raise InputError(f"{base.name}: its layers are shared, so none of them can be chosen")
+    if layers[-1] >= count:
+        raise InputError(
+            f"layers: {base.name} has {count}, from 0 to {count - 1}, got {layers[-1]}"
+        )
+    key = family.keys.get("num_hidden_layers", "num_hidden_layers")
+    return replace(
+        base,
+        config=replace(base.config, num_hidden_layers=len(layers)),
+        document=base.document | {key: len(layers)},
+        weights=replace(base.weights, layers=tuple(base.weights.layers[i] for i in layers)),
+    )

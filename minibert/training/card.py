@@ -17,8 +17,8 @@ def model_card(facts: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
     """Write the card.
 
     Args:
-        facts: title, base, data, windows, trained, command (or None), held_out (what was measured
-            on), and measurement (or None).
+        facts: title, base, data, teachers, windows, trained, command (or None), held_out (what was
+            measured on), and measurement (or None).
         settings: names and values.
     """
     lines = [
@@ -33,6 +33,7 @@ def model_card(facts: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
         f"{__version__}.",
         "",
         f"- Data: {facts['data']}",
+        *(f"- Teacher: {name}" for name in facts["teachers"]),
         f"- Windows: {facts['windows']}",
         f"- Trained: {facts['trained']}",
         f"- Made with: minibert {__version__}, NumPy {np.__version__}, Python "

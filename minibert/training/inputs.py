@@ -101,15 +101,22 @@ def questions_of(
 
 
 def header(
-    base: Base, training: Questions, held: Questions, settings: TrainingSettings
+    base: Base,
+    training: Questions,
+    held: Questions,
+    settings: TrainingSettings,
+    teachers: Sequence[str],
 ) -> dict[str, Any]:
-    """All that the weights at the end depend on."""
+    """All that the weights at the end depend on, as JSON has it."""
     chosen = {name: value for name, value in asdict(settings).items() if name not in FREE}
+    if settings.layers is not None:
+        chosen["layers"] = list(settings.layers)
     return {
         "minibert": __version__,
         "model": base.files.digest(),
         "data": training.digest,
         "questions": len(training.questions),
         "measured on": held.digest,
+        "teachers": list(teachers),
         **chosen,
     }

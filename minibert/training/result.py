@@ -24,7 +24,7 @@ from minibert.checkpoints.safetensors import open_checkpoint
 from minibert.errors import InputError
 from minibert.families import FAMILIES, family_name
 from minibert.parameters import Weights
-from minibert.training.base import POSITIONS, Base, padding_positions
+from minibert.training.base import POSITIONS, Base
 from minibert.training.flat import named_arrays
 from minibert.weights import check_weights, layer_names
 
@@ -117,7 +117,7 @@ def file_arrays(base: Base, weights: Weights) -> Iterator[tuple[str, NDArray[np.
     family, layers = FAMILIES[base.config.family], layer_names(base.config)
     for name, array in named_arrays(weights).items():
         if name == POSITIONS and base.config.first_position:
-            array = np.concatenate([padding_positions(base.files, base.config), array])
+            array = np.concatenate([base.padding, array])
         if name in base.fixed:
             continue  # minibert's own zeros
         if (layer := LAYER_NUMBER.match(name)) and family.shares_layers:

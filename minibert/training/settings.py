@@ -6,8 +6,10 @@ Source: `TrainingArguments` of transformers 4.57.6, and its examples/pytorch/que
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from numbers import Real
+from itertools import pairwise
+from numbers import Integral, Real
 from typing import Any
 
 from minibert.errors import InputError
@@ -55,6 +57,9 @@ class TrainingSettings:
     max_seq_length: int | None = None  # tokens of a window; None: 384, or the model's limit
     doc_stride: int = 128  # tokens that neighbouring windows share
     max_query_length: int = 64  # tokens; longer questions are cut
+    layers: tuple[int, ...] | None = None  # begin with these layers of the model; None: with all
+    teacher_weight: float = 0.5  # share of the loss that teachers have; the answers have the rest
+    temperature: float = 1.0  # the higher, the more the teachers' doubts count
     all_occurrences: bool = False  # whether the answer is right wherever it occurs in a window
     limit: int | None = None  # train on so many questions, evenly spread over the file
     seed: int = 42
@@ -104,7 +109,7 @@ class TrainingSettings:
                     check_count(name, getattr(self, name), least)
             except InputError as error:
                 problems.append(str(error))
-        for name in ("num_train_epochs", "learning_rate", "adam_epsilon"):
+        for name in ("num_train_epochs", "learning_rate", "adam_epsilon", "temperature"):
             check(name, lambda x: is_number(x) and x > 0, "a number above 0")
         check("time_limit", lambda x: is_number(x) and x > 0, "a number above 0", True)
         for name in ("weight_decay", "max_grad_norm"):
@@ -113,6 +118,8 @@ class TrainingSettings:
             check(name, lambda x: is_number(x) and 0 <= x < 1, "from 0 to below 1")
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
             check(name, lambda x: is_number(x) and 0 <= x < 1, "from 0 to below 1", True)
+        check("teacher_weight", lambda x: is_number(x) and 0 <= x <= 1, "from 0 to 1")
+        check("layers", is_layers, "numbers of layers that rise, from 0", True)
         check("warmup_ratio", lambda x: is_number(x) and 0 <= x <= 1, "from 0 to 1")
         check("layerwise_decay", lambda x: is_number(x) and 0 < x <= 1, "above 0, up to 1")
         for name in ("freeze_embeddings", "all_occurrences"):
@@ -133,9 +140,21 @@ class TrainingSettings:
             if is_number(value):
                 plain: float = int(value) if "int" in str(field.type) else float(value)
                 object.__setattr__(self, field.name, plain)
+        if self.layers is not None:
+            object.__setattr__(self, "layers", tuple(map(int, self.layers)))
 
     def __repr__(self) -> str:
         return f"TrainingSettings({', '.join(changed_fields(self))})"
+
+
+def is_layers(value: object) -> bool:
+    """Whether a value is a list of numbers of layers, each higher than the one before."""
+    if not isinstance(value, Sequence) or isinstance(value, str) or not value:
+        return False
+    if any(isinstance(x, bool) or not isinstance(x, Integral) for x in value):
+        return False
+    numbers = [-1, *map(int, value)]
+    return all(a < b for a, b in pairwise(numbers))
 
 
 def is_number(value: object) -> bool:

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from minibert.batches import Batch
 from minibert.errors import BackendError, InputError
 from minibert.kernels.backend import get_backend
 from minibert.kernels.training import TrainingKernels, get_training_kernels
@@ -27,13 +28,19 @@ from minibert.progress import notice
 from minibert.squad.files import SquadData
 from minibert.training.base import Base, load_base
 from minibert.training.card import model_card
+from minibert.training.distillation import (
+    Teachers,
+    load_teachers,
+    soft_loss,
+    teacher_digests,
+)
 from minibert.training.examples import Examples, make_examples
 from minibert.training.flat import Flat, flatten, zeros_like
 from minibert.training.held_out import measure, scoring
 from minibert.training.inputs import Questions, header, questions_of, settled
 from minibert.training.interruption import Interruption, interruption
 from minibert.training.line import ProgressLine, operations
-from minibert.training.loss import span_loss
+from minibert.training.loss import Loss, span_loss
 from minibert.training.optimizer import (
     MOST_SKIPPED,
     REMEMBERED,
@@ -45,11 +52,13 @@ from minibert.training.optimizer import (
     trained_groups,
 )
 from minibert.training.order import Indices, Plan
-from minibert.training.passes import Dropouts, backward, forward
+from minibert.training.passes import Dropouts, Kept, backward, forward
 from minibert.training.result import write_model
 from minibert.training.run_folder import RunFolder, State, check_folder, run_folder
 from minibert.training.schedule import learning_rate
 from minibert.training.settings import TrainingSettings
+
+MEASUREMENTS = 5  # of the processor's peak
 
 Callback = Callable[[dict[str, Any]], Any]
 
@@ -77,6 +86,8 @@ def train(
     eval_data: SquadData | str | Path | None = None,
     callbacks: Sequence[Callback] = (),
     command: str | None = None,
+    teachers: Sequence[str | Path | Model] = (),
+    teacher_cache: str | Path | None = None,
 ) -> TrainingResult:
     """Fine-tune a model, or go on with a run that was interrupted.
 
@@ -92,6 +103,8 @@ def train(
         callbacks: functions of a line of the log, which is called with each; the run is
             interrupted when one returns False.
         command: for the model's card.
+        teachers: models whose logits are learnt as well as the answers; of several, their mean.
+        teacher_cache: a folder where these logits are kept, for later epochs and other runs.
 
     Raises:
         MinibertError: something cannot be read or written, or the run diverges.
@@ -111,9 +124,14 @@ def train(
     base = load_base(model, settings)
     settings = settled(settings, base, kernels)
     training, held = questions_of(data, eval_data, settings)
-    about, usual = header(base, training, held, settings), asdict(TrainingSettings())
+    models = load_teachers(teachers, base, settings)
+    about = header(base, training, held, settings, teacher_digests(models))
+    usual = asdict(TrainingSettings()) | {"teachers": []}
     with interruption() as stop, run_folder(folder, about, usual) as files:
         run = Trainer(base, training, held, settings, kernels, files, callbacks, command)
+        if models:
+            cache = None if teacher_cache is None else Path(os.path.expanduser(teacher_cache))
+            run.teachers = Teachers(models, run.examples, cache)
         return run.run(stop)
 
 
@@ -153,6 +171,7 @@ class Trainer:
         self.prepared = kernels.prepare(self.flat.weights)
         self.line = ProgressLine(self.steps, self.peak())
         self.order: tuple[int, Indices, list[int]] | None = None  # of an epoch
+        self.teachers: Teachers | None = None
 
     def arrays(self) -> dict[str, Any]:
         """The rows of numbers that a checkpoint holds."""
@@ -193,13 +212,18 @@ class Trainer:
         return examples
 
     def peak(self) -> float | None:
-        """Operations a second that the processor can do; None where nobody knows."""
+        """Operations a second that the processor can do; None where nobody knows.
+
+        The best of several measurements: others may be at work beside this program.
+        """
         if self.kernels.name != "cpu":
             return None
         from minibert.kernels.cpu.measure import rate
 
         try:
-            return rate(self.kernels.dtype, self.kernels.num_threads or 1)
+            return max(
+                rate(self.kernels.dtype, self.kernels.num_threads or 1) for _ in range(MEASUREMENTS)
+            )
         except ValueError:
             return None
 
@@ -345,24 +369,33 @@ class Trainer:
         total, tokens = 0.0, 0
         for part in self.plan.passes(windows):
             batch = self.examples.batch(part)
-            starts, ends = self.examples.positions(part)
             dropouts = self.dropouts(tokens)
             kept = forward(batch, self.prepared, self.base.config, self.kernels, dropouts)
-            loss, d_start, d_end = span_loss(
-                kept.start_logits, kept.end_logits, batch.cu_seqlens, starts, ends
-            )
+            loss = self.loss(kept, part, batch)
             backward(
                 kept,
-                d_start,
-                d_end,
+                loss.d_start,
+                loss.d_end,
                 self.prepared,
                 self.gradient.weights,
                 self.base.config,
                 self.kernels,
             )
-            total += loss
+            total += loss.loss
             tokens += len(batch.input_ids)
         return total / len(windows)
+
+    def loss(self, kept: Kept, part: Indices, batch: Batch) -> Loss:
+        """The loss of a pass, by the right answers and by the teachers, if there are any."""
+        starts, ends = self.examples.positions(part)
+        ours = kept.start_logits, kept.end_logits
+        if self.teachers is None:
+            return span_loss(*ours, batch.cu_seqlens, starts, ends)
+        weight, temperature = self.settings.teacher_weight, self.settings.temperature
+        hard = span_loss(*ours, batch.cu_seqlens, starts, ends, [1 - weight] * len(part))
+        theirs = self.teachers.logits(part, batch)
+        soft = soft_loss(ours, theirs, batch.cu_seqlens, temperature, weight)
+        return Loss(hard.loss + soft.loss, hard.d_start + soft.d_start, hard.d_end + soft.d_end)
 
     def dropouts(self, first_token: int) -> Dropouts | None:
         """What is dropped in a part of this step, which begins with so many tokens before it."""
@@ -387,9 +420,16 @@ class Trainer:
         return "stopped by a callback" if any(answer is False for answer in answers) else None
 
     def save(self) -> None:
-        """Write a checkpoint, and the page."""
+        """Write a checkpoint, what is known of the teachers, and the page."""
+        self.keep_logits()
         self.files.save(self.state, self.arrays(), self.settings.save_total_limit)
         self.write_page()
+
+    def keep_logits(self) -> None:
+        """Bring the teachers' logits to the disk."""
+        if self.teachers is not None:
+            with self.files.writing(self.teachers.cache or self.files.run):
+                self.teachers.keep()
 
     def write_page(self) -> None:
         """Write the page with the run's curves."""
@@ -455,6 +495,7 @@ class Trainer:
 
     def finish(self, reason: str) -> TrainingResult:
         """Write the model and remove what only an unfinished run needs."""
+        self.keep_logits()
         card = self.card(self.state.measurement)
         self.write_page()
         write_model(self.files.folder, self.base, self.chosen.weights, card)
@@ -484,6 +525,7 @@ class Trainer:
                 "title": self.files.folder.resolve().name,
                 "base": self.base.name,
                 "data": self.training.source,
+                "teachers": [model.name for model in self.teachers.models] if self.teachers else [],
                 "windows": f"{len(lengths)} of {int(lengths.sum())} tokens in all, "
                 f"{self.examples.with_answer} with an answer",
                 "trained": f"{state.step} of {self.steps} steps, {state.skipped} of them skipped",
