@@ -50,6 +50,7 @@ GRADIENTS, PASSES, LOSS = (
     "minibert/training/loss.py",
 )
 BY_DIFFERENCES = "test_gradients.py"
+TRAINING, TRAINED = "kernels/cpu/training/", "test_cpu_training.py"
 CPU = "test_cpu_kernels.py::"
 INT8 = "test_rows_of_zeros_and_of_one_sign_are_quantised"
 WINDOWS_OF_ALL = "test_attention_over_several_windows"
@@ -161,6 +162,30 @@ MUTANTS = [
     Mutant("ALBERT: groups take turns", "minibert/weights.py",
            "int(i / (layers / config.num_hidden_groups))", "i % config.num_hidden_groups",
            "test_families.py test_family_goldens.py"),
+    Mutant("CPU training: scores are not divided by the root", TRAINING + "attention.py",
+           "code.load(deltas + k * 4)) * over_root", "code.load(deltas + k * 4))", TRAINED),
+    Mutant("CPU training: the softmax's own share is left out", TRAINING + "attention.py",
+           "(code.load(gradient + k * 4) - code.load(deltas + k * 4))", "code.load(gradient + k * 4)", TRAINED),
+    Mutant("CPU training: keys and queries swap places in dropout", TRAINING + "attention.py",
+           "place = (job.dropout.first_token + task.begin) * heads + task.head",
+           "place = (job.dropout.first_token + task.begin + 1) * heads + task.head", TRAINED),
+    Mutant("CPU training: the gradient of queries is not put across", TRAINING + "attention.py",
+           "rows_of(thread.d_scores_across, done, count)", "rows_of(thread.d_scores, done, count)", TRAINED),
+    Mutant("CPU training: a norm's slope is left out", TRAINING + "rows.py",
+           "(scaled - mean - x * slope) * factor", "(scaled - mean) * factor", TRAINED),
+    Mutant("CPU training: GELU's density is left out", TRAINING + "rows.py",
+           "code.fma(erf, 0.5, 0.5) + x * density", "code.fma(erf, 0.5, 0.5)", TRAINED),
+    Mutant("CPU training: what was dropped flows back", TRAINING + "dense.py",
+           "drop(d_sum, block.begin, width, job.dropout, d_out)", "pass", TRAINED),
+    Mutant("CPU training: biases get the last batch only", TRAINING + "functions.py",
+           "gradient.bias[:] += sums[: dense.out]", "gradient.bias[:] = sums[: dense.out]", TRAINED),
+    Mutant("CPU training: the second mean is not corrected", TRAINING + "functions.py",
+           "1 / math.sqrt(1 - s.beta2**s.step)", "1.0", TRAINED),
+    Mutant("CPU training: decay without the learning rate", TRAINING + "functions.py",
+           "1 - s.learning_rate * s.weight_decay", "1 - s.weight_decay", TRAINED),
+    Mutant("CPU training: old weights for the gradient of the input", TRAINING + "optimizer.py",
+           "pack_values(x, job.narrow.stride, job.out, panel, to)",
+           "pack_values(x, job.narrow.stride, 0, panel, to)", TRAINED),
     Mutant("SQuAD: last tokens need the most context", RUN_SQUAD, "in_text[last][None, :]",
            "may_start[last][None, :]", "test_run_squad.py"),
     Mutant("SQuAD: null score of the last window", RUN_SQUAD,
