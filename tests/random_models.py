@@ -115,7 +115,8 @@ def write_model(folder: Path, config: BertConfig | None = None, seed: int = 0) -
     """A model folder as a user has it: config.json, model.safetensors, vocab.txt."""
     config = config or tiny_config()
     folder.mkdir(parents=True, exist_ok=True)
-    raw = {"model_type": "bert", "architectures": ["BertForQuestionAnswering"]} | vars(config)
+    raw = {"model_type": config.family, "architectures": ["BertForQuestionAnswering"]}
+    raw |= vars(config)
     (folder / "config.json").write_text(json.dumps(raw), encoding="utf-8")
     save_file(random_tensors(config, seed), folder / "model.safetensors", {"format": "pt"})
     (folder / "vocab.txt").write_text("\n".join(vocabulary()) + "\n", encoding="utf-8")

@@ -13,6 +13,7 @@ from builders import batch_of, random_weights
 from random_models import random_batch, random_tensors, tiny_config, write_model
 from safetensors.numpy import load_file, save_file
 from tokenizers import processors
+from torch_files import write_torch_file
 
 from minibert import QuestionAnswerer, convert, pipeline
 from minibert.config import BertConfig
@@ -233,6 +234,23 @@ def test_groups_of_layers_run_one_after_the_other_and_are_prepared_once(device, 
         qa_logits(batch, kernels.prepare(apart), alike, kernels),
         qa_logits(batch, weights, config, kernels),
     )
+
+
+@pytest.mark.parametrize("family", ["electra", "albert"])
+def test_a_projection_is_converted_from_a_pickle_and_to_int8(family, tmp_path):
+    folder = write_model(tmp_path / "model", tiny_config(family=family, embedding_size=20))
+    model = load_model(folder, device="reference")
+    windows = model.windows("who sailed ?", [TEXT])
+    want = model.logits(windows)
+    new = convert(folder, tmp_path / "int8", dtype="int8")
+    assert "int8" in {str(x.dtype) for x in load_file(new / "model.safetensors").values()}
+    assert np.abs(np.subtract(load_model(new).logits(windows), want)).max() <= 0.2
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    write_torch_file(folder / "pytorch_model.bin", tensors)
+    again = convert(folder, tmp_path / "again")
+    np.testing.assert_array_equal(load_model(again, device="reference").logits(windows), want)
+    assert load_file(again / "model.safetensors").keys() == tensors.keys()
 
 
 def test_defaults_of_electra_and_albert():

@@ -101,7 +101,8 @@ SHARED: dict[str, dict[str, Any]] = {
     "--shapes": {
         "type": listed(shape_name),
         "metavar": "L/D/H,...",
-        "help": "layers/hidden/heads of random models",
+        "help": "layers/hidden/heads of random models; of BERTs, or after a family's name, such as "
+        "distilbert/6/768/12 and roberta/12/768/12",
     },
     "--rounds": {"type": positive, "metavar": "N", "help": "rounds that count"},
     "--keep": {

@@ -98,8 +98,10 @@ def load_openvino(file: Path, dtype: str, threads: int) -> Run:
     model = ov.Core().compile_model(file, "CPU", options)
     request = model.create_infer_request()
 
+    names = INPUTS[: len(model.inputs)]
+
     def run(batch: Padded) -> Any:
-        outputs = request.infer(dict(zip(INPUTS, batch, strict=True)), share_inputs=True)
+        outputs = request.infer(dict(zip(names, batch, strict=False)), share_inputs=True)
         return outputs[0].copy(), outputs[1].copy()
 
     return run
@@ -115,8 +117,10 @@ def load_onnxruntime(file: Path, dtype: str, threads: int) -> Run:
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
 
+    names = INPUTS[: len(session.get_inputs())]
+
     def run(batch: Padded) -> Any:
-        start, end = session.run(None, dict(zip(INPUTS, batch, strict=True)))
+        start, end = session.run(None, dict(zip(names, batch, strict=False)))
         return start, end
 
     return run
@@ -151,9 +155,10 @@ def load_torch(folder: Path, dtype: str, threads: int) -> Run:
 
     torch.set_num_threads(threads)
     model = torch_model(folder, "sdpa")
+    names = input_names(model)
 
     def run(batch: Padded) -> Any:
-        inputs = dict(zip(INPUTS, map(torch.from_numpy, batch), strict=True))
+        inputs = dict(zip(names, map(torch.from_numpy, batch), strict=False))
         half = torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16")
         with torch.inference_mode(), half:
             outputs = model(**inputs)
@@ -164,15 +169,20 @@ def load_torch(folder: Path, dtype: str, threads: int) -> Run:
 
 def torch_model(folder: Path, attention: str) -> Any:
     """The folder's model in float32, as transformers loads it."""
-    from transformers import BertForQuestionAnswering
+    from transformers import AutoModelForQuestionAnswering
     from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
     disable_progress_bar()
     set_verbosity_error()
-    model = BertForQuestionAnswering.from_pretrained(
+    model = AutoModelForQuestionAnswering.from_pretrained(
         folder, attn_implementation=attention, dtype="float32"
     )
     return model.eval()
+
+
+def input_names(model: Any) -> tuple[str, ...]:
+    """Those of `INPUTS` that a model of transformers takes: no token types where it knows one."""
+    return INPUTS if getattr(model.config, "type_vocab_size", 1) > 1 else INPUTS[:-1]
 
 
 def load_compiled(folder: Path, dtype: str, threads: int) -> Run:
@@ -181,8 +191,10 @@ def load_compiled(folder: Path, dtype: str, threads: int) -> Run:
 
     model = gpu_model(folder, dtype)
 
+    more = INPUTS[-1] in input_names(model)
+
     def forward(ids: Any, mask: Any, types: Any) -> Any:
-        return both_logits(model(input_ids=ids, token_type_ids=types))
+        return both_logits(model(input_ids=ids, **({INPUTS[-1]: types} if more else {})))
 
     return gpu_run(torch.compile(forward, mode="reduce-overhead", dynamic=False))
 
@@ -191,8 +203,10 @@ def load_padded(folder: Path, dtype: str, threads: int) -> Run:
     """The same on the GPU, for padded batches; the processor goes on while the GPU works."""
     model = gpu_model(folder, dtype)
 
-    def forward(ids: Any, mask: Any, types: Any) -> Any:
-        return both_logits(model(input_ids=ids, attention_mask=mask, token_type_ids=types))
+    names = input_names(model)
+
+    def forward(*batch: Any) -> Any:
+        return both_logits(model(**dict(zip(names, batch, strict=False))))
 
     return gpu_run(forward)
 
@@ -289,15 +303,15 @@ def make_onnx(folder: Path) -> None:
 
     model = torch_model(folder, "eager")
     model.config.return_dict = False  # plain tensors
-    outputs = ("start_logits", "end_logits")
-    example = pad(make_inputs("mixed2"))
+    names, outputs = input_names(model), ("start_logits", "end_logits")
+    example = pad(make_inputs("mixed2"))[: len(names)]
     torch.onnx.export(
         model,
         tuple(map(torch.from_numpy, example)),
         folder / "model.onnx",
-        input_names=INPUTS,
+        input_names=names,
         output_names=outputs,
-        dynamic_axes={name: {0: "B", 1: "S"} for name in (*INPUTS, *outputs)},
+        dynamic_axes={name: {0: "B", 1: "S"} for name in (*names, *outputs)},
         opset_version=17,
         dynamo=False,
     )
@@ -326,9 +340,11 @@ def make_openvino_int8(folder: Path) -> None:
 
     nncf.set_log_level(logging.ERROR)
     batches = [pad([window]) for window in make_inputs("mixed4")]
+    model = ov.Core().read_model(folder / "openvino.xml")
+    names = INPUTS[: len(model.inputs)]
     model = nncf.quantize(
-        ov.Core().read_model(folder / "openvino.xml"),
-        nncf.Dataset([dict(zip(INPUTS, batch, strict=True)) for batch in batches]),
+        model,
+        nncf.Dataset([dict(zip(names, batch, strict=False)) for batch in batches]),
         model_type=nncf.ModelType.TRANSFORMER,
         subset_size=len(batches),
     )
@@ -336,7 +352,14 @@ def make_openvino_int8(folder: Path) -> None:
 
 
 def make_ctranslate2(folder: Path, dtype: str) -> None:
-    """Convert the encoder alone."""
+    """Convert the encoder alone.
+
+    Raises:
+        BenchError: it is no BERT's, which is what the loader runs.
+    """
+    kind = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]
+    if kind != "bert":
+        raise BenchError(f"only BERTs are converted here, and this is {kind!r}")
     from ctranslate2.converters import TransformersConverter
     from transformers import BertModel
 

@@ -36,13 +36,28 @@ SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 VOCABULARY = 30522  # of BERT's English models
 
 
+# Of other families: what their models usually have beside the numbers of a shape.
+FAMILIES: dict[str, dict[str, Any]] = {
+    "bert": {"vocab_size": VOCABULARY},
+    "distilbert": {"vocab_size": VOCABULARY, "type_vocab_size": 1},
+    "roberta": {
+        "vocab_size": 50265,
+        "type_vocab_size": 1,
+        "max_position_embeddings": 514,
+        "first_position": 2,
+        "layer_norm_eps": 1e-5,
+    },
+}
+
+
 @dataclass(frozen=True)
 class Shape:
-    """The size of a BERT, written layers/hidden/heads."""
+    """The size of a BERT, written layers/hidden/heads; another family's name may stand before."""
 
     layers: int
     hidden: int
     heads: int
+    family: str = "bert"
 
     @classmethod
     def parse(cls, text: str) -> Shape:
@@ -53,12 +68,15 @@ class Shape:
 
         Example:
             >>> Shape.parse("6/384/12")
-            Shape(layers=6, hidden=384, heads=12)
+            Shape(layers=6, hidden=384, heads=12, family='bert')
+            >>> Shape.parse("distilbert/6/768/12").family
+            'distilbert'
         """
-        layers, hidden, heads = map(int, text.split("/"))
-        if min(layers, hidden, heads) < 1 or hidden % heads:
+        family, *sizes = text.split("/") if text[:1].isalpha() else ("bert", *text.split("/"))
+        layers, hidden, heads = map(int, sizes)
+        if family not in FAMILIES or min(layers, hidden, heads) < 1 or hidden % heads:
             raise ValueError(f"no shape: {text!r}")
-        return cls(layers, hidden, heads)
+        return cls(layers, hidden, heads, family)
 
     @property
     def matrices(self) -> tuple[tuple[int, int], ...]:
@@ -72,11 +90,12 @@ def config_of(shape: Shape) -> BertConfig:
     from minibert.config import BertConfig
 
     return BertConfig(
-        vocab_size=VOCABULARY,
+        family=shape.family,
         hidden_size=shape.hidden,
         num_hidden_layers=shape.layers,
         num_attention_heads=shape.heads,
         intermediate_size=4 * shape.hidden,
+        **FAMILIES[shape.family],
     )
 
 
@@ -87,9 +106,11 @@ def write_model(folder: Path, shape: Shape) -> None:
     """
     from safetensors.numpy import save_file
 
-    from minibert.weights import HEAD, expected_shapes
+    from minibert.families import FAMILIES as KNOWN
+    from minibert.families import family_name
+    from minibert.weights import expected_shapes
 
-    config = config_of(shape)
+    config, family = config_of(shape), KNOWN[shape.family]
     random = np.random.default_rng(SEED)
     tensors = {}
     for name, size in expected_shapes(config).items():
@@ -100,11 +121,12 @@ def write_model(folder: Path, shape: Shape) -> None:
                 array += np.float32(1)
         elif "embeddings" not in name:
             array /= np.float32(size[1] ** 0.5)  # keeps the size of what it multiplies
-        tensors[name if name in HEAD else f"bert.{name}"] = array
+        tensors[family_name(name, family)] = array
     folder.mkdir(parents=True, exist_ok=True)
-    raw = {"model_type": "bert", "architectures": ["BertForQuestionAnswering"], **vars(config)}
+    sizes = {family.keys.get(name, name): value for name, value in vars(config).items()}
+    raw = {"model_type": shape.family, **sizes}
     (folder / "config.json").write_text(json.dumps(raw), encoding="utf-8")
-    words = [*SPECIAL, *(f"word{i}" for i in range(VOCABULARY - len(SPECIAL)))]
+    words = [*SPECIAL, *(f"word{i}" for i in range(config.vocab_size - len(SPECIAL)))]
     (folder / "vocab.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
 
