@@ -151,7 +151,7 @@ def test_wrong_rows_are_counted_and_named(tokenizer, each, kind, kept):
     good = question("Ada found Lee.", answers=[("Ada", 0)], identifier="good")
     found, report = examples_of(tokenizer, replace(each, id="bad"), good)
     assert (report.kept if kept else report.left_out) == {kind: ["bad"]}
-    assert [line for line in report.lines() if "1 questions" in line and "(bad)" in line]
+    assert [line for line in report.lines() if "1 question is" in line and "(bad)" in line]
     assert set(found.windows[:, 0].tolist()) == ({0, 1} if kept else {1})
 
 
@@ -169,7 +169,7 @@ def test_of_several_occurrences_the_nearest_is_taken(tokenizer):
 
 
 def test_if_no_question_is_left_the_error_says_why(tokenizer):
-    with pytest.raises(InputError, match=r"no question to train on; 1 questions left out.*\(q\)"):
+    with pytest.raises(InputError, match=r"no question to train on; 1 question is left out.*\(q\)"):
         examples_of(tokenizer, question(answers=[("Hamburg", 0)]))
 
 

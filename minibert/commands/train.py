@@ -80,9 +80,8 @@ def add_command(commands: Any) -> None:
         "questions that were kept apart. A run that was interrupted goes on by the same command, "
         "and ends in the same weights.",
         **examples(
-            "minibert train --data train-v2.0.json --model base_folder --output-dir trained",
-            "minibert train --data train.json --model base_folder --output-dir trained "
-            "--dtype bfloat16 --learning-rate 1e-4 --warmup-ratio 0.1 --time-limit 120",
+            "minibert train --data train-v2.0.json --model base_folder --output-dir trained "
+            "--dtype bfloat16 --learning-rate 1e-4 --warmup-ratio 0.1",
             "minibert train --check --dtype bfloat16",
         ),
     )

@@ -110,7 +110,8 @@ class Report:
         for found, what in ((self.left_out, "left out"), (self.kept, "kept")):
             for kind, ids in found.items():
                 named = ", ".join(ids[:SHOWN]) + ", ..." * (len(ids) > SHOWN)
-                yield f"{len(ids)} questions {what}: {kind} ({named})"
+                count = "1 question is" if len(ids) == 1 else f"{len(ids)} questions are"
+                yield f"{count} {what}: {kind} ({named})"
 
 
 NOT_THERE = "the answer does not stand in the text"

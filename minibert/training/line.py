@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from minibert import progress
 from minibert.arrays import Ints
 from minibert.config import BertConfig
 from minibert.kernels.training import TrainingKernels
@@ -64,11 +65,11 @@ class ProgressLine:
 
     Args:
         steps: of the whole run.
-        peak: operations a second that the processor can do; None if nobody knows.
+        kernels: which compute.
     """
 
-    def __init__(self, steps: int, peak: float | None) -> None:
-        self.steps, self.peak = steps, peak
+    def __init__(self, steps: int, kernels: TrainingKernels) -> None:
+        self.steps = steps
         self.seconds = 0.0  # that steps of this process took
         self.measuring = 0.0  # and its measurements
         self.counted = 0  # its steps
@@ -79,6 +80,8 @@ class ProgressLine:
         )  # tokens, seconds and operations since the log's last line
         self.drawn = 0.0
         self.terminal = on_terminal(sys.stderr)
+        # Measured only if somebody is told: it takes a second.
+        self.peak = peak(kernels) if self.terminal or progress.speaking else None
 
     def stepped(self, tokens: int, seconds: float, work: float) -> tuple[int, float, float]:
         """Note what a step did; tokens, seconds and operations since the log's last line."""

@@ -32,7 +32,7 @@ from minibert.training.examples import Examples
 from minibert.training.flat import Flat, flatten, zeros_like
 from minibert.training.held_out import measure, scoring
 from minibert.training.interruption import Interruption
-from minibert.training.line import ProgressLine, operations, peak
+from minibert.training.line import ProgressLine, operations
 from minibert.training.loss import Loss, span_loss
 from minibert.training.optimizer import (
     MOST_SKIPPED,
@@ -112,7 +112,7 @@ class Trainer:
         self.resumed = found is not None
         files.cut_log(self.state.log_size)
         self.prepared = kernels.prepare(self.flat.weights)
-        self.line = ProgressLine(self.steps, peak(kernels))
+        self.line = ProgressLine(self.steps, kernels)
         self.order: tuple[int, Indices, list[int]] | None = None  # of an epoch
 
     def arrays(self) -> dict[str, Any]:
