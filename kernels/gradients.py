@@ -493,6 +493,16 @@ def span_logits(x: Record, head: Dense) -> tuple[Floats, Floats]:
     return reference.span_logits(x.out, head)
 
 
+def hidden_states(x: Record) -> Floats:
+    """What a step that ends in a norm has computed, [T, D]: for losses that look at it."""
+    return x.out
+
+
+def add_gradient(d_x: Floats, more: Floats) -> Floats:
+    """The gradient with respect to hidden states and that of a loss that looks at them, [T, D]."""
+    return d_x + more
+
+
 def span_logits_backward(
     d_start: Floats, d_end: Floats, x: Record, head: Dense, gradient: Dense
 ) -> Floats:

@@ -83,6 +83,9 @@ class TrainingKernels:
     # (x, head) -> start and end logits [T]
     span_logits: Callable[[Any, Any], tuple[Floats, Floats]]
 
+    # (record of hidden states) -> the numbers [T, D]
+    hidden_states: Callable[[Any], Floats]
+
     # (d_start, d_end, x, head, gradient) -> d_x [T, D]
     span_logits_backward: Callable[[Floats, Floats, Any, Any, Dense], Any]
     # (d_out, kept, x, dense, norm, gradient of dense, gradient of norm, dropout) -> d_x, d_residual
@@ -95,6 +98,8 @@ class TrainingKernels:
     linear_backward: Callable[[Any, Any, Any, Dense, Any], Any]
     # (d_out, x, dense, gradient) -> d_x
     project_backward: Callable[[Any, Any, Any, Dense], Any]
+    # (d_x, more [T, D]) -> d_x + more
+    add_gradient: Callable[[Any, Floats], Any]
     # (d_out, kept, input_ids, token_type_ids, position_ids, tables, gradient, dropout)
     embed_backward: Callable[..., None]
 

@@ -29,8 +29,9 @@ if TYPE_CHECKING:
     from minibert.squad.files import Gold, SquadData, SquadQuestion, read_squad
     from minibert.squad.metrics import squad_evaluate
     from minibert.trace import Trace
+    from minibert.training.run import train
     from minibert.training.settings import TrainingSettings
-    from minibert.training.trainer import TrainingResult, train
+    from minibert.training.trainer import TrainingResult
 
 __version__ = "0.1.0"
 
@@ -84,7 +85,8 @@ _HOMES = {
     "squad.files": ("Gold", "SquadData", "SquadQuestion", "read_squad"),
     "trace": ("Trace",),
     "training.settings": ("TrainingSettings",),
-    "training.trainer": ("TrainingResult", "train"),
+    "training.run": ("train",),
+    "training.trainer": ("TrainingResult",),
 }
 
 

@@ -46,6 +46,21 @@ def bert(
 
     Source: `BertModel` in google-research/bert modeling.py, `create_model` in its run_squad.py.
     """
+    x = embed(batch, weights, config, kernels, trace)  # [T, D]
+    for i, layer in enumerate(weights.layers):
+        x = encoder_layer(x, batch.cu_seqlens, layer, config, kernels, trace, f"layer.{i}")
+        note(trace, f"layer.{i}", x)
+    return kernels.span_logits(x, weights.qa_outputs)
+
+
+def embed(
+    batch: Batch,
+    weights: Parameters[Any, Any, Any, Any],
+    config: BertConfig,
+    kernels: Backend,
+    trace: Trace | None = None,
+) -> Floats:
+    """The hidden states that the first layer reads, [T, D]: embeddings, projected if need be."""
     x = kernels.embed(
         batch.input_ids,
         batch.token_type_ids,
@@ -56,10 +71,7 @@ def bert(
     note(trace, "embeddings", x)
     if weights.projection is not None:
         x = note(trace, "projection", kernels.linear(x, weights.projection))  # [T, D]
-    for i, layer in enumerate(weights.layers):
-        x = encoder_layer(x, batch.cu_seqlens, layer, config, kernels, trace, f"layer.{i}")
-        note(trace, f"layer.{i}", x)
-    return kernels.span_logits(x, weights.qa_outputs)
+    return x
 
 
 def encoder_layer(

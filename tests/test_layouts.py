@@ -254,7 +254,7 @@ def test_the_error_of_each_matrix_and_of_its_worst_row_is_reported(tmp_path, tin
         ("embeddings", 4),
         ("attention", 6),
         ("feed-forward", 8),
-        ("other tables", 8),
+        ("others", 8),
     }
 
 

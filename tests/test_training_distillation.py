@@ -13,8 +13,8 @@ from test_training_run import Killed, content, killing, log_of, settings
 from minibert import InputError, load_model
 from minibert.cli import main
 from minibert.training import distillation
-from minibert.training.distillation import soft_loss
-from minibert.training.trainer import train
+from minibert.training.distillation import hidden_loss, matched, soft_loss
+from minibert.training.run import train
 
 CU = np.array([0, 3, 8], np.int32)
 
@@ -68,6 +68,75 @@ def test_a_student_learns_its_teachers_logits(tiny_folder, teacher_folder, tmp_p
     train(EXAMPLE, tiny_folder, tmp_path / "out", settings(**changes), teachers=[teacher_folder])
     steps = [json.loads(line) for line in (tmp_path / "out/run/log.jsonl").open()]
     assert steps[-1]["loss"] < steps[0]["loss"] / 10
+
+
+@pytest.fixture(scope="module")
+def deeper_folder(tmp_path_factory):
+    """A model as wide as the student, with more layers."""
+    return write_model(tmp_path_factory.mktemp("deep") / "m", tiny_config(num_hidden_layers=4))
+
+
+def test_the_gradient_of_hidden_states_is_that_of_their_loss():
+    random = np.random.default_rng(0)
+    ours, theirs = random.normal(size=(2, 8, 4))
+    loss, gradient = hidden_loss(ours, theirs, CU, 0.5)
+    windows = [np.square(ours[a:b] - theirs[a:b]).mean() for a, b in ((0, 3), (3, 8))]
+    assert loss == pytest.approx(0.5 * sum(windows))
+    moved = ours.copy()
+    moved[4, 2] += 1e-6
+    slope = (hidden_loss(moved, theirs, CU, 0.5)[0] - loss) / 1e-6
+    assert gradient[4, 2] == pytest.approx(slope, abs=1e-5)
+
+
+def test_layers_are_matched_evenly_and_the_last_with_the_last():
+    assert matched(2, 4) == [1, 3]
+    assert matched(4, 6) == [0, 2, 3, 5]
+    assert matched(3, 3) == [0, 1, 2]
+
+
+@pytest.mark.slow
+def test_a_student_learns_its_teachers_hidden_states_on_every_device(
+    tiny_folder, deeper_folder, tmp_path
+):
+    changes = {"num_train_epochs": 6, "teacher_weight": 0.0, "held_out": 0, "save_steps": 1000}
+    changes |= {"learning_rate": 3e-3, "match_layers": 100.0}
+    changes |= {"hidden_dropout_prob": 0, "attention_probs_dropout_prob": 0}
+    losses = {}
+    for device in ("reference", "cpu"):
+        chosen = settings(**changes | {"device": device})
+        train(EXAMPLE, tiny_folder, tmp_path / device, chosen, teachers=[deeper_folder])
+        log = [json.loads(line) for line in (tmp_path / device / "run/log.jsonl").open()]
+        losses[device] = [record["loss"] for record in log]
+    assert losses["reference"][-1] < losses["reference"][0] * 0.6
+    np.testing.assert_allclose(losses["cpu"], losses["reference"], rtol=1e-3)
+
+
+def test_a_gradient_of_a_layer_comes_on_top(tiny_folder, deeper_folder, tmp_path):
+    weights = []
+    for number, match in enumerate((0.0, 1.0)):
+        changes = {"max_steps": 1, "held_out": 0, "match_layers": match, "adam_epsilon": 1.0}
+        folder = tmp_path / str(number)
+        train(EXAMPLE, tiny_folder, folder, settings(**changes), teachers=[deeper_folder])
+        weights.append(load_file(folder / "model.safetensors"))
+    name = "bert.encoder.layer.{}.output.LayerNorm.bias"
+    for layer in (0, 1):
+        assert (weights[0][name.format(layer)] != weights[1][name.format(layer)]).any()
+    assert (weights[0]["qa_outputs.bias"] == weights[1]["qa_outputs.bias"]).all()
+
+
+def test_hidden_states_of_another_width_are_refused(tiny_folder, teacher_folder, tmp_path):
+    for teachers, reason in (
+        ([teacher_folder], r"3 layers x 48, .* 2 x 32"),
+        ([tiny_folder] * 2, "needs one teacher, got 2"),
+    ):
+        with pytest.raises(InputError, match=reason):
+            train(
+                EXAMPLE,
+                tiny_folder,
+                tmp_path / "out",
+                settings(match_layers=1.0),
+                teachers=teachers,
+            )
 
 
 def test_a_run_with_a_teacher_goes_on_and_its_logits_are_kept(

@@ -14,12 +14,13 @@ from random_models import write_model
 from safetensors.numpy import load_file, save_file
 from squad_files import EXAMPLE, squad_file
 from test_families import write_family
+from torch_files import write_torch_file
 
 from minibert import InputError, load_model
 from minibert.training import run_folder as folders
 from minibert.training import trainer as trainers
+from minibert.training.run import train
 from minibert.training.settings import TrainingSettings
-from minibert.training.trainer import train
 
 SETTINGS = {
     "device": "reference",
@@ -367,6 +368,18 @@ def test_a_model_without_a_head_gets_one_from_the_seed(tiny_folder, tmp_path):
     written = json.loads((tmp_path / "0/config.json").read_text())
     assert written["architectures"] == ["BertForQuestionAnswering"]
     assert "minibert" not in written  # another head's threshold
+
+
+def test_an_old_pickle_without_a_head_is_trained_too(tmp_path):
+    base = write_model(tmp_path / "base")
+    tensors = load_file(base / "model.safetensors")
+    (base / "model.safetensors").unlink()
+    encoder = {name: array for name, array in tensors.items() if "qa_outputs" not in name}
+    write_torch_file(base / "pytorch_model.bin", encoder)
+    train_briefly(tmp_path / "out", base, max_steps=1, warmup_steps=1)
+    after = load_file(tmp_path / "out/model.safetensors")
+    assert all((after[name] == array).all() for name, array in encoder.items())
+    assert after.keys() == tensors.keys()
 
 
 def test_what_is_frozen_stays_as_it_was(tiny_folder, tmp_path):

@@ -53,7 +53,7 @@ class Rounding:
     """What it costs to store one matrix in few bits."""
 
     name: str  # as in transformers
-    kind: str  # "embeddings", "attention", "feed-forward" or "other tables"
+    kind: str  # "embeddings", "attention", "feed-forward" or "others"
     bits: int
     squares: float  # sum of the squares of its numbers
     errors: float  # sum of the squares of the errors
@@ -92,7 +92,8 @@ def convert(
             values, which other programs can read.
         bits: store matrices in integers of so many bits, each 4 to 8, with one scale a row: one
             number for all, or three, for the word embeddings, for attention and for the
-            feed-forward part.  The other tables take 8 bits; everything else stays float32.
+            feed-forward part.  The other matrices take 8 bits; what is no matrix stays float32, and
+            so does the span head.
         revision: branch, tag or commit on the Hub.
         token: for private models on the Hub.
         cache_dir: where the Hub's files are kept.
@@ -297,7 +298,7 @@ def _kind(plain: str, bits: tuple[int, int, int]) -> tuple[str, int]:
     if plain == "embeddings.word_embeddings.weight":
         return "embeddings", bits[0]
     if not plain.startswith("encoder.layer."):  # small: few bits would save nothing
-        return "other tables", 8
+        return "others", 8
     return ("attention", bits[1]) if ".attention." in plain else ("feed-forward", bits[2])
 
 

@@ -60,6 +60,8 @@ NUMBERS = {
     "--attention-probs-dropout-prob": "dropout in attention (default: as config.json says)",
     "--teacher-weight": "share of the loss that teachers have; the answers have the rest "
     "(default: 0.5)",
+    "--match-layers": "weight of the mean squared difference of hidden states, where student and "
+    "teacher are as wide (default: 0)",
     "--temperature": "the higher, the more the teachers' doubts count (default: 1)",
     "--ema": "average the weights, of which X is kept in each step, and keep the average",
     "--held-out": "share of the articles that are kept apart to measure the model with "
@@ -94,9 +96,10 @@ def add_command(commands: Any) -> None:
     )
     parser.add_argument(
         "--model",
-        help="the model to begin with, with or without a question-answering head: a folder, "
-        ".safetensors file, or name on the Hugging Face Hub (default: embedded)",
+        help="the model to begin with, with or without a question-answering head: a folder, a "
+        "weights file (of old formats too), or a name on the Hugging Face Hub (default: embedded)",
     )
+    parser.add_argument("--revision", help="branch, tag or commit on the Hub")
     parser.add_argument(
         "--output-dir",
         type=file_name,
@@ -187,7 +190,7 @@ def check_usage(parser: argparse.ArgumentParser, args: argparse.Namespace) -> No
         parser.error(
             "--batch-tokens takes the place of --per-device-train-batch-size: give one of them"
         )
-    for name in ("teacher_cache", "teacher_weight", "temperature"):
+    for name in ("teacher_cache", "teacher_weight", "temperature", "match_layers"):
         if getattr(args, name) is not None and not args.teacher:
             parser.error(f"--{name.replace('_', '-')} needs --teacher")
     if args.eval_data is not None and args.held_out is not None:
@@ -199,8 +202,8 @@ def command_train(args: argparse.Namespace) -> None:
     if args.check_only:
         check(args)
         return
+    from minibert.training.run import train
     from minibert.training.settings import TrainingSettings
-    from minibert.training.trainer import train
 
     given = vars(args) | {"num_threads": args.threads}
     if args.dropout is not None:
@@ -218,6 +221,7 @@ def command_train(args: argparse.Namespace) -> None:
         command=shlex.join(["minibert", *sys.argv[1:]]),
         teachers=args.teacher,
         teacher_cache=args.teacher_cache,
+        revision=args.revision,
     )
     print(
         json.dumps(
@@ -248,7 +252,7 @@ def check(args: argparse.Namespace) -> None:
     from minibert.training.settings import TrainingSettings
 
     kernels = get_training_kernels(args.device or "auto", args.dtype, args.threads)
-    base = load_base(args.model, TrainingSettings())
+    base = load_base(args.model, TrainingSettings(), args.revision)
     found = check_training(base, kernels)
     for finding in found:
         print(f"{finding.what}: {'ok' if finding.good else 'wrong'}, {finding.fact}")

@@ -18,5 +18,6 @@ line.py         what a person sees while it runs
 interruption.py Ctrl-C and SIGTERM wait for the end of a step
 card.py         the README.md of the model
 checking.py     minibert train --check
-trainer.py      all of it together: `train`
+trainer.py      a run, step by step
+run.py          all of it together: `train`
 """

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from minibert.arrays import Floats
+from minibert.checkpoints.conversion import config_file, open_any
 from minibert.checkpoints.hub import ModelFiles, find_model
-from minibert.checkpoints.safetensors import open_checkpoint
 from minibert.checkpoints.vocabularies import load_tokenizer
 from minibert.config import BertConfig, read_json_object
 from minibert.errors import ConfigError, InputError
@@ -58,13 +58,17 @@ class Base:
         return Model(self.name, self.config, self.tokenizer, kernels, weights)
 
 
-def load_base(model: str | Path | Model | None, settings: TrainingSettings) -> Base:
+def load_base(
+    model: str | Path | Model | None, settings: TrainingSettings, revision: str | None = None
+) -> Base:
     """Load the model that a run begins with.
 
     Args:
-        model: None or "embedded" for the embedded one; a folder; a .safetensors file; a name on the
-            Hugging Face Hub; or a loaded Model, which is read from its files again.
+        model: None or "embedded" for the embedded one; a folder; a weights file, old ones too, as
+            `convert` reads them; a name on the Hugging Face Hub; or a loaded Model, which is read
+            from its files again.
         settings: the seed of a head that is made, and which layers are taken.
+        revision: branch, tag or commit on the Hub.
 
     Raises:
         MinibertError: it cannot be loaded.
@@ -74,12 +78,12 @@ def load_base(model: str | Path | Model | None, settings: TrainingSettings) -> B
             raise InputError(f"{model!r} came from no file; give the folder of the model to train")
         files, name = model.files, model.name
     else:
-        files = find_model(model, check=_small_files)
+        files = find_model(model, revision=revision, accept_pickles=True, check=_small_files)
         name = files.folder.name if model is None else str(model)
     config, tokenizer, document = _small_files(files.folder)
     tokenizer.check_fits(config)
     head = new_head(config, document, settings.seed)
-    checkpoint = open_checkpoint(files.weights)
+    checkpoint = open_any(files.weights)
     weights = load_weights(checkpoint, config, head)
     has_head = weights.qa_outputs is not head
     positions = check_weights(checkpoint, config, needs_head=False)[POSITIONS]
@@ -90,7 +94,7 @@ def load_base(model: str | Path | Model | None, settings: TrainingSettings) -> B
 
 def _small_files(folder: Path) -> tuple[BertConfig, Tokenizer, dict[str, Any]]:
     """Config and tokenizer, which can refuse a model before its weights are fetched."""
-    path = folder / "config.json"
+    path = config_file(folder)
     try:
         document = read_json_object(path)
         config = BertConfig.from_dict(document)

@@ -21,7 +21,7 @@ import numpy as np
 from minibert import __version__
 from minibert.arrays import Floats, Ints
 from minibert.batches import Batch
-from minibert.encoder import qa_logits
+from minibert.encoder import embed, encoder_layer, qa_logits
 from minibert.errors import InputError
 from minibert.model import Model, load_model
 from minibert.spans import Logits
@@ -67,6 +67,37 @@ def soft_loss(
     return Loss(total, gradients[0], gradients[1])
 
 
+def hidden_loss(ours: Floats, theirs: Floats, cu_seqlens: Ints, weight: float) -> tuple[float, Any]:
+    """The mean squared difference of hidden states, summed over windows, and its gradient.
+
+    Args:
+        ours: the student's, [T, D].
+        theirs: the teacher's.
+        cu_seqlens: [B + 1], where each window begins, and T.
+        weight: of the result.
+
+    Returns:
+        The loss, and its gradient with respect to `ours`, [T, D].
+    """
+    difference = ours - theirs
+    lengths = np.diff(cu_seqlens)
+    shares = np.repeat(weight / (lengths * ours.shape[1]), lengths)[:, None]  # [T, 1]
+    total = float((shares * np.square(difference, dtype=np.float64)).sum())
+    return total, (2 * shares * difference).astype(ours.dtype)
+
+
+def matched(student_layers: int, teacher_layers: int) -> list[int]:
+    """The layer of the teacher that each layer of the student is to be like.
+
+    The last is like the last, and the others are evenly spread.
+
+    Example:
+        >>> matched(3, 12)
+        [3, 7, 11]
+    """
+    return [(i + 1) * teacher_layers // student_layers - 1 for i in range(student_layers)]
+
+
 def log_softmax(logits: Floats) -> Any:
     """The logarithms of the probabilities that logits stand for, float64."""
     scores = logits.astype(np.float64)
@@ -104,7 +135,26 @@ def load_teachers(
                 f"{settings.max_seq_length}. Lower it."
             )
         teachers.append(teacher)
+    if settings.match_layers:
+        check_widths(teachers, base)
     return teachers
+
+
+def check_widths(teachers: Sequence[Model], base: Base) -> None:
+    """Refuse teachers whose hidden states cannot be compared with the student's.
+
+    Raises:
+        InputError: there is not just one, or it is of another width, or has fewer layers.
+    """
+    if len(teachers) != 1:
+        raise InputError(f"match_layers needs one teacher, got {len(teachers)}")
+    ours, theirs = base.config, teachers[0].config
+    if ours.hidden_size != theirs.hidden_size or ours.num_hidden_layers > theirs.num_hidden_layers:
+        raise InputError(
+            f"match_layers needs a teacher as wide as the student and at least as deep: "
+            f"{teachers[0].name} has {theirs.num_hidden_layers} layers x {theirs.hidden_size}, "
+            f"{base.name} {ours.num_hidden_layers} x {ours.hidden_size}"
+        )
 
 
 def other_tokens(teacher: Model, base: Base) -> str | None:
@@ -189,6 +239,17 @@ class Teachers:
                 self.kept[0, place], self.kept[1, place] = start[a:b], end[a:b]
             self.known[chosen] = True
         return start, end
+
+    def hidden_states(self, batch: Batch, layers: int) -> list[Floats]:
+        """What the only teacher's layers return that a student's layers are to be like, [T, D]."""
+        (model,) = self.models
+        kernels, weights, config = model.kernels, model.weights, model.config
+        x = embed(batch, weights, config, kernels)
+        states = []
+        for layer in weights.layers:
+            x = encoder_layer(x, batch.cu_seqlens, layer, config, kernels)
+            states.append(x)
+        return [states[i] for i in matched(layers, len(states))]
 
     def keep(self) -> None:
         """Bring what is known to the disk.

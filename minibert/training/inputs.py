@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -10,9 +11,11 @@ from typing import Any
 from minibert import __version__
 from minibert.errors import InputError
 from minibert.kernels.training import TrainingKernels
+from minibert.progress import notice
 from minibert.squad.evaluation import spread
 from minibert.squad.files import SquadData, SquadQuestion, read_squad
 from minibert.training.base import Base, dropout_rates
+from minibert.training.examples import Examples, make_examples
 from minibert.training.held_out import keep_apart
 from minibert.training.settings import FREE, TrainingSettings
 
@@ -120,3 +123,38 @@ def header(
         "teachers": list(teachers),
         **chosen,
     }
+
+
+def read_examples(base: Base, training: Questions, settings: TrainingSettings) -> Examples:
+    """The windows of all training questions; says what is worth knowing.
+
+    Raises:
+        InputError: none of them holds an answer.
+    """
+    begin = time.perf_counter()
+    examples, report = make_examples(
+        training.questions,
+        base.tokenizer,
+        base.runner(None, None).pair,
+        max_seq_length=settings.max_seq_length or 0,
+        doc_stride=settings.doc_stride,
+        max_query_length=settings.max_query_length,
+        all_occurrences=settings.all_occurrences,
+    )
+    for line in report.lines():
+        notice(f"minibert: {line}")
+    if not examples.with_answer:
+        raise InputError(
+            f"{training.source}: no window holds an answer, so there is nothing to learn"
+        )
+    notice(
+        f"minibert: {training.source}: {len(examples)} windows, {examples.with_answer} of them "
+        f"with an answer, {int(examples.lengths.sum())} tokens, read in "
+        f"{time.perf_counter() - begin:.1f} s"
+    )
+    if not base.has_head:
+        notice(
+            f"minibert: {base.name} has no question-answering head; a new one is made, from seed "
+            f"{settings.seed}"
+        )
+    return examples

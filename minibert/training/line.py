@@ -9,7 +9,10 @@ from typing import Any
 
 from minibert.arrays import Ints
 from minibert.config import BertConfig
+from minibert.kernels.training import TrainingKernels
 from minibert.progress import EVERY, notice, on_terminal, say
+
+MEASUREMENTS = 5  # of the processor's peak
 
 
 def operations(config: BertConfig, lengths: Sequence[int] | Ints) -> float:
@@ -26,6 +29,22 @@ def operations(config: BertConfig, lengths: Sequence[int] | Ints) -> float:
     pairs = sum(float(length) ** 2 for length in lengths)
     layer = 2 * tokens * (4 * d * d + 2 * d * f) + 4 * pairs * d
     return 3 * config.num_hidden_layers * layer
+
+
+def peak(kernels: TrainingKernels) -> float | None:
+    """Operations a second that the processor can do; None where nobody knows.
+
+    The best of several measurements: others may be at work beside this program.
+    """
+    if kernels.name != "cpu":
+        return None
+    from minibert.kernels.cpu.measure import rate
+
+    threads = kernels.num_threads or 1
+    try:
+        return max(rate(kernels.dtype, threads) for _ in range(MEASUREMENTS))
+    except ValueError:
+        return None
 
 
 def duration(seconds: float) -> str:

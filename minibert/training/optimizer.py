@@ -27,7 +27,9 @@ REMEMBERED = 128  # lengths of gradients that say what is usual
 LEAST_REMEMBERED = 32  # before so many, nothing is
 MOST_SKIPPED = 20  # steps in a row that are not taken, before the run is given up
 
-BLOCK = 2**18  # numbers that are averaged at once, so that they stay in the cache
+# Numbers that are averaged at once: they stay in the cache, and what lies between needs no new
+# memory from the system (33 million take 12 ms on Zen 4, and 110 ms four times as many at once).
+BLOCK = 2**16
 
 
 @dataclass(frozen=True)

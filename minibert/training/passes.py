@@ -8,7 +8,9 @@ chosen kernels; kernels/gradients.py says what it means.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from minibert.arrays import Floats, Ints
@@ -155,6 +157,7 @@ def backward(
     gradient: Weights,
     config: BertConfig,
     kernels: TrainingKernels,
+    d_layers: Mapping[int, Floats] = MappingProxyType({}),
 ) -> None:
     """Add the gradient of the loss with respect to each weight to `gradient`.
 
@@ -166,12 +169,16 @@ def backward(
         gradient: float arrays laid out as the weights are; see flat.py.
         config: shape of the model.
         kernels: as in `forward`.
+        d_layers: the gradient [T, D] of a loss with respect to what some layers return, by the
+            layer's number; it comes on top.
     """
     batch = kept.batch
     d_x = kernels.span_logits_backward(
         d_start, d_end, kept.layers[-1].output, weights.qa_outputs, gradient.qa_outputs
     )  # [T, D]
     for i in reversed(range(len(weights.layers))):
+        if i in d_layers:
+            d_x = kernels.add_gradient(d_x, d_layers[i])
         d_x = layer_backward(
             d_x,
             kept.layers[i],

@@ -59,6 +59,7 @@ class TrainingSettings:
     max_query_length: int = 64  # tokens; longer questions are cut
     layers: tuple[int, ...] | None = None  # begin with these layers of the model; None: with all
     teacher_weight: float = 0.5  # share of the loss that teachers have; the answers have the rest
+    match_layers: float = 0.0  # weight of the difference of hidden states; 0: none
     temperature: float = 1.0  # the higher, the more the teachers' doubts count
     all_occurrences: bool = False  # whether the answer is right wherever it occurs in a window
     limit: int | None = None  # train on so many questions, evenly spread over the file
@@ -112,7 +113,7 @@ class TrainingSettings:
         for name in ("num_train_epochs", "learning_rate", "adam_epsilon", "temperature"):
             check(name, lambda x: is_number(x) and x > 0, "a number above 0")
         check("time_limit", lambda x: is_number(x) and x > 0, "a number above 0", True)
-        for name in ("weight_decay", "max_grad_norm"):
+        for name in ("weight_decay", "max_grad_norm", "match_layers"):
             check(name, lambda x: is_number(x) and x >= 0, "a number of at least 0")
         for name in ("adam_beta1", "adam_beta2", "ema", "held_out"):
             check(name, lambda x: is_number(x) and 0 <= x < 1, "from 0 to below 1")

@@ -1,6 +1,6 @@
-"""`train`: from a model and questions to a model that answers them.
+"""A run, step by step.
 
-A run is a chain of steps.  Between two of them it is a `State`, and a few rows of numbers; all that
+It is a chain of steps.  Between two of them it is a `State`, and a few rows of numbers; all that
 a step does follows from them and from the settings.  So a run that was interrupted goes on from its
 last checkpoint and ends in the same weights, bit for bit.
 """
@@ -8,7 +8,6 @@ last checkpoint and ends in the same weights, bit for bit.
 from __future__ import annotations
 
 import math
-import os
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
@@ -18,28 +17,22 @@ from typing import Any
 
 import numpy as np
 
+from minibert.arrays import Floats
 from minibert.batches import Batch
 from minibert.errors import BackendError, InputError
 from minibert.kernels.backend import get_backend
-from minibert.kernels.training import TrainingKernels, get_training_kernels
-from minibert.model import Model
+from minibert.kernels.training import TrainingKernels
 from minibert.pages.training import render_training
 from minibert.progress import notice
-from minibert.squad.files import SquadData
-from minibert.training.base import Base, load_base
+from minibert.squad.files import SquadQuestion
+from minibert.training.base import Base
 from minibert.training.card import model_card
-from minibert.training.distillation import (
-    Teachers,
-    load_teachers,
-    soft_loss,
-    teacher_digests,
-)
-from minibert.training.examples import Examples, make_examples
+from minibert.training.distillation import Teachers, hidden_loss, soft_loss
+from minibert.training.examples import Examples
 from minibert.training.flat import Flat, flatten, zeros_like
 from minibert.training.held_out import measure, scoring
-from minibert.training.inputs import Questions, header, questions_of, settled
-from minibert.training.interruption import Interruption, interruption
-from minibert.training.line import ProgressLine, operations
+from minibert.training.interruption import Interruption
+from minibert.training.line import ProgressLine, operations, peak
 from minibert.training.loss import Loss, span_loss
 from minibert.training.optimizer import (
     MOST_SKIPPED,
@@ -54,11 +47,9 @@ from minibert.training.optimizer import (
 from minibert.training.order import Indices, Plan
 from minibert.training.passes import Dropouts, Kept, backward, forward
 from minibert.training.result import write_model
-from minibert.training.run_folder import RunFolder, State, check_folder, run_folder
+from minibert.training.run_folder import RunFolder, State
 from minibert.training.schedule import learning_rate
 from minibert.training.settings import TrainingSettings
-
-MEASUREMENTS = 5  # of the processor's peak
 
 Callback = Callable[[dict[str, Any]], Any]
 
@@ -77,62 +68,14 @@ class TrainingResult:
     best: Mapping[str, float] | None  # the one with the highest F1; its model lies in `best`
 
 
-def train(
-    data: SquadData | str | Path,
-    model: str | Path | Model | None,
-    output_dir: str | Path,
-    settings: TrainingSettings | None = None,
-    *,
-    eval_data: SquadData | str | Path | None = None,
-    callbacks: Sequence[Callback] = (),
-    command: str | None = None,
-    teachers: Sequence[str | Path | Model] = (),
-    teacher_cache: str | Path | None = None,
-) -> TrainingResult:
-    """Fine-tune a model, or go on with a run that was interrupted.
+@dataclass(frozen=True)
+class About:
+    """What people are told of a run."""
 
-    Args:
-        data: questions with their answers, as read_squad gives them, or their file.
-        model: None or "embedded" for the embedded one; a folder; a .safetensors file; a name on the
-            Hugging Face Hub.  One without a question-answering head gets a new one.
-        output_dir: a folder for the run and for the model; a new one, or that of the same run,
-            which goes on.
-        settings: how to train; None for the defaults.
-        eval_data: questions to measure the model on; None for a share of the articles of `data`,
-            which are then not trained on.
-        callbacks: functions of a line of the log, which is called with each; the run is
-            interrupted when one returns False.
-        command: for the model's card.
-        teachers: models whose logits are learnt as well as the answers; of several, their mean.
-        teacher_cache: a folder where these logits are kept, for later epochs and other runs.
-
-    Raises:
-        MinibertError: something cannot be read or written, or the run diverges.
-        KeyboardInterrupt: Ctrl-C, after a checkpoint was written.
-    """
-    if settings is None:
-        settings = TrainingSettings()
-    if not isinstance(settings, TrainingSettings):
-        raise InputError(f"settings must be TrainingSettings, got {settings!r:.80}")
-    if not isinstance(output_dir, str | os.PathLike) or not str(output_dir):
-        raise InputError(f"output_dir must be a folder's name, got {output_dir!r:.80}")
-    if not all(map(callable, callbacks)):
-        raise InputError(f"callbacks must be functions of a record, got {callbacks!r:.80}")
-    folder = Path(os.path.expanduser(output_dir))
-    check_folder(folder)
-    kernels = get_training_kernels(settings.device, settings.dtype, settings.num_threads)
-    base = load_base(model, settings)
-    settings = settled(settings, base, kernels)
-    training, held = questions_of(data, eval_data, settings)
-    models = load_teachers(teachers, base, settings)
-    about = header(base, training, held, settings, teacher_digests(models))
-    usual = asdict(TrainingSettings()) | {"teachers": []}
-    with interruption() as stop, run_folder(folder, about, usual) as files:
-        run = Trainer(base, training, held, settings, kernels, files, callbacks, command)
-        if models:
-            cache = None if teacher_cache is None else Path(os.path.expanduser(teacher_cache))
-            run.teachers = Teachers(models, run.examples, cache)
-        return run.run(stop)
+    trained_on: str
+    measured_on: str
+    teachers: tuple[str, ...]  # their names
+    command: str | None
 
 
 class Trainer:
@@ -141,18 +84,18 @@ class Trainer:
     def __init__(
         self,
         base: Base,
-        training: Questions,
-        held: Questions,
+        examples: Examples,
+        about: About,
+        held: Sequence[SquadQuestion],
+        teachers: Teachers | None,
         settings: TrainingSettings,
         kernels: TrainingKernels,
         files: RunFolder,
         callbacks: Sequence[Callback],
-        command: str | None,
     ) -> None:
         self.base, self.settings, self.kernels, self.files = base, settings, kernels, files
-        self.training, self.held = training, held
-        self.callbacks, self.command = callbacks, command
-        self.examples = self.read_examples()
+        self.examples, self.about, self.held, self.teachers = examples, about, held, teachers
+        self.callbacks = callbacks
         self.plan = Plan(self.examples.lengths, settings)
         self.steps = self.plan.steps()
         self.flat = flatten(base.weights, base.fixed)
@@ -169,9 +112,8 @@ class Trainer:
         self.resumed = found is not None
         files.cut_log(self.state.log_size)
         self.prepared = kernels.prepare(self.flat.weights)
-        self.line = ProgressLine(self.steps, self.peak())
+        self.line = ProgressLine(self.steps, peak(kernels))
         self.order: tuple[int, Indices, list[int]] | None = None  # of an epoch
-        self.teachers: Teachers | None = None
 
     def arrays(self) -> dict[str, Any]:
         """The rows of numbers that a checkpoint holds."""
@@ -179,53 +121,6 @@ class Trainer:
         if self.average is not None:
             found["average"] = self.average
         return {name: flat.array for name, flat in found.items()}
-
-    def read_examples(self) -> Examples:
-        """The windows of all training questions; says what is worth knowing."""
-        base, settings = self.base, self.settings
-        begin = time.perf_counter()
-        examples, report = make_examples(
-            self.training.questions,
-            base.tokenizer,
-            base.runner(None, None).pair,
-            max_seq_length=settings.max_seq_length or 0,
-            doc_stride=settings.doc_stride,
-            max_query_length=settings.max_query_length,
-            all_occurrences=settings.all_occurrences,
-        )
-        for line in report.lines():
-            notice(f"minibert: {line}")
-        if not examples.with_answer:
-            raise InputError(
-                f"{self.training.source}: no window holds an answer, so there is nothing to learn"
-            )
-        notice(
-            f"minibert: {self.training.source}: {len(examples)} windows, {examples.with_answer} of "
-            f"them with an answer, {int(examples.lengths.sum())} tokens, read in "
-            f"{time.perf_counter() - begin:.1f} s"
-        )
-        if not base.has_head:
-            notice(
-                f"minibert: {base.name} has no question-answering head; a new one is made, from "
-                f"seed {settings.seed}"
-            )
-        return examples
-
-    def peak(self) -> float | None:
-        """Operations a second that the processor can do; None where nobody knows.
-
-        The best of several measurements: others may be at work beside this program.
-        """
-        if self.kernels.name != "cpu":
-            return None
-        from minibert.kernels.cpu.measure import rate
-
-        try:
-            return max(
-                rate(self.kernels.dtype, self.kernels.num_threads or 1) for _ in range(MEASUREMENTS)
-            )
-        except ValueError:
-            return None
 
     # ------------------------------------------------------------ the run
 
@@ -372,6 +267,7 @@ class Trainer:
             dropouts = self.dropouts(tokens)
             kept = forward(batch, self.prepared, self.base.config, self.kernels, dropouts)
             loss = self.loss(kept, part, batch)
+            apart, d_layers = self.distance(kept, batch)
             backward(
                 kept,
                 loss.d_start,
@@ -380,8 +276,9 @@ class Trainer:
                 self.gradient.weights,
                 self.base.config,
                 self.kernels,
+                d_layers,
             )
-            total += loss.loss
+            total += loss.loss + apart
             tokens += len(batch.input_ids)
         return total / len(windows)
 
@@ -396,6 +293,22 @@ class Trainer:
         theirs = self.teachers.logits(part, batch)
         soft = soft_loss(ours, theirs, batch.cu_seqlens, temperature, weight)
         return Loss(hard.loss + soft.loss, hard.d_start + soft.d_start, hard.d_end + soft.d_end)
+
+    def distance(self, kept: Kept, batch: Batch) -> tuple[float, dict[int, Floats]]:
+        """How far hidden states are from the teacher's, if that counts, and in which direction.
+
+        Returns:
+            The loss, and its gradient with respect to what each layer returns.
+        """
+        weight = self.settings.match_layers
+        if self.teachers is None or not weight:
+            return 0.0, {}
+        total, gradients, count = 0.0, {}, len(kept.layers)
+        for i, theirs in enumerate(self.teachers.hidden_states(batch, count)):
+            ours = self.kernels.hidden_states(kept.layers[i].output)
+            loss, gradients[i] = hidden_loss(ours, theirs, batch.cu_seqlens, weight / count)
+            total += loss
+        return total, gradients
 
     def dropouts(self, first_token: int) -> Dropouts | None:
         """What is dropped in a part of this step, which begins with so many tokens before it."""
@@ -436,8 +349,8 @@ class Trainer:
         state = self.state
         about = {
             "model": self.base.name,
-            "data": self.training.source,
-            "measured on": self.held.source,
+            "data": self.about.trained_on,
+            "measured on": self.about.measured_on,
             "steps": f"{state.step} of {self.steps}",
             "skipped": str(state.skipped),
         }
@@ -449,7 +362,7 @@ class Trainer:
         Returns:
             Why the run is to be interrupted; None if it goes on.
         """
-        state, questions = self.state, self.held.questions
+        state, questions = self.state, self.held
         due = state.step % self.settings.eval_steps == 0 or state.step == self.steps
         if not questions or not state.step or not due or self.measured_at == state.step:
             return None
@@ -524,13 +437,13 @@ class Trainer:
             {
                 "title": self.files.folder.resolve().name,
                 "base": self.base.name,
-                "data": self.training.source,
-                "teachers": [model.name for model in self.teachers.models] if self.teachers else [],
+                "data": self.about.trained_on,
+                "teachers": self.about.teachers,
                 "windows": f"{len(lengths)} of {int(lengths.sum())} tokens in all, "
                 f"{self.examples.with_answer} with an answer",
                 "trained": f"{state.step} of {self.steps} steps, {state.skipped} of them skipped",
-                "command": self.command,
-                "held_out": self.held.source,
+                "command": self.about.command,
+                "held_out": self.about.measured_on,
                 "measurement": measurement,
             },
             asdict(self.settings),

@@ -283,6 +283,15 @@ class Kernels:
 
     # ------------------------------------------------------------ backward
 
+    def hidden_states(self, x: Normal) -> Floats:
+        """See gradients.hidden_states."""
+        return x.out.array
+
+    def add_gradient(self, d_x: Buffer, more: Floats) -> Buffer:
+        """See gradients.add_gradient; d_x is changed."""
+        d_x.array[:] += more
+        return d_x
+
     def span_logits_backward(
         self, d_start: Floats, d_end: Floats, x: Normal, head: Floats, gradient: Dense
     ) -> Buffer:
