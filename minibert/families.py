@@ -120,24 +120,25 @@ SMALL = "distilbert/distilbert-base-cased-distilled-squad (DistilBERT)"
 MANY_LANGUAGES = "deepset/xlm-roberta-base-squad2 (XLM-R)"
 LONG_TEXTS = f"{ENGLISH}; a text may be of any length, as it is read in windows that overlap"
 FRENCH = "etalab-ia/camembert-base-squadFR-fquad-piaf (CamemBERT)"
-SOME_FAMILY = "a model of one of these families for the same language"
+SAME_LANGUAGE = "a BERT or RoBERTa for the same language"
 
 RELATIVE = "its attention looks at how far tokens are apart, with weights of its own for that"
 SPARSE = "its attention looks at parts of a long text only"
 ROTARY = "its positions are rotations of queries and keys, not a table"
 NORM_FIRST = "its layers normalise their input, BERT's their output"
-DECODER = "it writes its answers token by token, and has no head that points at them"
+DECODER = "it is or has a decoder, which writes texts token by token; BERT only reads"
+OWN_HEAD = "its head is of another kind, which searches for the end of an answer with a beam"
 
 # model_type in config.json -> what sets it apart from BERT, and the nearest model that runs.
 OTHERS = {
     "big_bird": (SPARSE, LONG_TEXTS),
     "bart": (DECODER, LARGE),
-    "canine": ("it reads characters, which it strides over, not tokens", MANY_LANGUAGES),
+    "canine": ("it reads characters, not tokens", MANY_LANGUAGES),
     "convbert": ("part of its attention is a convolution", "deepset/electra-base-squad2 (ELECTRA)"),
     "deberta": (RELATIVE, LARGE),
     "deberta-v2": (RELATIVE, f"{LARGE}, or for other languages {MANY_LANGUAGES}"),
-    "ernie": ("it has a table of task types", ENGLISH),
-    "flaubert": ("its head searches for the end with a beam", FRENCH),
+    "ernie": ("it may have a table of task types", SAME_LANGUAGE),
+    "flaubert": (OWN_HEAD, FRENCH),
     "fnet": ("it mixes tokens by Fourier transforms, not by attention", SMALL),
     "funnel": ("its layers shorten the text step by step", ENGLISH),
     "gpt2": (DECODER, ENGLISH),
@@ -150,26 +151,22 @@ OTHERS = {
     "luke": ("it reads entities besides tokens", LARGE),
     "mbart": (DECODER, MANY_LANGUAGES),
     "megatron-bert": (NORM_FIRST, LARGE),
-    "mobilebert": (
-        "its layers are bottlenecks with several feed-forward parts each, and no true norms",
-        SMALL,
-    ),
+    "mobilebert": ("its layers are bottlenecks with several feed-forward parts each", SMALL),
     "modernbert": (ROTARY, LONG_TEXTS),
     "mpnet": (RELATIVE, ENGLISH),
     "mt5": (DECODER, MANY_LANGUAGES),
-    "nezha": (RELATIVE, SOME_FAMILY),
+    "nezha": (RELATIVE, SAME_LANGUAGE),
     "nomic_bert": (ROTARY, LONG_TEXTS),
     "nystromformer": ("its attention is approximated by landmarks", LONG_TEXTS),
     "reformer": (SPARSE, LONG_TEXTS),
-    "rembert": ("its head and its embeddings are of another form", MANY_LANGUAGES),
     "roberta-prelayernorm": (NORM_FIRST, ENGLISH),
-    "roformer": (ROTARY, SOME_FAMILY),
+    "roformer": (ROTARY, SAME_LANGUAGE),
     "splinter": ("its head compares every token with a token for the question", ENGLISH),
     "squeezebert": ("its layers are grouped convolutions", SMALL),
     "t5": (DECODER, LARGE),
-    "xlm": ("its head searches for the end with a beam", MANY_LANGUAGES),
+    "xlm": (OWN_HEAD, MANY_LANGUAGES),
     "xlm-roberta-xl": (NORM_FIRST, "deepset/xlm-roberta-large-squad2 (XLM-R)"),
-    "xlnet": (f"{RELATIVE}; its head searches for the end with a beam", LARGE),
+    "xlnet": (f"{RELATIVE}; {OWN_HEAD}", LARGE),
     "xmod": ("its layers have adapters, one for each language", MANY_LANGUAGES),
 }
 

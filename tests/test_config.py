@@ -7,6 +7,7 @@ from random_models import tiny_config
 
 from minibert.config import ACTIVATIONS, BertConfig
 from minibert.errors import ConfigError, MinibertError, ModelNotFoundError
+from minibert.families import FAMILIES, OTHERS
 
 SIZES = (
     "vocab_size",
@@ -88,6 +89,21 @@ def test_a_config_cannot_be_changed():
 @pytest.mark.parametrize("name", ["deberta-v2", "mpnet", "BERT", "", None, 1, ["bert"]])
 def test_another_model_type_is_named(name):
     assert f"model_type is {name!r}" in problem({"model_type": name})
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_model_that_does_not_run_has_a_reason_and_the_nearest_that_runs(name):
+    message = problem({"model_type": name})
+    reason, instead = OTHERS[name]
+    assert f"model_type is {name!r}: {reason}. The nearest that runs: {instead}" in message
+    assert name not in FAMILIES
+    named = ("RoBERTa", "DistilBERT", "XLM-R", "CamemBERT", "ELECTRA")
+    assert any(word in instead for word in named)
+
+
+def test_what_is_not_known_at_all_is_told_which_families_run():
+    message = problem({"model_type": "mystery"})
+    assert f"model_type is 'mystery', and minibert runs {', '.join(FAMILIES)}" in message
 
 
 @pytest.mark.parametrize("name", ["relative_key", "relative_key_query", None])

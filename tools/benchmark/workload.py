@@ -123,8 +123,8 @@ def write_model(folder: Path, shape: Shape) -> None:
             array /= np.float32(size[1] ** 0.5)  # keeps the size of what it multiplies
         tensors[family_name(name, family)] = array
     folder.mkdir(parents=True, exist_ok=True)
-    sizes = {family.keys.get(name, name): value for name, value in vars(config).items()}
-    raw = {"model_type": shape.family, **sizes}
+    sizes = {k: x for k, x in vars(config).items() if x is not None}
+    raw = {"model_type": shape.family, **{family.keys.get(k, k): x for k, x in sizes.items()}}
     (folder / "config.json").write_text(json.dumps(raw), encoding="utf-8")
     words = [*SPECIAL, *(f"word{i}" for i in range(config.vocab_size - len(SPECIAL)))]
     (folder / "vocab.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
