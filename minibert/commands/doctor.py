@@ -36,7 +36,6 @@ def add_command(commands: Any) -> None:
         "differ. With --model, say instead what that model is, how its files are understood, and "
         "what keeps it from running. The status is then 1 if it does not run.",
         **examples(
-            "minibert doctor",
             "minibert doctor --model my_folder",
             "minibert doctor --json > findings.json",
         ),
