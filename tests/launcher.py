@@ -43,6 +43,8 @@ def settle() -> None:
             del os.environ[name]
     os.environ["TERM"] = "dumb"
     os.environ["HF_HUB_OFFLINE"] = "1"  # no test may reach the network
+    # NumPy's products are small here, and its threads wait for each other where cores are shared.
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 
 def keep_compiled(folder: os.PathLike[str]) -> None:
