@@ -137,7 +137,8 @@ def check_weights(
     if headless and needs_head:
         raise CheckpointError(
             f"{checkpoint.path}: this BERT has no question-answering head ('qa_outputs.weight' is "
-            "missing). Use a model that was fine-tuned on SQuAD or a similar data set."
+            "missing). Use a model that was fine-tuned on SQuAD or a similar data set, or give "
+            "this one a head with minibert train."
         )
     scales = {plain: name for name, plain in plain_names.items() if plain.endswith(".scale")}
     for name, shape in expected.items():

@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from random_models import write_model
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from squad_files import EXAMPLE, squad_file
 from test_families import write_family
 from torch_files import write_torch_file
 
-from minibert import InputError, load_model
+from minibert import InputError, convert, load_model
 from minibert.training import run_folder as folders
 from minibert.training import trainer as trainers
 from minibert.training.run import train
@@ -607,3 +608,66 @@ def test_contradictions_on_the_command_line_are_wrong_usage(capsys):
             main(["train", *needed, *words])
         assert end.value.code == 2
     capsys.readouterr()
+
+
+# ---------------------------------------------------------------- damage and accidents
+
+
+def interrupted_run(tiny_folder, folder):
+    """A run that was killed behind its second checkpoint."""
+    with pytest.raises(Killed):
+        train(EXAMPLE, tiny_folder, folder, settings(), callbacks=[killing(5)])
+    return sorted(folder.glob("run/checkpoint-*"))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda last: (last / "weights.npy").write_bytes(b""),
+        lambda last: (last / "state.json").write_text(
+            (last / "state.json").read_text().replace('"step": 4', '"step": 400')
+        ),
+    ],
+    ids=["empty array", "another digit"],
+)
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(tiny_folder, tmp_path, whole, damage):
+    last = interrupted_run(tiny_folder, tmp_path / "out")[-1]
+    damage(last)
+    assert train(EXAMPLE, tiny_folder, tmp_path / "out", settings()).finished
+    ours, theirs = (load_file(f / "model.safetensors") for f in (tmp_path / "out", whole[1]))
+    for name, array in theirs.items():
+        np.testing.assert_array_equal(ours[name], array, err_msg=name)
+
+
+def test_a_run_goes_on_beside_what_was_left_of_the_best_model(tiny_folder, tmp_path):
+    interrupted_run(tiny_folder, tmp_path / "out")
+    (tmp_path / "out/best.old").mkdir()
+    log = tmp_path / "out/run/log.jsonl"
+    log.write_bytes(b"\xff\xfe{{" + log.read_bytes()[4:])
+    assert train(EXAMPLE, tiny_folder, tmp_path / "out", settings()).finished
+    assert not (tmp_path / "out/best.old").exists()
+
+
+def test_a_disk_that_is_full_is_no_traceback(tiny_folder, tmp_path, monkeypatch):
+    def full(*_):
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("minibert.checkpoints.safetensors.save_file", full)
+    with pytest.raises(InputError, match="No space left"):
+        train(EXAMPLE, tiny_folder, tmp_path / "out", settings())
+    with pytest.raises(InputError, match="No space left"):
+        convert(tiny_folder, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_many_epochs_are_counted_at_once(tiny_folder, tmp_path):
+    chosen = settings(num_train_epochs=10000, early_stopping=1, learning_rate=1e-12, eval_steps=1)
+    assert train(EXAMPLE, tiny_folder, tmp_path / "out", chosen).finished
+    with pytest.raises(InputError, match="at most 10000"):
+        settings(num_train_epochs=1e300)
+
+
+def test_a_run_that_changed_nothing_is_no_model(tiny_folder, tmp_path):
+    with pytest.raises(InputError, match="none of 0 steps changed the weights"):
+        train(EXAMPLE, tiny_folder, tmp_path / "out", settings(num_train_epochs=1e-300))
+    assert not (tmp_path / "out/model.safetensors").exists()

@@ -17,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import save_file
 
 from minibert.checkpoints.hub import TOKENIZER_FILES, ModelFiles, find_model
 from minibert.checkpoints.layouts import INT8, LAYOUT_KEY, ROWS, pack_integers
@@ -26,6 +25,7 @@ from minibert.checkpoints.safetensors import (
     of_arrays,
     open_checkpoint,
     open_shards,
+    write_arrays,
 )
 from minibert.checkpoints.tensor_bundle import read_tensor_bundle
 from minibert.checkpoints.torch_pickle import read_torch_file
@@ -141,7 +141,7 @@ def convert(
             if dtype == "int8":
                 metadata[LAYOUT_KEY] = INT8
             stored = _in_dtype(arrays, dtype, config.family)
-        save_file(dict(stored), draft / "model.safetensors", metadata=metadata)
+        write_arrays(draft / "model.safetensors", dict(stored), metadata)
         check_weights(open_checkpoint(draft / "model.safetensors"), config)
         for name in ("config.json", *TOKENIZER_FILES):
             if (files.folder / name).is_file():

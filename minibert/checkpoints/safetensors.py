@@ -24,6 +24,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import save_file
 
 from minibert.arrays import Floats
 from minibert.errors import CheckpointError, MinibertError, ModelNotFoundError
@@ -123,6 +125,20 @@ class Checkpoint:
             found = f"it has {len(self)} tensors: {quote(self.names())}"
             raise CheckpointError(f"{self.path} has no tensor {quote(name)}; {found}")
         return self._tensors[name]
+
+
+def write_arrays(
+    path: Path, arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]
+) -> None:
+    """Write a safetensors file.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    try:
+        save_file(dict(arrays), path, dict(metadata))
+    except SafetensorError as error:  # a full disk, too
+        raise OSError(str(error)) from None
 
 
 def open_checkpoint(path: Path) -> Checkpoint:

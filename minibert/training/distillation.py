@@ -213,7 +213,7 @@ class Teachers:
             self.kept = np.lib.format.open_memmap(cache / LOGITS, "w+", np.float32, shape)
             self.keep()
             path.write_text(json.dumps(header), encoding="utf-8")
-        except (OSError, ValueError) as error:
+        except (OSError, EOFError, ValueError) as error:
             if isinstance(error, InputError):
                 raise
             raise InputError(f"{cache}: cannot be used: {error}") from None

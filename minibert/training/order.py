@@ -87,7 +87,10 @@ class Plan:
             return self.settings.max_steps
         epochs = self.settings.num_train_epochs
         whole = int(epochs)
-        counts = [len(self.bounds(self.order(epoch))) - 1 for epoch in range(whole)]
+        if self.settings.batch_tokens is None:  # each epoch has as many
+            counts = [whole * (len(self.bounds(self.order(0))) - 1)]
+        else:
+            counts = [len(self.bounds(self.order(epoch))) - 1 for epoch in range(whole)]
         if epochs > whole:
             last = len(self.bounds(self.order(whole))) - 1
             counts.append(int(np.ceil(round((epochs - whole) * last, 6))))

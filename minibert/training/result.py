@@ -17,10 +17,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import save_file
 
 from minibert.checkpoints.hub import TOKENIZER_FILES
-from minibert.checkpoints.safetensors import open_checkpoint
+from minibert.checkpoints.safetensors import open_checkpoint, write_arrays
 from minibert.errors import InputError
 from minibert.families import FAMILIES, family_name
 from minibert.parameters import Weights
@@ -77,7 +76,7 @@ def write_model(folder: Path, base: Base, weights: Weights, card: str) -> None:
             document = json.dumps(config_document(base), indent=2, ensure_ascii=False) + "\n"
             (draft / "config.json").write_text(document, encoding="utf-8")
             (draft / CARD).write_text(card, encoding="utf-8")
-            save_file(dict(file_arrays(base, weights)), draft / WEIGHTS, {"format": "pt"})
+            write_arrays(draft / WEIGHTS, dict(file_arrays(base, weights)), {"format": "pt"})
             check_weights(open_checkpoint(draft / WEIGHTS), base.config)
             for path in sorted(draft.iterdir(), key=lambda path: path.name == WEIGHTS):
                 path.chmod(0o644)

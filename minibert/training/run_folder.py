@@ -84,7 +84,12 @@ class RunFolder:
     def records(self) -> list[dict[str, Any]]:
         """All lines of the log."""
         with self.writing(self.run / LOG):
-            return [json.loads(line) for line in (self.run / LOG).read_bytes().splitlines()]
+            lines = (self.run / LOG).read_bytes().splitlines()
+        found = []
+        for line in lines:
+            with suppress(ValueError):  # a damaged line: the run does not depend on it
+                found.append(json.loads(line))
+        return found
 
     def write_page(self, page: str) -> None:
         """Write training.html."""
@@ -116,6 +121,7 @@ class RunFolder:
                 for name, array in arrays.items():
                     np.save(draft / f"{name}.npy", array)
                 sums = {name: checksum(array) for name, array in arrays.items()}
+                sums[STATE] = checksum_of(state)
                 document = json.dumps(asdict(state) | {"checksums": sums})
                 (draft / STATE).write_text(document, encoding="utf-8")
                 for path in [*draft.iterdir(), draft]:
@@ -145,7 +151,7 @@ class RunFolder:
             path = self.run / f"checkpoint-{step}"
             try:
                 return self.read(path, arrays)
-            except (OSError, ValueError, KeyError, TypeError) as error:
+            except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
                 problems.append(f"{path}: is damaged: {error}")
                 notice(f"minibert: {problems[-1]}")
         if found:
@@ -158,14 +164,17 @@ class RunFolder:
         """Read one checkpoint.
 
         Raises:
-            OSError, ValueError, KeyError, TypeError: it is damaged.
+            OSError, EOFError, ValueError, KeyError, TypeError: it is damaged.
         """
         document = json.loads((path / STATE).read_text(encoding="utf-8"))
         known = [each.name for each in fields(State) if each.name in document]
-        state = State(**{name: document[name] for name in known})
+        state, sums = State(**{name: document[name] for name in known}), document["checksums"]
+        # A minibert that knew fewer things of a run wrote another sum, or none.
+        if len(known) == len(fields(State)) and sums.get(STATE) not in (None, checksum_of(state)):
+            raise ValueError(f"{STATE} is not what was written")
         for name, array in arrays.items():
             array[:] = np.load(path / f"{name}.npy", mmap_mode="r")
-            if checksum(array) != document["checksums"][name]:
+            if checksum(array) != sums[name]:
                 raise ValueError(f"{name}.npy is not what was written")
         return state
 
@@ -177,6 +186,11 @@ class RunFolder:
         draft, old = (self.best.with_name(BEST + end) for end in (UNFINISHED, ".old"))
         with self.writing(self.best):
             shutil.rmtree(draft, ignore_errors=True)
+            if old.exists():  # killed while one took the other's place
+                if self.best.exists():
+                    shutil.rmtree(old)
+                else:
+                    os.replace(old, self.best)
             draft.mkdir()
             yield draft
             if self.best.exists():
@@ -294,6 +308,11 @@ def check_folder(folder: Path) -> None:
                 f"{folder}: holds {names[0]!r}, and no run to go on with. Choose another folder, "
                 "or an empty one."
             )
+
+
+def checksum_of(state: State) -> int:
+    """A number that changes when a state does."""
+    return zlib.crc32(json.dumps(asdict(state)).encode())
 
 
 def checksum(array: Floats) -> int:

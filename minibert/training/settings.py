@@ -112,6 +112,7 @@ class TrainingSettings:
                 problems.append(str(error))
         for name in ("num_train_epochs", "learning_rate", "adam_epsilon", "temperature"):
             check(name, lambda x: is_number(x) and x > 0, "a number above 0")
+        check("num_train_epochs", lambda x: not is_number(x) or x <= 10000, "at most 10000")
         check("time_limit", lambda x: is_number(x) and x > 0, "a number above 0", True)
         for name in ("weight_decay", "max_grad_norm", "match_layers"):
             check(name, lambda x: is_number(x) and x >= 0, "a number of at least 0")

@@ -408,6 +408,11 @@ class Trainer:
 
     def finish(self, reason: str) -> TrainingResult:
         """Write the model and remove what only an unfinished run needs."""
+        if not self.state.updates:
+            raise InputError(
+                f"{self.files.run}: none of {self.state.step} steps changed the weights, so there "
+                "is no model to write. Take more steps, or see why they were skipped."
+            )
         self.keep_logits()
         card = self.card(self.state.measurement)
         self.write_page()
