@@ -176,7 +176,7 @@ def test_a_tokenizer_is_fetched_without_weights(folder, run, tmp_path):
         assert hub.fetched.count("model.safetensors") == 1
         words.joinpath("vocab.txt").unlink()
         message = error(run(hub.url, "find_tokenizer('org/words')", HF_HOME="other"))
-        assert "this model on the Hub has no tokenizer.json, vocab.txt, or" in message
+        assert "this model on the Hub has no tokenizer.json, vocab.txt, vocab.json or" in message
 
 
 # --- a Hub that does not answer --------------------------------------------------------------
