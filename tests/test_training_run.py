@@ -671,3 +671,17 @@ def test_a_run_that_changed_nothing_is_no_model(tiny_folder, tmp_path):
     with pytest.raises(InputError, match="none of 0 steps changed the weights"):
         train(EXAMPLE, tiny_folder, tmp_path / "out", settings(num_train_epochs=1e-300))
     assert not (tmp_path / "out/model.safetensors").exists()
+
+
+def test_data_that_were_refused_do_not_stand_in_the_way_of_others(tiny_folder, tmp_path):
+    bad = squad_file(tmp_path / "bad.json", [("Who?", "Ada found Lee.", [])] * 2)
+    with pytest.raises(InputError, match="no window holds an answer"):
+        train(bad, tiny_folder, tmp_path / "out", settings(held_out=0.0))
+    chosen = settings(max_steps=2)
+    assert train(EXAMPLE, tiny_folder, tmp_path / "out", chosen).finished
+
+
+@pytest.mark.parametrize("wrong", [{"callbacks": print}, {"callbacks": [5]}, {"teachers": None}])
+def test_what_is_no_list_of_functions_or_models_is_named(tiny_folder, tmp_path, wrong):
+    with pytest.raises(InputError, match=f"{next(iter(wrong))} must be a list of"):
+        train(EXAMPLE, tiny_folder, tmp_path / "out", settings(), **wrong)

@@ -57,6 +57,24 @@ def test_tokenizer_json_is_preferred_to_vocab_txt(tmp_path):
     assert load_tokenizer(tmp_path).vocab_size == len(CASED)
 
 
+@pytest.mark.parametrize("write", [write_vocab, write_json])
+@pytest.mark.parametrize("place", ["added_tokens.json", "added_tokens_decoder", "additional"])
+def test_tokens_that_were_added_are_never_split(tmp_path, write, place):
+    number, token = len(UNCASED), "the_ships"
+    decoder = {str(number): {"content": token, "special": False, "normalized": False}}
+    settings = {
+        "added_tokens.json": {},
+        "added_tokens_decoder": {"added_tokens_decoder": decoder},
+        "additional": {"additional_special_tokens": [token]},
+    }[place]
+    write(tmp_path, UNCASED, settings=settings | {"do_lower_case": True})
+    if place == "added_tokens.json":
+        (tmp_path / place).write_text(json.dumps({token: number}))
+    tokenizer = load_tokenizer(tmp_path)
+    assert number in tokenizer.encode("the the_ships").ids
+    assert tokenizer.vocab_size == number + 1
+
+
 def test_an_uncased_tokenizer_lowers_letters_and_drops_accents(tmp_path):
     tokenizer = load_tokenizer(write_vocab(tmp_path, UNCASED, {"do_lower_case": True}))
     assert pieces(tokenizer, "THE Ships É") == ["the", "ship", "##s", "e"]

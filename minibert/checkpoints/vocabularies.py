@@ -10,7 +10,7 @@ Source: transformers 4.57.6, tokenization_utils_base.py and tokenization_utils_f
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -94,6 +94,8 @@ def load_tokenizer(folder: Path, family: str = "bert") -> Tokenizer:
         usual = FAMILIES[family]
         tokens = {"cls": usual.cls_token, "sep": usual.sep_token, "unk": "<unk>"}
         backend = from_tokenizer_json(file, settings)
+        there = {token.content for token in backend.get_added_tokens_decoder().values()}
+        _add_tokens(backend, folder, settings, tokens, there)
     else:
         file = folder / form.files[0]
         if form is WORD_PIECES:
@@ -253,11 +255,15 @@ def _add_tokens(
     folder: Path,
     settings: Mapping[str, Any],
     usual: Mapping[str, str],
+    kept: Collection[str] = (),
 ) -> None:
     """Add the tokens that are looked for before a text is split.
 
     First those of added_tokens.json or of added_tokens_decoder in tokenizer_config.json, in the
-    order of their ids; then the special ones, of which `usual` names those that no file does.
+    order of their ids; then the special ones, of which `usual` names those that no file does; but
+    for those that are `kept` as they are.
+
+    Source: `PreTrainedTokenizerFast.__init__` in transformers 4.57.6.
 
     Raises:
         TokenizerError: they are damaged, or have other ids than those behind the vocabulary.
@@ -289,7 +295,7 @@ def _add_tokens(
                 f"{folder}: the added token {new.content!r} has id {number}, and as the tokens "
                 f"before it are numbered it would have {found}"
             )
-    known = {token.content for token in added.values()}
+    known = {*kept, *(token.content for token in added.values())}
     for name, said in special.items():
         token = content(said)
         if said and token not in known and backend.token_to_id(token) is not None:

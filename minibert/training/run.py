@@ -62,10 +62,10 @@ def train(
         raise InputError(f"settings must be TrainingSettings, got {settings!r:.80}")
     if not isinstance(output_dir, str | os.PathLike) or not str(output_dir):
         raise InputError(f"output_dir must be a folder's name, got {output_dir!r:.80}")
-    if not all(map(callable, callbacks)):
-        raise InputError(f"callbacks must be functions of a record, got {callbacks!r:.80}")
-    if isinstance(teachers, str | os.PathLike | Model):
+    if not isinstance(teachers, list | tuple):
         raise InputError(f"teachers must be a list of models, got {teachers!r:.80}")
+    if not isinstance(callbacks, list | tuple) or not all(map(callable, callbacks)):
+        raise InputError(f"callbacks must be a list of functions, got {callbacks!r:.80}")
     folder = Path(os.path.expanduser(output_dir))
     check_folder(folder)
     kernels = get_training_kernels(settings.device, settings.dtype, settings.num_threads)

@@ -30,7 +30,7 @@ import numpy as np
 
 from minibert import files
 from minibert.arrays import Floats
-from minibert.errors import InputError
+from minibert.errors import InputError, MinibertError
 from minibert.progress import notice
 from minibert.training.result import WEIGHTS, synchronise
 from minibert.unfinished import differences, lock
@@ -250,7 +250,13 @@ def run_folder(
         write_header(file, path, header, usual, found)
         for leftover in [*found.run.glob(f"*{UNFINISHED}"), *folder.glob(".model.*")]:
             shutil.rmtree(leftover, ignore_errors=True)
-        yield found
+        try:
+            yield found
+        except MinibertError:
+            log = found.run / LOG
+            if not found.checkpoints() and not (log.exists() and log.stat().st_size):
+                file.truncate(0)  # nothing was done, so nothing stands in the way of other data
+            raise
 
 
 def write_header(
