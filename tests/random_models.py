@@ -29,6 +29,18 @@ GAINS = {
 }
 
 
+# name -> layers, hidden size, heads: the fine-tuned BERTs this project starts from, then two more.
+SHAPES = {
+    "tiny": (2, 128, 2),
+    "tiny-5": (12, 128, 2),
+    "mini": (4, 256, 4),
+    "mini-5": (12, 256, 4),
+    "small": (4, 512, 8),
+    "medium": (8, 512, 8),
+    "minilm": (6, 384, 12),
+    "base": (12, 768, 12),
+}
+
 # What a matrix or the biases are multiplied by where gradients are compared: so tokens stay apart
 # in twelve layers.  Where they become alike, gradients are small differences of large numbers.
 CALM = {"attention.output.dense.weight": 0.5, "bias": 0.3}

@@ -10,6 +10,7 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 from builders import batch_of, random_weights
+from random_models import SHAPES as ALL_SHAPES
 from random_models import random_batch, random_tensors
 
 from minibert.config import BertConfig
@@ -28,16 +29,7 @@ LENGTHS = [129, 1, 64, 7]
 STARTS, ENDS = [5, 0, 63, 2], [128, 0, 63, 4]
 # Of each array, relative to its largest number.
 LIMIT = 1e-4
-# layers, hidden size, heads
-SHAPES = {
-    "tiny": (2, 128, 2),
-    "tiny-5": (12, 128, 2),
-    "mini": (4, 256, 4),
-    "mini-5": (12, 256, 4),
-    "small": (4, 512, 8),
-    "medium": (8, 512, 8),
-    "minilm": (6, 384, 12),
-}
+SHAPES = {name: shape for name, shape in ALL_SHAPES.items() if name != "base"}
 
 
 def their_gradient(config, windows):

@@ -30,20 +30,15 @@ ROOT = Path(__file__).resolve().parents[1]
 GOLDENS = ROOT / "tests" / "goldens"
 sys.path.insert(0, str(ROOT / "tests"))
 
-from random_models import random_batch, random_spans, random_tensors, sampled  # noqa: E402
+from random_models import (  # noqa: E402
+    SHAPES,
+    random_batch,
+    random_spans,
+    random_tensors,
+    sampled,
+)
 
 LENGTHS = [384, 1, 128, 513 - 2, 17, 5]  # 1 and 511 too: odd sizes go wrong first
-# name -> layers, hidden size, heads: the fine-tuned BERTs this project starts from, then two more.
-SHAPES = {
-    "tiny": (2, 128, 2),
-    "tiny-5": (12, 128, 2),
-    "mini": (4, 256, 4),
-    "mini-5": (12, 256, 4),
-    "small": (4, 512, 8),
-    "medium": (8, 512, 8),
-    "minilm": (6, 384, 12),
-    "base": (12, 768, 12),
-}
 VARIANTS = {  # small models, for what the shapes leave out; 200 is no multiple of any tile
     "gelu_new": {"hidden_act": "gelu_new"},
     "gelu_pytorch_tanh": {"hidden_act": "gelu_pytorch_tanh"},

@@ -173,7 +173,7 @@ MUTANTS = [
            "rows_of(thread.d_scores_across, done, count)", "rows_of(thread.d_scores, done, count)", TRAINED),
     Mutant("CPU training: a norm's slope is left out", TRAINING + "rows.py",
            "(scaled - mean - x * slope) * factor", "(scaled - mean) * factor", TRAINED),
-    Mutant("CPU training: GELU's density is left out", TRAINING + "rows.py",
+    Mutant("CPU training: GELU's density is left out", TRAINING + "activations.py",
            "code.fma(erf, 0.5, 0.5) + x * density", "code.fma(erf, 0.5, 0.5)", TRAINED),
     Mutant("CPU training: what was dropped flows back", TRAINING + "dense.py",
            "drop(d_sum, block.begin, width, job.dropout, d_out)", "pass", TRAINED),

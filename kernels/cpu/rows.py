@@ -118,6 +118,42 @@ def panel_end(
     code.switch(ending, [case(kind) for kind in ENDINGS])
 
 
+def moments(code: Code, begin: Value, count: Value, epsilon: Value) -> tuple[Value, Value]:
+    """Mean of a row, in every lane, and one over its deviation: 1 / sqrt(variance + epsilon).
+
+    Args:
+        code: where to write.
+        begin: address of the row, float32; columns behind `count` are zero, up to a whole panel.
+        count: D, the columns that count.
+        epsilon: a number.
+    """
+    lanes = code.lanes
+    panel = 2 * lanes
+    width, whole = (count + (panel - 1)) & -panel, count & -lanes
+    inverse = 1.0 / code.cast("sitofp", count, F32)
+
+    def add(k: Value, sums: list[Value]) -> list[Value]:
+        a, b = (code.load(begin + k * 4 + 4 * lanes * j) for j in range(2))
+        return [sums[0] + a, sums[1] + b]
+
+    zero = code.vector(0.0)
+    a, b = code.loop(0, width, panel, add, [zero, zero])
+    mean = code.splat(code.reduce(a + b, Value.__add__) * inverse)
+
+    def squares(k: Value, sums: list[Value]) -> list[Value]:
+        centred = code.load(begin + k * 4) - mean
+        return [code.fma(centred, centred, sums[0])]
+
+    def last_squares(k: Value, sums: list[Value]) -> list[Value]:
+        centred = code.select(code.mask(count - k), code.load(begin + k * 4) - mean, 0.0)
+        return [code.fma(centred, centred, sums[0])]
+
+    square = code.loop(0, whole, lanes, squares, [zero])
+    square = code.loop(whole, count, lanes, last_squares, square)
+    variance = code.reduce(square[0], Value.__add__) * inverse
+    return mean, 1.0 / code.sqrt(variance + epsilon)
+
+
 def layer_norm(
     code: Code,
     x: Value,
@@ -146,35 +182,13 @@ def layer_norm(
         to: how they are kept: 'bfloat16' or 'rounded'; 'float32' for none.
     """
     lanes = code.lanes
-    panel = 2 * lanes
-    width = (count + (panel - 1)) & -panel  # of a padded row
-    whole = count & -lanes
-    inverse = 1.0 / code.cast("sitofp", count, F32)
+    width = (count + (2 * lanes - 1)) & -(2 * lanes)  # of a padded row
     epsilon = code.load_one(eps)
 
     def row(i: Value, _: list[Value]) -> None:
         begin = x + i * x_stride
-
-        def add(k: Value, sums: list[Value]) -> list[Value]:
-            a, b = (code.load(begin + k * 4 + 4 * lanes * j) for j in range(2))
-            return [sums[0] + a, sums[1] + b]
-
-        zero = code.vector(0.0)
-        a, b = code.loop(0, width, panel, add, [zero, zero])
-        mean = code.splat(code.reduce(a + b, Value.__add__) * inverse)
-
-        def squares(k: Value, sums: list[Value]) -> list[Value]:
-            centred = code.load(begin + k * 4) - mean
-            return [code.fma(centred, centred, sums[0])]
-
-        def last_squares(k: Value, sums: list[Value]) -> list[Value]:
-            centred = code.select(code.mask(count - k), code.load(begin + k * 4) - mean, 0.0)
-            return [code.fma(centred, centred, sums[0])]
-
-        square = code.loop(0, whole, lanes, squares, [zero])
-        square = code.loop(whole, count, lanes, last_squares, square)
-        variance = code.reduce(square[0], Value.__add__) * inverse
-        factor = code.splat(1.0 / code.sqrt(variance + epsilon))
+        mean, scale = moments(code, begin, count, epsilon)
+        factor = code.splat(scale)
 
         def normalise(k: Value, _: list[Value]) -> None:
             centred = code.load(begin + k * 4) - mean

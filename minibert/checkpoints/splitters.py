@@ -9,7 +9,8 @@ Source: transformers 4.57.6, convert_slow_tokenizer.py; for BERT 5.2.0, which do
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,15 @@ def content(token: Any) -> str:
     return str(token["content"]) if isinstance(token, dict) and "content" in token else str(token)
 
 
+@contextmanager
+def _read_as(problem: str) -> Iterator[None]:
+    """What the Rust side of `tokenizers` refuses, as a TokenizerError that says so."""
+    try:
+        yield
+    except Exception as error:  # it raises nothing narrower
+        raise TokenizerError(f"{problem}: {error}") from None
+
+
 def _numbered(
     backend: tokenizers.Tokenizer, file: Path, tokens: Iterable[str]
 ) -> list[tuple[str, int]]:
@@ -65,10 +75,8 @@ def _numbered(
 
 def from_tokenizer_json(file: Path, settings: Mapping[str, Any]) -> tokenizers.Tokenizer:
     """Load tokenizer.json; normalising options said in tokenizer_config.json win, as in BERT's."""
-    try:
+    with _read_as(f"{file}: is not a tokenizer file"):
         backend = tokenizers.Tokenizer.from_str(file.read_text(encoding="utf-8"))
-    except Exception as error:  # the Rust side raises plain Exception for every bad file
-        raise TokenizerError(f"{file}: is not a tokenizer file: {error}") from None
     if isinstance(backend.model, models.WordLevel):
         raise TokenizerError(
             f"{file}: holds a {type(backend.model).__name__} tokenizer, expected BERT's WordPiece, "
@@ -158,10 +166,8 @@ def _has_marks(token: str) -> bool:
 
 def from_merges(file: Path, merges: Path, settings: Mapping[str, Any]) -> tokenizers.Tokenizer:
     """Set up the tokenizer of RoBERTa, byte-level BPE, from its vocabulary and its merges."""
-    try:
+    with _read_as(f"{file}: is not a vocabulary of a BPE"):
         backend = tokenizers.Tokenizer(models.BPE.from_file(str(file), str(merges)))
-    except Exception as error:  # the Rust side raises plain Exception for every bad file
-        raise TokenizerError(f"{file}: is not a vocabulary of a BPE: {error}") from None
     space = settings.get("add_prefix_space", False)
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=space)
     ends = (content(settings.get(f"{name}_token", ROBERTA_TOKENS[name])) for name in ("sep", "cls"))
@@ -198,11 +204,9 @@ def from_sentencepiece(file: Path, kind: str, settings: Mapping[str, Any]) -> to
         )
     numberings = {"xlm-roberta": _xlmr_pieces, "camembert": _camembert_pieces}
     vocabulary, unknown = numberings.get(kind, _albert_pieces)(model)
-    try:
+    with _read_as(f"{file}: is not a SentencePiece model"):
         backend = tokenizers.Tokenizer(models.Unigram(vocabulary, unknown, False))
         charsmap = [normalizers.Precompiled(model.normalizer)] if model.normalizer else []
-    except Exception as error:  # the Rust side raises plain Exception for every bad value
-        raise TokenizerError(f"{file}: is not a SentencePiece model: {error}") from None
     steps: list[normalizers.Normalizer]
     if kind == "albert":
         steps = [normalizers.Replace("``", '"'), normalizers.Replace("''", '"')]

@@ -6,6 +6,10 @@ With C = P V and d for gradients of the loss, and rows that are keys:
 
     d_V = P^T d_C        d_A^T = P^T (V d_C^T - sum over columns of C d_C) / sqrt(Dh)
     d_K = d_A^T Q        d_Q = d_A K, after all d_A^T are put across
+
+Measured in a step of 12/384/12 on two Zen 5 cores (`tools/bench.py train --profile`): forward 30 %
+of the peak in bfloat16 and 40 % in float32, backward 43 and 52 %.  Heads are 32 wide, so products
+are short, and exponentials and packing weigh as much as they do.
 """
 
 from __future__ import annotations

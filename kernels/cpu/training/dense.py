@@ -5,6 +5,10 @@ gradient of the loss with respect to what follows it:
 
     d_x = d_y W         rows of d_y, with W packed the other way round
     d_W = d_y^T x       rows of d_y^T (rows.transpose), with x packed as attention packs values
+
+Measured in a step of 12/384/12 in bfloat16 on two Zen 5 cores (`tools/bench.py train --profile`):
+both products with a norm or an activation around them reach 76 to 81 % of the processor's peak, at
+384 to 384 only 67 %; in float32 77 % and more.
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ from ..simd import jit
 from ..steps import kernel, padded, rows_of, write_multiply
 from ..targets import SIZES, Target
 from ..threads import enter, leave, next_stage, next_task, task_number
-from . import rows
+from . import activations, rows
 
 tile_task_at = at(TILE_TASK)
 
@@ -125,7 +129,7 @@ def write_backward(dtype: str, target: Target) -> dict[str, Any]:
     multiply = write_multiply(dtype, target)
     weight_gradient = write_weight_gradient(dtype, target)
     activate_backward = kernel(
-        "activate_backward", rows.activate_backward, target, kind=kind, to=operand
+        "activate_backward", activations.activate_backward, target, kind=kind, to=operand
     )
     layer_norm_backward = kernel(
         "layer_norm_backward", rows.layer_norm_backward, target, to=operand

@@ -12,10 +12,9 @@ from __future__ import annotations
 
 import math
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from minibert.arrays import Floats, Ints
 from minibert.kernels.numbers import round_up
@@ -25,119 +24,13 @@ from minibert.parameters import Dense, Norm, Tables, Weights, full
 from ..compiler import Program, load_program
 from ..functions import ACTIVATIONS, longest
 from ..jobs import BLOCK_ROWS, attention_tasks
-from ..packing import Record, address, aligned
-from ..pool import POOL, YIELD
-from ..records import CHUNK, PLAIN, QKV, RESIDUAL, TRAINING_JOBS, WEIGHT_GRADIENT
+from ..packing import address
+from ..pool import POOL
+from ..records import CHUNK, PLAIN, QKV, RESIDUAL, WEIGHT_GRADIENT
 from ..targets import SIZES, Target
+from .calls import Active, Attended, Call, Linear, Normal, Projected
 from .memory import COLUMNS, NUMBERS, Buffer, Threads, Workspace, blocks, tiles
 from .weights import TrainedDense, TrainedWeights, copy_rest, make_room
-
-# ---------------------------------------------------------------- what steps keep
-
-
-class Normal(NamedTuple):
-    """What a norm keeps."""
-
-    out: Buffer  # [T, D] float32
-    operand: Buffer  # the same, as products read it
-    normal: Buffer  # [T, D] before gain and bias
-    deviations: Buffer  # [T] one over the deviation
-
-
-class Projected(NamedTuple):
-    """What a projection keeps."""
-
-    out: Buffer  # [T, D] float32
-    operand: Buffer  # the same, as products read it
-
-
-class Linear(NamedTuple):
-    """What a product keeps."""
-
-    operand: Buffer
-
-    @property
-    def out(self) -> Buffer:
-        """What the next step reads."""
-        return self.operand
-
-
-class Active(NamedTuple):
-    """What an activation keeps."""
-
-    operand: Buffer  # [T, F] as products read it
-    before: Buffer  # [T, F]
-
-    @property
-    def out(self) -> Buffer:
-        """What the next step reads."""
-        return self.operand
-
-
-class Attended(NamedTuple):
-    """What attention keeps."""
-
-    operand: Buffer  # [T, D] context, as products read it
-    rows: Buffer  # [2 H, T] shifts and inverses of the softmax
-
-    @property
-    def out(self) -> Buffer:
-        """What the next step reads."""
-        return self.operand
-
-
-# ---------------------------------------------------------------- jobs
-
-
-class Call:
-    """One call of an entry of the training program."""
-
-    def __init__(self, kernels: Kernels, entry: str):
-        self.entry, self.program = entry, kernels.program
-        self.num_threads = kernels.num_threads
-        record = aligned((1,), TRAINING_JOBS[entry])
-        self.address, self.record = address(record), record[0]
-        self.record["yield_function"] = YIELD
-        self.arrays: list[Any] = []
-        self.tasks = 1
-
-    def refer(self, name: str, array: NDArray[Any]) -> None:
-        """Let a field point to an array, which lives as long as the call."""
-        self.record[name] = address(array)
-        self.arrays.append(array)
-
-    def put(self, **buffers: Buffer) -> None:
-        """Let fields point to buffers."""
-        for name, buffer in buffers.items():
-            self.record[name] = buffer.record
-            self.arrays.append(buffer)
-
-    def set_tasks(self, name: str, tasks: Record) -> None:
-        """Set NAME_tasks and NAME_task_count."""
-        self.refer(f"{name}_tasks", tasks)
-        self.record[f"{name}_task_count"] = len(tasks)
-        self.tasks = max(self.tasks, len(tasks))
-
-    def set_dropout(self, dropout: Dropout | None, heads: int = 1) -> None:
-        """Say what is dropped."""
-        if dropout is None or not dropout.rate:
-            return
-        record = self.record["dropout"]
-        record["on"], record["first_token"], record["heads"] = 1, dropout.first_token, heads
-        record["key"], record["bound"] = dropout.key, int(dropout.rate * 2**32) - 2**31
-        record["scale"] = 1 / (1 - dropout.rate)
-
-    @property
-    def threads(self) -> int:
-        """How many take part, at most."""
-        return max(1, min(self.num_threads, self.tasks))
-
-    def run(self, slot: int) -> None:
-        """Take tasks until none is left, as the thread of this slot."""
-        self.program.run(self.entry, self.address, slot)
-
-
-# ---------------------------------------------------------------- the functions
 
 
 class Kernels:
@@ -174,7 +67,7 @@ class Kernels:
         """Pack the weights anew, after the optimizer has changed them."""
         for dense, to in copy_rest(weights, prepared, self.target):
             weight = np.ascontiguousarray(full(dense.weight), np.float32)
-            call = Call(self, "pack")
+            call = self._call("pack")
             call.arrays.append(weight)
             call.record["weights"] = (address(weight), weight.strides[0])
             call.put(narrow=to.narrow)
@@ -200,7 +93,7 @@ class Kernels:
     ) -> Normal:
         """See gradients.embed."""
         kept = self._normal(len(input_ids), tables.hidden)
-        call = Call(self, "embed")
+        call = self._call("embed")
         call.record["tables"] = tables.record
         self._set_ids(call, input_ids, token_type_ids, position_ids)
         self._set_norm(call, kept, tables.norm, eps)
@@ -213,7 +106,7 @@ class Kernels:
         tokens = len(x.out)
         out = self.workspace.keep(tokens, dense.out, "float32")
         operand = self.workspace.keep(tokens, dense.out, self.operand)
-        call = Call(self, "project")
+        call = self._call("project")
         call.record["dense"] = dense.record
         call.put(x=x.operand, out=out, operand=operand)
         return self._by_rows(call, tokens, Projected(out, operand))
@@ -221,7 +114,7 @@ class Kernels:
     def linear(self, x: Any, dense: TrainedDense) -> Linear:
         """See gradients.linear."""
         out = self.workspace.keep(len(x.operand), dense.out, self.kind)
-        call = Call(self, "linear")
+        call = self._call("linear")
         call.record["dense"] = dense.record
         call.put(x=x.operand, out=out)
         return self._by_rows(call, len(out), Linear(out))
@@ -231,7 +124,7 @@ class Kernels:
         tokens = len(x.operand)
         out = self.workspace.keep(tokens, dense.out, self.operand)
         before = self.workspace.keep(tokens, dense.out, self.kind)
-        call = Call(self, "linear_activation")
+        call = self._call("linear_activation")
         call.record["dense"] = dense.record
         call.record["activation"] = ACTIVATIONS.index(activation)
         call.put(x=x.operand, out=out, before=before)
@@ -249,7 +142,7 @@ class Kernels:
         """See gradients.linear_add_norm."""
         tokens = len(x.operand)
         kept = self._normal(tokens, dense.out)
-        call = Call(self, "linear_add_norm")
+        call = self._call("linear_add_norm")
         call.record["dense"] = dense.record
         self._set_norm(call, kept, norm, eps)
         call.put(x=x.operand, residual=residual.out, out=kept.out, operand=kept.operand)
@@ -273,7 +166,7 @@ class Kernels:
         """See gradients.span_logits."""
         tokens = len(x.out)
         start, end = np.empty(tokens, np.float32), np.empty(tokens, np.float32)
-        call = Call(self, "span_logits")
+        call = self._call("span_logits")
         call.refer("head", head)
         call.record["hidden"] = x.out.width
         call.put(x=x.out)
@@ -298,7 +191,7 @@ class Kernels:
         """See gradients.span_logits_backward."""
         tokens, hidden = len(x.out), x.out.width
         out = self.workspace.borrow("d_x", tokens, hidden, "float32")
-        call = Call(self, "span_logits_backward")
+        call = self._call("span_logits_backward")
         call.refer("head", head)
         call.record["hidden"] = hidden
         call.put(x=x.out, out=out)
@@ -328,7 +221,7 @@ class Kernels:
         if self.operand != "float32" or dropout is not None:
             d_sum = self.workspace.borrow("d_sum", tokens, hidden, self.operand)
         d_x = self.workspace.borrow("d_inner", tokens, dense.into, self.kind)
-        call = Call(self, "linear_add_norm_backward")
+        call = self._call("linear_add_norm_backward")
         self._set_norm(call, kept, norm)
         call.put(d_sum=d_out)
         call.set_dropout(dropout)
@@ -348,7 +241,7 @@ class Kernels:
         plus: Buffer,
     ) -> Buffer:
         """See gradients.linear_activation_backward; the result is `plus`, changed."""
-        call = Call(self, "linear_activation_backward")
+        call = self._call("linear_activation_backward")
         call.record["activation"] = ACTIVATIONS.index(activation)
         call.put(before=kept.before)
         self._dense_backward(call, d_out, x, dense, gradient, RESIDUAL, plus, plus)
@@ -382,7 +275,7 @@ class Kernels:
         if plus is None:
             plus = self.workspace.borrow("d_linear", len(d_out), dense.into, "float32")
             ending = PLAIN
-        call = Call(self, "linear_backward")
+        call = self._call("linear_backward")
         self._dense_backward(call, d_out, x, dense, gradient, ending, plus, plus)
         return plus
 
@@ -391,7 +284,7 @@ class Kernels:
     ) -> Buffer:
         """See gradients.project_backward."""
         operand = self.workspace.borrow("d_sum", len(d_out), dense.out, self.operand)
-        call = Call(self, "narrow")
+        call = self._call("narrow")
         call.record["width"] = dense.out
         call.put(x=d_out, operand=operand)
         self._by_rows(call, len(d_out), None)
@@ -410,7 +303,7 @@ class Kernels:
     ) -> None:
         """See gradients.embed_backward; changes d_out."""
         tokens, hidden = len(d_out), tables.hidden
-        call = Call(self, "embed_backward")
+        call = self._call("embed_backward")
         self._set_ids(call, input_ids, token_type_ids, position_ids)
         self._set_norm(call, kept, tables.norm)
         call.put(d_sum=d_out)
@@ -444,7 +337,7 @@ class Kernels:
             ],
             np.float32,
         )
-        call = Call(self, "adamw")
+        call = self._call("adamw")
         for name, array in zip(
             ("weights", "gradient", "first", "second", "settings"),
             (weights, gradient, first, second, numbers),
@@ -458,7 +351,7 @@ class Kernels:
         """See gradients.sum_of_squares."""
         tasks = blocks(len(x), CHUNK)
         sums = np.zeros(len(tasks), np.float32)
-        call = Call(self, "sum_of_squares")
+        call = self._call("sum_of_squares")
         call.refer("x", x)
         call.refer("sums", sums)
         call.set_tasks("row", tasks)
@@ -466,6 +359,9 @@ class Kernels:
         return float(sums.sum(dtype=np.float64))
 
     # ------------------------------------------------------------ calls
+
+    def _call(self, entry: str) -> Call:
+        return Call(self.program, self.num_threads, entry)
 
     def _normal(self, tokens: int, width: int) -> Normal:
         keep = self.workspace.keep
@@ -501,7 +397,7 @@ class Kernels:
         self, entry: str, qkv: Linear, context: Buffer, rows: Buffer, cu_seqlens: Ints, heads: int
     ) -> Call:
         hidden = context.width
-        call = Call(self, entry)
+        call = self._call(entry)
         call.record["hidden"], call.record["head_size"] = hidden, hidden // heads
         call.record["tokens"] = len(context)
         call.put(qkv=qkv.operand, context=context)

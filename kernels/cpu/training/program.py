@@ -19,7 +19,7 @@ from ..simd import jit
 from ..steps import kernel, padded, rows_of, write_embed_sum, write_multiply, write_span_logits
 from ..targets import Target
 from ..threads import enter, leave, next_stage, next_task, task_number
-from . import rows
+from . import activations, rows
 from .attention import write_attention
 from .dense import write_backward, write_drop
 from .optimizer import write_optimizer
@@ -50,7 +50,7 @@ def write_forward(dtype: str, target: Target) -> dict[str, Any]:
     multiply = write_multiply(dtype, target)
     embed_sum, score = write_embed_sum(target), write_span_logits(target)
     layer_norm = kernel("layer_norm_kept", rows.layer_norm_kept, target, to=operand)
-    activate = kernel("activate", rows.activate, target, kind=kind, to=operand)
+    activate = kernel("activate", activations.activate, target, kind=kind, to=operand)
     drop = write_drop(target, "float32", "float32")
     narrow = kernel("narrow_rows", narrow_rows, target, to=operand)
     add_rows = kernel("add_rows", rows.add_rows, target)

@@ -6,15 +6,11 @@ are zero wherever a product or a sum reads them.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
-from minibert.kernels.reference import ERF_P, ERF_Q
-
-from ..activations import ACTIVATIONS, clip, exp2, logistic, polynomial
 from ..attention import transpose as transpose_square
 from ..records import DROPOUT
-from ..rows import store_as
+from ..rows import moments, store_as
 from ..simd import F32, I16, I32, I64, Code, Value
 from ..targets import SIZES
 
@@ -249,111 +245,6 @@ def add_rows(
     code.loop(0, rows, 1, row)
 
 
-# ---------------------------------------------------------------- activations
-
-
-def gelu_slope(code: Code, x: Value) -> Value:
-    """Chance that a normal number is below x, plus x times its density there."""
-    z = clip(code, x * math.sqrt(0.5), -4.0, 4.0)
-    square = z * z
-    erf = z * polynomial(code, ERF_P, square) / polynomial(code, ERF_Q, square)
-    density = exp2(code, x * x * (-0.5 * math.log2(math.e))) * (1 / math.sqrt(2 * math.pi))
-    return code.fma(erf, 0.5, 0.5) + x * density
-
-
-def gelu_tanh_slope(code: Code, x: Value) -> Value:
-    """With s = logistic(2 y): s + x s (1 - s) 2 y'."""
-    factor = 2 * math.sqrt(2 / math.pi)
-    s = logistic(code, code.fma(x * x * x, 0.044715, x) * factor)
-    slope = code.fma(x * x, 3 * 0.044715, 1.0) * factor
-    return code.fma(x * s * (1.0 - s), slope, s)
-
-
-def relu_slope(code: Code, x: Value) -> Value:
-    """1 where the input is positive, else 0."""
-    return code.select(x > 0.0, code.like(1.0, x), 0.0)
-
-
-def silu_slope(code: Code, x: Value) -> Value:
-    """With s = logistic(x): s + x s (1 - s)."""
-    s = logistic(code, x)
-    return code.fma(x * s, 1.0 - s, s)
-
-
-SLOPES: dict[str, Callable[[Code, Value], Value]] = {
-    "gelu": gelu_slope,
-    "gelu_tanh": gelu_tanh_slope,
-    "relu": relu_slope,
-    "silu": silu_slope,
-}
-
-
-def activate(
-    code: Code,
-    number: Value,
-    x: Value,
-    x_stride: Value,
-    rows: Value,
-    width: Value,
-    out: Value,
-    out_stride: Value,
-    *,
-    kind: str,
-    to: str,
-) -> None:
-    """The activation of this number, of rows kept as `kind`; the result is kept as `to`."""
-
-    def case(name: str) -> Callable[[], None]:
-        def row(i: Value, _: list[Value]) -> None:
-            def some(k: Value, _: list[Value]) -> None:
-                y = ACTIVATIONS[name](code, load_as(code, x + i * x_stride + k * SIZES[kind], kind))
-                store_as(code, y, out + i * out_stride + k * SIZES[to], to)
-
-            code.loop(0, width, code.lanes, some)
-
-        def all_rows() -> None:
-            code.loop(0, rows, 1, row)
-
-        return all_rows
-
-    code.switch(number, [case(name) for name in ACTIVATIONS])
-
-
-def activate_backward(
-    code: Code,
-    number: Value,
-    d: Value,
-    d_stride: Value,
-    x: Value,
-    x_stride: Value,
-    rows: Value,
-    width: Value,
-    *,
-    kind: str,
-    to: str,
-) -> None:
-    """D *= the activation's slope at x, in place; d and x are kept as `kind`, the result as `to`.
-
-    Both have the same size, and what is zero in d stays zero.
-    """
-
-    def case(name: str) -> Callable[[], None]:
-        def row(i: Value, _: list[Value]) -> None:
-            def some(k: Value, _: list[Value]) -> None:
-                at = d + i * d_stride + k * SIZES[kind]
-                slope = SLOPES[name](code, load_as(code, x + i * x_stride + k * SIZES[kind], kind))
-                store_as(code, load_as(code, at, kind) * slope, at, to)
-
-            code.loop(0, width, code.lanes, some)
-
-        def all_rows() -> None:
-            code.loop(0, rows, 1, row)
-
-        return all_rows
-
-    code.switch(number, [case(name) for name in SLOPES])
-
-
 # ---------------------------------------------------------------- norms and the head
 
 
@@ -374,6 +265,11 @@ def columns(code: Code, count: Value, body: Callable[[Value, Value | None], None
 def only(code: Code, mask: Value | None, x: Value) -> Value:
     """The true columns of x, with zeros for the others."""
     return x if mask is None else code.select(mask, x, 0.0)
+
+
+def clear_numbers(code: Code, out: Value, count: Value) -> None:
+    """Set so many float32 numbers, whole vectors, to zero."""
+    code.loop(0, count, code.lanes, lambda k, _: code.store(code.vector(0.0), out + k * 4))
 
 
 def layer_norm_kept(
@@ -411,25 +307,11 @@ def layer_norm_kept(
     """
     lanes = code.lanes
     width = (count + (2 * lanes - 1)) & -(2 * lanes)
-    inverse = 1.0 / code.cast("sitofp", count, F32)
     epsilon = code.load_one(eps)
 
     def row(i: Value, _: list[Value]) -> None:
         begin = x + i * x_stride
-
-        def add(k: Value, sums: list[Value]) -> list[Value]:
-            return [sums[0] + code.load(begin + k * 4)]
-
-        total = code.loop(0, width, lanes, add, [code.vector(0.0)])[0]
-        mean = code.splat(code.reduce(total, Value.__add__) * inverse)
-
-        def squares(k: Value, sums: list[Value]) -> list[Value]:
-            centred = code.select(code.mask(count - k), code.load(begin + k * 4) - mean, 0.0)
-            return [code.fma(centred, centred, sums[0])]
-
-        square = code.loop(0, width, lanes, squares, [code.vector(0.0)])[0]
-        variance = code.reduce(square, Value.__add__) * inverse
-        scale = 1.0 / code.sqrt(variance + epsilon)
+        mean, scale = moments(code, begin, count, epsilon)
         factor = code.splat(scale)
         code.store(scale, inverses + i * 4)
 
@@ -483,10 +365,7 @@ def layer_norm_backward(
     width = (count + (2 * lanes - 1)) & -(2 * lanes)
     inverse = 1.0 / code.cast("sitofp", count, F32)
 
-    def clear(k: Value, _: list[Value]) -> None:
-        code.store(code.vector(0.0), sums + k * 4)
-
-    code.loop(0, width + width, lanes, clear)
+    clear_numbers(code, sums, width + width)
 
     def row(i: Value, _: list[Value]) -> None:
         begin, normals = d + i * d_stride, normal + i * normal_stride
@@ -548,10 +427,7 @@ def span_logits_backward(
     """
     lanes = code.lanes
 
-    def clear(k: Value, _: list[Value]) -> None:
-        code.store(code.vector(0.0), sums + k * 4)
-
-    code.loop(0, width + width, lanes, clear)
+    clear_numbers(code, sums, width + width)
 
     def row(i: Value, _: list[Value]) -> None:
         ds, de = code.broadcast(start + i * 4), code.broadcast(end + i * 4)
