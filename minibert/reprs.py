@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 LONGEST = 100  # characters of one value; beyond it texts are cut, and collections are counted
+MESSAGE = 80  # characters of a value in a message
 
 
 def short(value: object) -> str:
@@ -30,6 +31,24 @@ def short(value: object) -> str:
     ):
         return f"{type(value).__name__} of {len(value)}"
     return repr(value)
+
+
+def shown(value: object) -> str:
+    """A value for a message: its repr, cut to 80 characters, whatever the value is.
+
+    Example:
+        >>> shown("a" * 100)[-5:], shown(10**5000), shown(type("Odd", (), {"__repr__": None})())
+        ('aaaaa', 'an integer of 16610 bits', 'an object of type Odd')
+    """
+    if isinstance(value, int) and value.bit_length() > 256:  # too long to be turned into digits
+        return f"an integer of {value.bit_length()} bits"
+    if isinstance(value, str):
+        value = value[:MESSAGE]  # before it is escaped, which takes time for a book
+    try:
+        text = repr(value)
+    except Exception:  # whatever the repr of a stranger's class raises
+        return f"an object of type {type(value).__name__}"
+    return text[:MESSAGE]
 
 
 def short_repr(record: Any) -> str:
