@@ -111,7 +111,7 @@ def convert(
     check_choice("dtype", dtype, STORED_DTYPES)
     if bits is not None:
         if dtype != "float32":
-            raise InputError(f"give either dtype or bits: dtype is {dtype!r}, bits is {shown(bits)}")
+            raise InputError(f"give dtype or bits: dtype is {dtype!r}, bits is {shown(bits)}")
         bits = check_bits(bits)
     if not isinstance(output, str | os.PathLike) or not str(output):
         raise InputError(f"the output must be a folder's name, got {output!r:.80}")
