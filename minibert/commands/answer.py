@@ -20,6 +20,18 @@ if TYPE_CHECKING:
     from minibert.spans import Answer
 
 
+# Options of a QuestionAnswerer that are options of a command too, by the same names.
+ANSWERING = (
+    "max_answer_length",
+    "max_seq_length",
+    "max_question_length",
+    "doc_stride",
+    "align_to_words",
+    "max_overlap",
+    "min_score",
+)
+
+
 def add_command(commands: Any) -> None:
     """Describe the command and its options."""
     answer = commands.add_parser(
@@ -232,7 +244,7 @@ def load_answerer(args: argparse.Namespace) -> QuestionAnswerer:
     """The QuestionAnswerer that the options describe."""
     from minibert.answering import QuestionAnswerer  # here: --help needs no NumPy
 
-    options = {}
+    options = {name: getattr(args, name) for name in ANSWERING if hasattr(args, name)}
     if args.null_threshold is not None:
         options["null_score_diff_threshold"] = args.null_threshold
     return QuestionAnswerer(
@@ -241,13 +253,6 @@ def load_answerer(args: argparse.Namespace) -> QuestionAnswerer:
         dtype=args.dtype,
         num_threads=args.threads,
         revision=args.revision,
-        max_answer_length=args.max_answer_length,
-        max_seq_length=args.max_seq_length,
-        max_question_length=args.max_question_length,
-        doc_stride=args.doc_stride,
-        align_to_words=args.align_to_words,
-        max_overlap=args.max_overlap,
-        min_score=args.min_score,
         **options,
     )
 
