@@ -63,7 +63,8 @@ def written(value: object, how: Callable[[object], str]) -> str:
 
 def short_repr(record: Any) -> str:
     """A dataclass with its values in a few words: `__repr__ = short_repr`."""
-    shown = (f"{field.name}={short(getattr(record, field.name))}" for field in fields(record))
+    listed = [field.name for field in fields(record) if field.repr]
+    shown = (f"{name}={short(getattr(record, name))}" for name in listed)
     return f"{type(record).__name__}({', '.join(shown)})"
 
 
