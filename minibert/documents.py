@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from typing import Any
 
-# What steers a terminal, where it is not escaped in JSON anyway, and what turns text around.
-STEERING = re.compile("[\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+from minibert.progress import STEERING
 
 
 def to_json(value: Any, indent: int | None = None, plain: bool = False) -> str:
@@ -19,7 +17,8 @@ def to_json(value: Any, indent: int | None = None, plain: bool = False) -> str:
     Args:
         value: what JSON can hold.
         indent: spaces for each level; None for one line.
-        plain: whether letters of all scripts stand as they are, and not as \u and four digits.
+        plain: whether letters of all scripts stand as they are, and not as \u and four digits;
+            but what would steer a terminal.
 
     Example:
         >>> to_json({"threshold": -math.inf, "text": "κ\x9b"}, plain=True)

@@ -472,6 +472,12 @@ def test_weights_beyond_all_sense_give_the_definition_s_answers(
     assert off.max() < (1e-4 if dtype == "float32" else 0.5)
 
 
+@pytest.mark.parametrize("option", [{"n": 3}, {"examples": 3}, {"options": 3}, {"batch_size": 3}])
+def test_what_is_no_option_of_one_answer_is_named(qa, option):
+    with pytest.raises(InputError, match=f"unknown option {next(iter(option))}"):
+        qa.answer(WHO, TEXT, **option)
+
+
 @pytest.mark.parametrize("value", ["no", 1, None])
 def test_aligning_to_words_is_true_or_false(tiny, value):
     with pytest.raises(InputError, match="align_to_words must be True or False"):

@@ -60,6 +60,8 @@ def file_name(text: str) -> str:
     """An argparse type: the name of a file or folder, which an unset shell variable is not."""
     if not text:
         raise argparse.ArgumentTypeError("is empty")
+    if "\0" in text:
+        raise argparse.ArgumentTypeError(f"no file can have that name: {text!r}")
     return text
 
 
