@@ -134,7 +134,7 @@ class QuestionAnswerer:
         Raises:
             InputError: empty or non-string input, or a wrong option.
         """
-        return self.n_best(question, context, 1, **options)[0]
+        return _raised(next(self._answers([(question, context)], 1, None, options)))[0]
 
     def n_best(self, question: str, context: Context, n: int = 20, **options: Any) -> list[Answer]:
         """Up to `n` answers, best first; "no answer" is among them.
@@ -143,7 +143,7 @@ class QuestionAnswerer:
         they sum to 1 when n is large enough to list them all.  They depend neither on n nor on
         which spans the options leave out.
         """
-        return _raised(next(self.n_best_or_error([(question, context)], n, **options)))
+        return _raised(next(self._answers([(question, context)], n, None, options)))
 
     def answer_many(
         self,
@@ -166,8 +166,7 @@ class QuestionAnswerer:
         Raises:
             InputError: a pair cannot be read; after the answers to those before it.
         """
-        results = self.n_best_many(examples, 1, batch_size=batch_size, **options)
-        return (answers[0] for answers in results)
+        return (answers[0] for answers in self._all_answers(examples, 1, batch_size, options))
 
     def n_best_many(
         self,
@@ -178,8 +177,7 @@ class QuestionAnswerer:
         **options: Any,
     ) -> Iterator[list[Answer]]:
         """As answer_many, with the `n` best answers to each question."""
-        found = self.n_best_or_error(examples, n, batch_size=batch_size, **options)
-        return (_raised(answers, f"example {n}: ") for n, answers in enumerate(found, 1))
+        return self._all_answers(examples, n, batch_size, options)
 
     def n_best_or_error(
         self,
@@ -194,6 +192,19 @@ class QuestionAnswerer:
         An InputError among the examples stands for a pair that the caller could not read, and comes
         back in its place.
         """
+        return self._answers(examples, n, batch_size, options)
+
+    def _all_answers(
+        self, examples: Iterable[Any], n: int, batch_size: int | None, options: dict[str, Any]
+    ) -> Iterator[list[Answer]]:
+        """As `_answers`, but the first error is raised."""
+        found = self._answers(examples, n, batch_size, options)
+        return (_raised(answers, f"example {n}: ") for n, answers in enumerate(found, 1))
+
+    def _answers(
+        self, examples: Iterable[Any], n: int, batch_size: int | None, options: dict[str, Any]
+    ) -> Iterator[list[Answer] | InputError]:
+        """What all the others do."""
         n = check_count("n", n, 1)
         if batch_size is not None:
             batch_size = check_count("batch_size", batch_size, 1)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 from minibert.commands.options import add_model_options, at_least, dump, examples, file_name
 from minibert.errors import InputError
 from minibert.files import check_apart, check_output, writing
-from minibert.progress import notice
+from minibert.progress import harmless, notice
 from minibert.sentences import sentence_around
 
 if TYPE_CHECKING:
@@ -235,8 +235,7 @@ def command_answer(args: argparse.Namespace) -> None:
             shown = [answer.to_dict() for answer in answers]
             out.write(dump(shown[0] if args.top_k == 1 else shown) + "\n")
         else:
-            marks = marks_for(out)
-            blocks = [describe(a, texts[a.document], names[a.document], marks) for a in answers]
+            blocks = [describe(a, texts[a.document], names[a.document], out) for a in answers]
             out.write("\n\n".join(blocks) + "\n")
 
 
@@ -315,13 +314,24 @@ def marks_for(out: TextIO) -> tuple[str, str]:
     return "[", "]"
 
 
-def describe(answer: Answer, text: str, name: str, marks: tuple[str, str]) -> str:
-    """An answer for people: its text, its sentence with the span marked, and the figures."""
+def describe(answer: Answer, text: str, name: str, out: TextIO) -> str:
+    """An answer for people: its text, its sentence with the span marked, and the figures.
+
+    Args:
+        answer: to show.
+        text: that it stands in.
+        name: of the text's file, or empty.
+        out: where it will be written.
+    """
     figures = f"score {answer.score:.2f}, probability {answer.probability:.2f}"
     if answer.is_null:
         return f"(no answer)\n  {figures}: the text does not seem to say"
     begin, end = sentence_around(text, answer.start, answer.end)
-    before, after = text[begin : answer.start], text[answer.end : end]
-    sentence = " ".join(f"{before}{marks[0]}{answer.text}{marks[1]}{after}".split())
+    before, found, after, name = (
+        harmless(part, out)
+        for part in (text[begin : answer.start], answer.text, text[answer.end : end], name)
+    )
+    mark, unmark = marks_for(out)
+    sentence = " ".join(f"{before}{mark}{found}{unmark}{after}".split())
     place = f"characters {answer.start} to {answer.end}" + (f" of {name}" if name else "")
-    return f"{answer.text}\n  {sentence}\n  {figures}, {place}"
+    return f"{found}\n  {sentence}\n  {figures}, {place}"
