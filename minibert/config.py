@@ -7,7 +7,6 @@ What only minibert uses stands there too, in an object "minibert":
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 from minibert.errors import ConfigError, ModelNotFoundError
 from minibert.families import FAMILIES, why_not
+from minibert.files import LARGEST_JSON, json_value, read_file
 
 # Sizes beyond these are a damaged file, not a model.
 LARGEST = {"num_hidden_layers": 1000, "num_hidden_groups": 1000, "inner_group_num": 1000}
@@ -225,13 +225,11 @@ def read_json_object(path: Path) -> dict[str, Any]:
         ModelNotFoundError: it cannot be opened.
         ConfigError: it holds something else.
     """
-    if path.exists() and not path.is_file():  # a pipe would be waited for
-        raise ModelNotFoundError(f"{path}: cannot be read: it is a folder or a device")
     try:
-        raw = json.loads(path.read_text(encoding="utf-8-sig"))
+        raw = json_value(read_file(path, at_most=LARGEST_JSON).decode("utf-8-sig"))
     except OSError as error:
         raise ModelNotFoundError(f"{path}: cannot be read: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ConfigError(f"is not JSON: {error}") from None
     if not isinstance(raw, dict):
         raise ConfigError(f"must hold a JSON object, found {type(raw).__name__}")

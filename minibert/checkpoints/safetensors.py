@@ -29,6 +29,7 @@ from safetensors.numpy import save_file
 
 from minibert.arrays import Floats
 from minibert.errors import CheckpointError, MinibertError, ModelNotFoundError
+from minibert.files import LARGEST_JSON, json_value, open_file, read_file
 
 # How the bytes of each safetensors dtype lie in the file.  NumPy has no bfloat16, and not every
 # byte is a valid NumPy bool: both are read as plain integers first.
@@ -42,6 +43,7 @@ FLOAT_DTYPES = ("F32", "F16", "BF16", "F64")
 MAX_HEADER_BYTES = 100_000_000  # the limit of the format itself
 MAX_ELEMENTS = 2**59  # NumPy counts bytes in an int64, and so do we, with room to spare
 MAX_DIMENSIONS = 32  # NumPy 1's limit
+MAX_SHARDS = 1000  # each is a file that stays open for a while; the largest models have 200
 DOWNLOAD_AGAIN = "Is the download complete? Delete the file and download it again."
 
 _short = reprlib.Repr()
@@ -185,13 +187,11 @@ def map_file(path: Path) -> mmap.mmap:
         CheckpointError: it cannot be opened, is empty, or is only Git LFS's pointer to a file.
     """
     try:
-        if os.path.exists(path) and not os.path.isfile(path):
-            raise OSError("it is a folder or a device, not a file")  # a pipe would wait for ever
-        with path.open("rb") as file:
+        with open_file(path) as file:
             content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except (FileNotFoundError, NotADirectoryError):
         raise ModelNotFoundError(f"there is no weights file {str(path)!r}") from None
-    except (OSError, ValueError, OverflowError) as error:  # ValueError: empty, NUL in the name
+    except (OSError, ValueError, OverflowError) as error:  # ValueError: empty
         raise _error(path, [f"cannot open it: {error}"], "Check the path and the file.") from error
     if content[:23] == b"version https://git-lfs":
         advice = "Run `git lfs pull` in the repository, or download the file from the Hub."
@@ -222,8 +222,8 @@ def _parse_object(path: Path, text: bytes) -> dict[str, Any]:
         return dict(pairs)
 
     try:
-        value = json.loads(text.decode("utf-8"), object_pairs_hook=build)
-    except (ValueError, RecursionError) as error:  # ValueError: bad UTF-8, bad JSON, 5000 digits
+        value = json_value(text.decode("utf-8"), object_pairs_hook=build)
+    except ValueError as error:  # bad UTF-8, bad JSON, 5000 digits
         raise _error(path, [f"expected JSON in UTF-8, but {error}"]) from error
     if not isinstance(value, dict):
         problems.append(f"expected a JSON object, found {quote(value)}")
@@ -318,13 +318,7 @@ def open_shards(path: Path, open_file: Callable[[Path], Checkpoint]) -> Checkpoi
         ModelNotFoundError: the index, or a file that it names, does not exist.
         CheckpointError: one of them is damaged, or they do not belong together.
     """
-    files: object = _parse_object(path, map_file(path)[:]).get("weight_map")
-    if not isinstance(files, dict) or not files:
-        raise _error(path, [f"weight_map is {quote(files)}, expected tensor name -> file"])
-    outside = [quote(file) for file in files.values() if not _is_below(file)]
-    outside = [f"{file} is not the name of a file beside the index" for file in outside]
-    if outside:
-        raise _error(path, outside, "The index is damaged, or hostile.")
+    files = _read_index(path)
     shards = sorted(set(files.values()))
     missing = [f"there is no {name!r}" for name in shards if not os.path.exists(path.parent / name)]
     if missing:
@@ -344,6 +338,38 @@ def open_shards(path: Path, open_file: Callable[[Path], Checkpoint]) -> Checkpoi
     if problems:
         raise _error(path, problems, "Are the index and the files from the same model?")
     return Checkpoint(path, tensors, metadata)
+
+
+def shard_names(path: Path) -> list[str]:
+    """The files that an index names, sorted.
+
+    Raises:
+        ModelNotFoundError: there is no such index.
+        CheckpointError: it is damaged.
+    """
+    return sorted(set(_read_index(path).values()))
+
+
+def _read_index(path: Path) -> dict[str, str]:
+    """The file of each tensor, as an index says."""
+    try:
+        text = read_file(path, at_most=LARGEST_JSON)
+    except FileNotFoundError:
+        raise ModelNotFoundError(f"there is no index {str(path)!r} of a model in parts") from None
+    except OSError as error:
+        reason = f"cannot read it: {error.strerror}"
+        raise _error(path, [reason], "Check the path and the file.") from None
+    files: object = _parse_object(path, text).get("weight_map")
+    if not isinstance(files, dict) or not files:
+        raise _error(path, [f"weight_map is {quote(files)}, expected tensor name -> file"])
+    outside = [quote(file) for file in files.values() if not _is_below(file)]
+    outside = [f"{file} is not the name of a file beside the index" for file in outside]
+    if outside:
+        raise _error(path, outside, "The index is damaged, or hostile.")
+    if len(set(files.values())) > MAX_SHARDS:
+        problem = f"it names {len(set(files.values()))} files, expected at most {MAX_SHARDS}"
+        raise _error(path, [problem], "The index is damaged, or hostile.")
+    return files
 
 
 def _is_below(file: object) -> bool:

@@ -25,6 +25,8 @@ from minibert.checkpoints.sentencepiece import (
     read_sentencepiece,
 )
 from minibert.errors import ModelNotFoundError, TokenizerError
+from minibert.files import LARGEST_VOCABULARY, json_value, read_file
+from minibert.reprs import shown
 
 # Special tokens where no file names them.
 BERT_TOKENS = {
@@ -70,13 +72,46 @@ def _numbered(
     return found
 
 
+def _bytes_of(file: Path) -> bytes:
+    """The bytes of a file.
+
+    Raises:
+        ModelNotFoundError: it cannot be read.
+    """
+    try:
+        return read_file(file, at_most=LARGEST_VOCABULARY)
+    except OSError as error:
+        raise ModelNotFoundError(f"{file}: cannot be read: {error.strerror}") from None
+
+
+def _text(file: Path) -> str:
+    """The text of a file.
+
+    Raises:
+        ModelNotFoundError: it cannot be read.
+        TokenizerError: it is not UTF-8.
+    """
+    try:
+        return _bytes_of(file).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise TokenizerError(
+            f"{file}: is not UTF-8: {error.reason} at byte {error.start}"
+        ) from None
+
+
+def _lines(file: Path) -> list[str]:
+    """The lines of a text file, whichever system wrote it."""
+    return _text(file).replace("\r\n", "\n").replace("\r", "\n").removesuffix("\n").split("\n")
+
+
 # ---------------------------------------------------------------- tokenizer.json
 
 
 def from_tokenizer_json(file: Path, settings: Mapping[str, Any]) -> tokenizers.Tokenizer:
     """Load tokenizer.json; normalising options said in tokenizer_config.json win, as in BERT's."""
+    content = _bytes_of(file)
     with _read_as(f"{file}: is not a tokenizer file"):
-        backend = tokenizers.Tokenizer.from_str(file.read_text(encoding="utf-8"))
+        backend = tokenizers.Tokenizer.from_buffer(content)
     if isinstance(backend.model, models.WordLevel):
         raise TokenizerError(
             f"{file}: holds a {type(backend.model).__name__} tokenizer, expected BERT's WordPiece, "
@@ -103,17 +138,7 @@ def from_vocab_txt(file: Path, settings: Mapping[str, Any]) -> tokenizers.Tokeni
 
     Of equal lines the last counts; each line has its number.
     """
-    try:
-        lines = file.read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise TokenizerError(
-            f"{file}: is not UTF-8: {error.reason} at byte {error.start}"
-        ) from None
-    except OSError as error:
-        raise ModelNotFoundError(f"{file}: cannot be read: {error.strerror}") from None
-    if lines[-1] == "":
-        lines.pop()
-    vocab = {line: number for number, line in enumerate(lines)}
+    vocab = {line: number for number, line in enumerate(_lines(file))}
     names = ("unk", "cls", "sep")
     unknown, *others = (content(settings.get(f"{n}_token", BERT_TOKENS[n])) for n in names)
     for token in (unknown, *others):
@@ -166,8 +191,23 @@ def _has_marks(token: str) -> bool:
 
 def from_merges(file: Path, merges: Path, settings: Mapping[str, Any]) -> tokenizers.Tokenizer:
     """Set up the tokenizer of RoBERTa, byte-level BPE, from its vocabulary and its merges."""
-    with _read_as(f"{file}: is not a vocabulary of a BPE"):
-        backend = tokenizers.Tokenizer(models.BPE.from_file(str(file), str(merges)))
+    problem = f"{file}: is not a vocabulary of a BPE"
+    try:
+        vocab = json_value(_text(file))
+        if not isinstance(vocab, dict) or any(type(number) is not int for number in vocab.values()):
+            raise ValueError("expected an object of tokens with their numbers")
+    except ValueError as error:
+        raise TokenizerError(f"{problem}: {error}") from None
+    pairs = []
+    for number, line in enumerate(_lines(merges), 1):
+        first, *others = line.split(" ")
+        if line.startswith("#version"):
+            continue
+        if len(others) != 1:
+            raise TokenizerError(f"{merges}, line {number}: expected 2 tokens, got {shown(line)}")
+        pairs.append((first, others[0]))
+    with _read_as(problem):
+        backend = tokenizers.Tokenizer(models.BPE(vocab, pairs))
     space = settings.get("add_prefix_space", False)
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=space)
     ends = (content(settings.get(f"{name}_token", ROBERTA_TOKENS[name])) for name in ("sep", "cls"))
