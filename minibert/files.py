@@ -10,8 +10,9 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO
+from typing import Any, TextIO
 
 from minibert.errors import InputError, ModelNotFoundError
 
@@ -29,7 +30,7 @@ LARGEST_JSON = 4_000_000
 LARGEST_VOCABULARY = 100_000_000
 
 
-def open_file(path: str | os.PathLike[str], *, pipes: bool = False) -> BinaryIO:
+def open_file(path: str | os.PathLike[str], *, pipes: bool = False) -> BufferedReader:
     """Open a file for reading, without waiting for anybody.
 
     What opens as a file but is none (a folder, a pipe, a device) would be waited for, or have no
