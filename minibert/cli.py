@@ -25,11 +25,21 @@ from typing import Any, NoReturn
 
 from minibert import __version__
 from minibert import progress as progress_module
-from minibert.commands import answer, compare, completion, convert, doctor, evaluate, train, warmup
+from minibert.commands import (
+    answer,
+    compare,
+    completion,
+    convert,
+    doctor,
+    evaluate,
+    explain,
+    train,
+    warmup,
+)
 from minibert.errors import MinibertError
 from minibert.progress import harmless, say
 
-COMMANDS = (answer, evaluate, compare, train, convert, doctor, warmup, completion)
+COMMANDS = (answer, explain, evaluate, compare, train, convert, doctor, warmup, completion)
 
 
 class Terminated(KeyboardInterrupt):

@@ -11,13 +11,25 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 
 from minibert.commands.options import add_model_options, at_least, dump, examples, file_name
 from minibert.errors import InputError
-from minibert.files import check_apart, check_output, writing
+from minibert.files import check_apart, check_output, open_file, writing
 from minibert.progress import harmless, notice
 from minibert.sentences import sentence_around
 
 if TYPE_CHECKING:
     from minibert.answering import QuestionAnswerer
     from minibert.spans import Answer
+
+
+# Options of a QuestionAnswerer that are options of a command too, by the same names.
+ANSWERING = (
+    "max_answer_length",
+    "max_seq_length",
+    "max_question_length",
+    "doc_stride",
+    "align_to_words",
+    "max_overlap",
+    "min_score",
+)
 
 
 def add_command(commands: Any) -> None:
@@ -209,7 +221,7 @@ def command_answer(args: argparse.Namespace) -> None:
     if args.jsonl is not None:
         check_output(args.output)
         check_apart([args.jsonl], args.output)
-        with open_file(args.jsonl) as source:  # before the model, which may take longer
+        with open_input(args.jsonl) as source:  # before the model, which may take longer
             from minibert.commands.stream import answer_rows
 
             answer_rows(load_answerer(args), source, args)
@@ -231,7 +243,7 @@ def load_answerer(args: argparse.Namespace) -> QuestionAnswerer:
     """The QuestionAnswerer that the options describe."""
     from minibert.answering import QuestionAnswerer  # here: --help needs no NumPy
 
-    options = {}
+    options = {name: getattr(args, name) for name in ANSWERING if hasattr(args, name)}
     if args.null_threshold is not None:
         options["null_score_diff_threshold"] = args.null_threshold
     return QuestionAnswerer(
@@ -240,13 +252,6 @@ def load_answerer(args: argparse.Namespace) -> QuestionAnswerer:
         dtype=args.dtype,
         num_threads=args.threads,
         revision=args.revision,
-        max_answer_length=args.max_answer_length,
-        max_seq_length=args.max_seq_length,
-        max_question_length=args.max_question_length,
-        doc_stride=args.doc_stride,
-        align_to_words=args.align_to_words,
-        max_overlap=args.max_overlap,
-        min_score=args.min_score,
         **options,
     )
 
@@ -273,7 +278,7 @@ def read_file(path: str, may_be_empty: bool = False) -> str:
         InputError: it cannot be read, is not UTF-8, or is empty and may not be.
     """
     shown = "standard input" if path == "-" else path
-    with open_file(path) as file:
+    with open_input(path) as file:
         try:
             text = file.read().decode("utf-8-sig")
         except OSError as error:
@@ -285,7 +290,7 @@ def read_file(path: str, may_be_empty: bool = False) -> str:
     return text
 
 
-def open_file(path: str) -> AbstractContextManager[BinaryIO]:
+def open_input(path: str) -> AbstractContextManager[BinaryIO]:
     """Open a file for reading, or standard input for '-', which stays open.
 
     Raises:
@@ -296,10 +301,9 @@ def open_file(path: str) -> AbstractContextManager[BinaryIO]:
             raise InputError("standard input is closed; name a file")
         return nullcontext(sys.stdin.buffer)
     try:
-        return open(path, "rb")
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{path}: cannot be read: {reason}") from None
+        return open_file(path, pipes=True)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
 
 
 def marks_for(out: TextIO) -> tuple[str, str]:
