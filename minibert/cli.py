@@ -53,6 +53,13 @@ class Parser(argparse.ArgumentParser):
         """End with status 2, and say why."""
         super().error(harmless(message, sys.stderr))
 
+    def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
+        """The value of an argument; before Python 3.13, --model=-- had none and was no error."""
+        values = super()._get_values(action, arg_strings)
+        if values == [] and action.nargs is None:
+            raise argparse.ArgumentError(action, "expected one argument")
+        return values
+
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Understand a command line.

@@ -153,7 +153,9 @@ def explain_once(text: str) -> None:
 def _pass_over(options: dict[str, Any]) -> None:
     """Take what is in `TAKEN` out of `options`."""
     for name, reason in TAKEN.items():
-        if options.pop(name, None) and reason:
+        value = options.pop(name, None)
+        nothing = value is None or value is False or (isinstance(value, Mapping) and not value)
+        if reason and not nothing:
             explain_once(f"{name} is ignored: {reason}")
 
 
