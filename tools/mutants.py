@@ -403,7 +403,7 @@ MUTANTS = [
            "for half in (high, low)]", f"{CPU}{WINDOWS_OF_ALL}"),
     Mutant("CPU: keys go on with the next head", ATTENTION, "step * 4, I32) & keep)", "step * 4, I32))",
            f"{CPU}{WINDOWS_OF_ALL}"),
-    Mutant("CPU: keys that are not there", ATTENTION, "code.select(code.mask(count - k), x, FEW)", "x",
+    Mutant("CPU: keys that are not there", ATTENTION, "code.select(code.mask(count - k), x, NOTHING)", "x",
            f"{CPU}{WINDOWS_OF_ALL}"),
     Mutant("CPU: sums of probabilities not divided out", ATTENTION, "x * code.like(inverse, x)", "x",
            f"{CPU}{WINDOWS_OF_ALL}"),
