@@ -113,7 +113,7 @@ HOSTILE = {
     ),
     "an option of the future": (
         {"pre_tokenizer": {"type": "Whitespace", "speed": 1}},
-        "has an option 'speed', which is not known",
+        "has an option 'speed', which is not known and not off",
     ),
     "a step of the future": ({"pre_tokenizer": {"type": "Magic"}}, "pre_tokenizer is 'Magic'"),
     "a step that is none": ({"normalizer": [1]}, "normalizer is [1]"),
@@ -251,6 +251,10 @@ HARMLESS = {
                 replace(" {2,}", " ", "Regex"),
             ]
         )
+    },
+    "options of the future that are off": {
+        "pre_tokenizer": {"type": "WhitespaceSplit", "fast": False, "how": None},
+        "model": WORD_PIECE | {"fuse_unk": False},
     },
     "punctuation": {
         "pre_tokenizer": sequence(

@@ -299,7 +299,9 @@ def option_problems(of: str, said: Mapping[str, Any], rules: Mapping[str, Rule])
     """
     for option, value in said.items():
         if (rule := rules.get(option)) is None:
-            yield f"{of} has an option {shown(option)}, which is not known"
+            # Later versions of the package may store more options than are known here.
+            if value is not None and value is not False:
+                yield f"{of} has an option {shown(option)}, which is not known and not off"
         elif not rule.fits(value):
             yield f"{option} of {of} must be {rule.expected}, got {shown(value)}"
 

@@ -181,7 +181,7 @@ def from_tokenizer_json(file: Path, settings: Mapping[str, Any]) -> tokenizers.T
             f"{file}: {'; '.join(wrong[:5])}{more}. No tokenizer of the families that minibert "
             "runs is so: fetch the file again, or take another model"
         )
-    options = {key: value for key, value in options.items() if value is not None}
+    options = {key: options[key] for key in MODELS[kind] if options.get(key) is not None}
     parts = {part: raw.get(part) for part in PARTS}
     empty = {"type": "BPE", "vocab": {}, "merges": []}
     with reporting(f"{file}: is not a tokenizer file"):
