@@ -80,8 +80,8 @@ def change_tensor(random: Random, header: bytes, data: bytes) -> tuple[bytes, by
 def change_numbers(random: Random, content: bytes, size: int) -> bytes:
     """Replace numbers of one tensor, or the scale of all of them."""
     raw = json.loads(content[8 : 8 + size])
-    name = random.choice(sorted(name for name in raw if name != "__metadata__"))
-    begin, end = raw[name]["data_offsets"]
+    floats = sorted(name for name, entry in raw.items() if entry.get("dtype") == "F32")
+    begin, end = raw[random.choice(floats)]["data_offsets"]
     begin, end = begin + 8 + size, end + 8 + size
     array = np.frombuffer(content[begin:end], "<f4").copy()
     value = np.float32(random.choice(ODD_FLOATS))
@@ -117,7 +117,10 @@ def mutate_zip(random: Random, content: bytes) -> bytes:
         case 2:
             kind = zipfile.ZIP_DEFLATED
         case 3:
-            members[number] = (random.choice(["../", "/", "", "archive/"]) + odd_text(random), inside)
+            members[number] = (
+                random.choice(["../", "/", "", "archive/"]) + odd_text(random),
+                inside,
+            )
         case 4:  # a bomb
             members[number] = (name, bytes(random.choice([10**6, 2 * 10**7])))
             kind = zipfile.ZIP_DEFLATED
@@ -190,7 +193,11 @@ def mutate_legacy(random: Random, content: bytes) -> bytes:
     place = random.choice(first) + 2
     if random.random() < 0.5:
         return content[:place] + random.choice(PROGRAMS) + content[place:]
-    return content[:place] + mutate_bytes(random, content[place : place + 400]) + content[place + 400 :]
+    return (
+        content[:place]
+        + mutate_bytes(random, content[place : place + 400])
+        + content[place + 400 :]
+    )
 
 
 def mutate_packed(random: Random, content: bytes) -> bytes:

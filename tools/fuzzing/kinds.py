@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any, TypeAlias
 
-from fuzzing import formats, mutations, seeds
+from fuzzing import formats, mutations, seeds, tokenizers
 from fuzzing.commands import odd_command
 from fuzzing.seeds import CONTEXT, FAMILIES, QUESTION, Folder
 from fuzzing.values import long_text, odd_expression, odd_text
@@ -50,8 +50,10 @@ def asked(random: Random) -> dict[str, Any]:
 
 
 def weights(random: Random) -> tuple[Folder, dict[str, Any]]:
-    """A damaged model.safetensors."""
-    files = seeds.model(random.choice(FAMILIES))
+    """A damaged model.safetensors, of floats or of few bits."""
+    bits = random.choice([None, None, None, 8, 5])
+    family = random.choice(FAMILIES)
+    files = seeds.model(family) if bits is None else seeds.packed(family, bits)
     mutators: dict[str, Mutator] = {"model.safetensors": formats.mutate_safetensors}
     return changed(random, files, mutators), asked(random)
 
@@ -60,10 +62,13 @@ def index(random: Random) -> tuple[Folder, dict[str, Any]]:
     """A damaged index, or a shard."""
     files = seeds.shards(random.choice(FAMILIES))
     mutators: dict[str, Mutator] = {
-        "model.safetensors.index.json": lambda random, content: mutate_index(random, content),
+        "model.safetensors.index.json": mutate_index,
         "model-00001-of-00002.safetensors": formats.mutate_safetensors,
     }
     return changed(random, files, mutators), asked(random)
+
+
+FILES = "../outside.safetensors /etc/passwd . config.json model.safetensors.index.json".split()
 
 
 def mutate_index(random: Random, content: bytes) -> bytes:
@@ -73,8 +78,7 @@ def mutate_index(random: Random, content: bytes) -> bytes:
         return mutations.mutate_json(random, content)
     name = random.choice(sorted(raw["weight_map"]))
     raw["weight_map"][name] = random.choice(
-        ["../outside.safetensors", "/etc/passwd", ".", "", "config.json", "C:\\x", "a\x00b"]
-        + ["model.safetensors.index.json", "x" * 5000, "\ud800", odd_text(random), 7, None]
+        (*FILES, "", "C:\\x", "a\x00b", "x" * 5000, "\ud800", odd_text(random), 7, None)
     )
     return mutations.written(raw)
 
@@ -85,17 +89,19 @@ def config(random: Random) -> tuple[Folder, dict[str, Any]]:
     return changed(random, files, {"config.json": mutate_config}), asked(random)
 
 
+CONFIG_KEYS = (
+    "layer_norm_eps hidden_act activation num_attention_heads n_heads pad_token_id model_type "
+    "type_vocab_size position_embedding_type minibert num_hidden_groups inner_group_num auto_map "
+    "architectures tokenizer_class quantization_config torch_dtype is_decoder embedding_size"
+).split()
+
+
 def mutate_config(random: Random, content: bytes) -> bytes:
     """Change a config.json; mostly in what the weights do not have to fit."""
     if random.random() < 0.4:
         return mutations.mutate_json(random, content)
     raw = json.loads(content)
-    key = random.choice(
-        ["layer_norm_eps", "hidden_act", "activation", "num_attention_heads", "n_heads"]
-        + ["pad_token_id", "type_vocab_size", "model_type", "position_embedding_type", "minibert"]
-        + ["num_hidden_groups", "inner_group_num", "architectures", "tokenizer_class", "auto_map"]
-        + ["quantization_config", "torch_dtype", "is_decoder", "embedding_size"]
-    )
+    key = random.choice(CONFIG_KEYS)
     value = random.choice(mutations.ODD_VALUES)(random)
     if key == "minibert":
         value = {random.choice(["null_threshold", "temperature", "layout", "matrices"]): value}
@@ -108,72 +114,7 @@ def mutate_config(random: Random, content: bytes) -> bytes:
 def tokenizer(random: Random) -> tuple[Folder, dict[str, Any]]:
     """A tokenizer.json with an odd value, or with components of other kinds."""
     files = seeds.model(random.choice(FAMILIES))
-    return changed(random, files, {"tokenizer.json": mutate_tokenizer}), asked(random)
-
-
-COMPONENTS = {
-    "normalizer": (
-        *({"type": "Precompiled", "precompiled_charsmap": text} for text in ("", "AAAA", "/w==")),
-        *({"type": "Replace", "pattern": {"Regex": p}, "content": "x" * 9} for p in ("", "(", "a*")),
-        *({"type": kind} for kind in ("NFD", "NFKC", "StripAccents", "Nmt", "ByteLevel", "Nothing")),
-        {"type": "Prepend", "prepend": "▁" * 100},
-        {"type": "Sequence", "normalizers": []},
-        {"type": "Strip", "strip_left": True, "strip_right": True},
-        {"type": "BertNormalizer", "clean_text": False, "handle_chinese_chars": True,
-         "strip_accents": None, "lowercase": False},
-    ),
-    "pre_tokenizer": (
-        *({"type": "FixedLength", "length": n} for n in (0, 1, 10**9)),
-        *({"type": "Split", "pattern": {"Regex": p}, "behavior": "Isolated", "invert": False}
-          for p in ("", "(a+)+$", "(\\w+\\s?)+!", ".", "(?=)")),
-        {"type": "Split", "pattern": {"String": ""}, "behavior": "Removed", "invert": True},
-        {"type": "CharDelimiterSplit", "delimiter": " "},
-        {"type": "Metaspace", "replacement": "", "prepend_scheme": "always", "split": True},
-        {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "never", "split": False},
-        {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": False, "use_regex": False},
-        *({"type": kind} for kind in ("Whitespace", "WhitespaceSplit", "BertPreTokenizer",
-                                      "UnicodeScripts", "Punctuation")),
-        {"type": "Sequence", "pretokenizers": []},
-        {"type": "Digits", "individual_digits": True},
-    ),
-    "truncation": ({"direction": "Left", "max_length": 1, "strategy": "LongestFirst", "stride": 9},),
-    "padding": ({"strategy": {"Fixed": 10**9}, "direction": "Right", "pad_to_multiple_of": 0,
-                 "pad_id": 0, "pad_type_id": 0, "pad_token": "x"},),
-    "post_processor": (
-        {"type": "BertProcessing", "sep": ["[SEP]", 99999], "cls": ["[CLS]", 2]},
-        {"type": "RobertaProcessing", "sep": ["</s>", 2], "cls": ["<s>", 0],
-         "trim_offsets": False, "add_prefix_space": True},
-        {"type": "TemplateProcessing", "single": [], "pair": [], "special_tokens": {}},
-        {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
-    ),
-}  # fmt: skip
-
-
-def mutate_tokenizer(random: Random, content: bytes) -> bytes:
-    """Change a tokenizer.json."""
-    if random.random() < 0.5:
-        return mutations.mutate_json(random, content)
-    raw = json.loads(content)
-    match random.randrange(6):
-        case 0:
-            raw["model"]["unk_token"] = random.choice(["nowhere", "", None, 3, "\ud800"])
-        case 1:
-            raw["model"]["max_input_chars_per_word"] = random.choice([0, 1, 10**9, -1, 2**64])
-        case 2:
-            vocab = raw["model"]["vocab"]
-            if isinstance(vocab, dict):
-                word = random.choice(list(vocab))
-                vocab[word] = random.choice([*mutations.LIMITS, -1])
-            else:
-                vocab[random.randrange(len(vocab))] = ["x", random.choice([1e308, -1e308, 0.0])]
-        case 3:
-            token = {"id": random.choice([0, 5, 10**6, 2**32 - 1]), "content": odd_text(random)}
-            token |= dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized", "special"), True)
-            raw["added_tokens"].append(token)
-        case _:
-            component = random.choice(list(COMPONENTS))
-            raw[component] = random.choice([*COMPONENTS[component], None])
-    return mutations.written(raw)
+    return changed(random, files, {"tokenizer.json": tokenizers.mutate_tokenizer}), asked(random)
 
 
 def settings(random: Random) -> tuple[Folder, dict[str, Any]]:
@@ -189,22 +130,8 @@ def settings(random: Random) -> tuple[Folder, dict[str, Any]]:
     for name in ("special_tokens_map.json", "added_tokens.json"):
         if name not in keep:
             del files[name]
-    mutators: dict[str, Mutator] = {which: mutate_settings}
+    mutators: dict[str, Mutator] = {which: tokenizers.mutate_settings}
     return changed(random, files, mutators), asked(random)
-
-
-def mutate_settings(random: Random, content: bytes) -> bytes:
-    """Change the settings of a tokenizer."""
-    if random.random() < 0.5:
-        return mutations.mutate_json(random, content)
-    raw = json.loads(content)
-    key = random.choice(
-        ["model_max_length", "do_lower_case", "tokenizer_class", "cls_token", "sep_token"]
-        + ["unk_token", "pad_token", "mask_token", "additional_special_tokens", "strip_accents"]
-        + ["added_tokens_decoder", "auto_map", "add_prefix_space", "sp_model_kwargs", "lang"]
-    )
-    raw[key] = random.choice(mutations.ODD_VALUES)(random)
-    return mutations.written(raw)
 
 
 def vocabularies(random: Random) -> tuple[Folder, dict[str, Any]]:
@@ -310,7 +237,9 @@ def arguments(random: Random, names: list[str]) -> dict[str, Any]:
     call = {
         "make": {"model": random.choice(["loaded"] * 8 + ["'.'", "folder"])},
         "question": "'who wrote it?'",
-        "context": random.choice(["'ada lee wrote it.'", "['ada wrote it.', 'not i']", "'ada ' * 90"]),
+        "context": random.choice(
+            ["'ada lee wrote it.'", "['ada wrote it.', 'not i']", "'ada ' * 90"]
+        ),
         "call": {},
     }
     for _ in range(random.choice([1, 1, 2, 3])):
@@ -349,7 +278,7 @@ def commands(random: Random) -> tuple[Folder, dict[str, Any]]:
     return files, odd_command(random)
 
 
-PLACES = ("fifo", "folder", "dangling", "loop", "null", "zero", "unreadable", "lfs", "empty")
+PLACES = ("fifo", "folder", "dangling", "loop", "null", "zero", "memory", "lfs", "empty")
 
 
 def places(random: Random) -> tuple[Folder, dict[str, Any]]:
@@ -362,11 +291,11 @@ def places(random: Random) -> tuple[Folder, dict[str, Any]]:
     return files, asked(random) | {"places": {name: random.choice(PLACES)}}
 
 
-KINDS: dict[str, Callable[[Random], tuple[Folder, dict[str, Any]]]] = {
-    function.__name__: function
-    for function in (weights, index, config, tokenizer, settings, vocabularies, pickles, bundle)
-    + (squad, predictions, lines, texts, answerer, pipelines, commands, places)
-}
+FUNCTIONS = (
+    *(weights, index, config, tokenizer, settings, vocabularies, pickles, bundle, squad),
+    *(predictions, lines, texts, answerer, pipelines, commands, places),
+)
+KINDS = {function.__name__: function for function in FUNCTIONS}
 
 
 def make_case(seed: int, kind: str, number: int) -> Case:

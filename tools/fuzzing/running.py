@@ -1,32 +1,23 @@
-"""What a case does, and what must hold.
-
-Bad input ends in a MinibertError, or in status 1 or 2 of the command.  Of what is taken, answers
-stand where they say, their numbers are finite, both devices and both times give the same, and JSON
-is JSON.  No file outside of the case's folder is opened on behalf of a file in it.
-"""
+"""What is done with a case, in its folder."""
 
 from __future__ import annotations
 
-import io
 import json
-import math
 import os
 import shutil
 import sys
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from fuzzing import seeds, values
+from fuzzing.checks import check_answer, check_json, check_results, comparable, compare
 from fuzzing.kinds import Case
+from fuzzing.verdicts import Broken, Verdict, judge
 from minibert.answering import QuestionAnswerer
 from minibert.checkpoints.conversion import convert
-from minibert.checkpoints.safetensors import open_checkpoint
 from minibert.cli import main
 from minibert.errors import MinibertError
 from minibert.model import Model, load_model
@@ -35,83 +26,41 @@ from minibert.squad.decoders import SquadSettings
 from minibert.squad.evaluation import evaluate
 from minibert.squad.files import read_squad
 
-OUTCOMES = "ok refused exception slow memory hang crash nan escape wrong".split()
-GOOD = ("ok", "refused")
-
-LARGEST_WEIGHT = 100.0  # beyond it, roundings of two devices may grow to anything
-LOGITS_APART = 1e-3  # of the largest logit, and at least of 1: what two devices may differ by
+_MODELS: dict[str, Model] = {}  # by family: right ones, made before processes are forked
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """What came of a case."""
-
-    outcome: str  # one of OUTCOMES
-    where: str = ""  # what two failures of one cause have in common
-    detail: str = ""  # for people
-    seconds: float = 0.0  # of the processor
-
-    @property
-    def good(self) -> bool:
-        """Whether all is as promised."""
-        return self.outcome in GOOD
-
-
-class Overtime(BaseException):
-    """A case takes too long; no `except Exception` may stop it."""
+def load_all(folder: Path) -> None:
+    """Load every family's model, and compile what they run."""
+    for family in seeds.FAMILIES:
+        place = folder / family
+        place.mkdir()
+        for name, content in seeds.model(family).items():
+            (place / name).write_bytes(content)
+        model = load_model(place, device="cpu", num_threads=1)
+        model.logits(model.windows(seeds.QUESTION, [seeds.CONTEXT]))
+        _MODELS[family] = model
+    for dtype in ("int8", "bfloat16"):  # which a case may name, and then shall not compile
+        other = load_model(folder / "bert", device="cpu", dtype=dtype)
+        other.logits(other.windows(seeds.QUESTION, [seeds.CONTEXT]))
 
 
-class Broken(Exception):
-    """What must hold does not."""
+def run(case: Case, folder: Path) -> Verdict:
+    """Run a case.
 
-    def __init__(self, outcome: str, what: str) -> None:
-        super().__init__(what)
-        self.outcome = outcome
+    Args:
+        case: what to do.
+        folder: an empty one, and the current one.
+    """
 
-
-def judge(case: Case, folder: Path) -> Verdict:
-    """Run a case in its folder, which is empty and the current one."""
-    try:
+    def laid_out() -> Verdict | None:
         lay_out(case, folder)
-        return RUNS.get(case.kind, run_model)(case, folder) or Verdict("ok")
-    except MinibertError as error:
-        return check_message(error)
-    except Broken as error:
-        return Verdict(error.outcome, place_of(error), str(error))
-    except values.Own:
-        return Verdict("refused")  # the error of an object that was passed in
-    except MemoryError as error:
-        return Verdict("memory", place_of(error), traceback.format_exc())
-    except Overtime as error:
-        return Verdict("slow", place_of(error), traceback.format_exc())
-    except BaseException as error:  # SystemExit and panics of native code, too
-        where = f"{type(error).__name__} {place_of(error)}"
-        return Verdict("exception", where, traceback.format_exc())
+        return RUNS.get(case.kind, run_model)(case, folder)
 
-
-def place_of(error: BaseException) -> str:
-    """The last line of minibert's that an error came through."""
-    frames = [
-        f"{Path(frame.filename).name}:{frame.name}:{frame.lineno}"
-        for frame in traceback.extract_tb(error.__traceback__)
-        if f"{os.sep}minibert{os.sep}" in frame.filename or f"{os.sep}kernels{os.sep}" in frame.filename
-    ]
-    return frames[-1] if frames else traceback.format_exception_only(error)[-1][:80]
-
-
-def check_message(error: MinibertError) -> Verdict:
-    """An error says something that can be read and printed."""
-    try:
-        text = str(error)
-    except Exception as problem:
-        return Verdict("exception", place_of(problem), traceback.format_exc())
-    if not text.strip() or len(text) > 20_000:
-        return Verdict("wrong", place_of(error), f"a message of {len(text)} characters: {text:.300}")
-    return Verdict("refused", detail=text)
+    return judge(laid_out)
 
 
 def lay_out(case: Case, folder: Path) -> None:
-    """Write the files of a case."""
+    """Write the files of a case, and what stands in their places."""
     for name, content in case.files.items():
         (folder / name).write_bytes(content)
     for name, what in case.call.get("places", {}).items():
@@ -122,13 +71,11 @@ def lay_out(case: Case, folder: Path) -> None:
                 os.mkfifo(path)
             case "folder":
                 path.mkdir()
-            case "dangling":
-                path.symlink_to("nowhere")
-            case "loop":
-                path.symlink_to(name)
+            case "dangling" | "loop":
+                path.symlink_to("nowhere" if what == "dangling" else name)
             case "null" | "zero":
                 path.symlink_to(f"/dev/{what}")
-            case "unreadable":
+            case "memory":  # a file to the system, which cannot be read
                 path.symlink_to("/proc/self/mem")
             case "lfs":
                 path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
@@ -136,168 +83,109 @@ def lay_out(case: Case, folder: Path) -> None:
                 path.write_bytes(b"")
 
 
+def clear(folder: Path) -> None:
+    """Empty the folder of a case."""
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink()
+
+
 # ---------------------------------------------------------------- models
 
 
-def run_model(case: Case, folder: Path) -> Verdict | None:
+def run_model(case: Case, folder: Path) -> None:
     """Load a folder on both devices, answer, and compare."""
-    call = case.call
+    question, texts, options = (case.call[name] for name in ("question", "texts", "options"))
     reference = load_model(folder, device="reference")
     try:
         fast = load_model(folder, device="cpu", num_threads=1)
     except MinibertError as error:
-        raise Broken("wrong", f"loads on the reference, not on the processor: {error}") from None
-    question, texts, options = call["question"], call["texts"], call["options"]
-    faces = [QuestionAnswerer(model, **options) for model in (reference, fast)]
-    found = faces[0].n_best(question, texts, 5)
-    for face in faces:
-        answers = face.n_best(question, texts, 5)
-        for answer in answers:
+        raise Broken("wrong", f"the processor refuses what the reference takes: {error}") from None
+    for model in (reference, fast):
+        face = QuestionAnswerer(model, **options)
+        first, again = (face.n_best(question, texts, 5) for _ in range(2))
+        if first != again:
+            raise Broken("wrong", f"not the same twice: {first} and {again}")
+        for answer in first:
             check_answer(asdict(answer), texts)
-        if face is faces[0] and answers != found:
-            raise Broken("wrong", f"not the same twice: {found} and {answers}")
+        piped = pipeline("question-answering", model=model)
+        results = piped(question=question, context=texts[0], top_k=3, max_answer_len=10)
+        check_results(results, texts[0])
     if comparable(reference):
         compare(reference, fast, question, texts, options)
-    piped = pipeline("question-answering", model=fast)
-    results = piped(question=question, context=texts[0], top_k=3, max_answer_len=10)
-    check_results(results, texts[0])
-    return None
 
 
-def comparable(model: Model) -> bool:
-    """Whether two devices must come to the same, but for rounding."""
-    if model.files is None or not model.files.weights.name.endswith((".safetensors", ".json")):
-        return True
-    checkpoint = open_checkpoint(model.files.weights)
-    with np.errstate(over="ignore"):
-        return all(
-            np.abs(checkpoint.read(name)).max(initial=0) <= LARGEST_WEIGHT for name in checkpoint
-        )
-
-
-def compare(
-    reference: Model, fast: Model, question: str, texts: list[str], options: dict[str, Any]
-) -> None:
-    """Both devices give the same logits, but for rounding."""
-    names = ("max_seq_length", "doc_stride", "max_question_length")
-    chosen = {name: options[name] for name in names if name in options}
-    windows = reference.windows(question, texts, **chosen)[:8]
-    pairs = zip(reference.logits(windows), fast.logits(windows), strict=True)
-    for ours, theirs in pairs:
-        apart = np.abs(np.subtract(ours, theirs)).max()
-        if not apart <= LOGITS_APART * max(1.0, np.abs(ours).max()):
-            raise Broken("wrong", f"logits of the two devices differ by {apart}")
-
-
-def check_answer(answer: dict[str, Any], texts: list[str]) -> None:
-    """An answer of QuestionAnswerer stands where it says."""
-    for name in ("score", "probability", "null_score"):
-        if not math.isfinite(answer[name]):
-            raise Broken("nan", f"{name} is {answer[name]}")
-    if not 0 <= answer["probability"] <= 1 + 1e-6:
-        raise Broken("wrong", f"probability {answer['probability']}")
-    if answer["text"] and answer["text"] != texts[answer["document"]][answer["start"] : answer["end"]]:
-        raise Broken("wrong", f"the text is not where it says: {answer}")
-    if not answer["text"] and (answer["start"], answer["end"]) != (0, 0):
-        raise Broken("wrong", f"no answer, at {answer['start']} to {answer['end']}")
-
-
-def check_results(results: Any, text: str | None = None) -> None:
-    """What the pipeline gives is JSON, and stands where it says."""
-    try:
-        json.dumps(results, allow_nan=False)
-    except ValueError as error:
-        raise Broken("nan", f"{error}: {results}") from None
-    for result in results if isinstance(results, list) else [results]:
-        if isinstance(result, list):
-            check_results(result, text)
-        elif not result["score"] >= 0:
-            raise Broken("wrong", f"a score of {result['score']}")
-        elif text is not None and result["answer"] != text[result["start"] : result["end"]]:
-            raise Broken("wrong", f"the text is not where it says: {result}")
-
-
-def run_conversion(case: Case, folder: Path) -> Verdict | None:
+def run_conversion(case: Case, folder: Path) -> None:
     """Convert a model of another format, and load what came of it."""
     target = folder / "out"
+    before = {path.name for path in folder.iterdir()}
     try:
         convert(folder, target)
     except MinibertError:
-        if target.exists() or list(folder.glob(".out*")):
-            raise Broken("wrong", "a conversion that failed left something behind") from None
+        if left := {path.name for path in folder.iterdir()} - before:
+            raise Broken("wrong", f"a conversion that failed left {left}") from None
         raise
     load_model(target, device="reference")
-    return None
 
 
-def run_squad(case: Case, folder: Path) -> Verdict | None:
+def run_squad(case: Case, folder: Path) -> None:
     """Read a SQuAD file; if it is small, answer it."""
     data = read_squad(folder / "squad.json")
-    if sum(len(each.context) + len(each.question) for each in data.questions) > 20_000:
-        return None
-    settings = SquadSettings(decoder=case.call["decoder"], max_seq_length=96, doc_stride=30)
-    run = evaluate(loaded("bert"), data, settings)
-    check_json(json.dumps(run.metrics).encode())
-    return None
+    if sum(len(each.context) + len(each.question) for each in data.questions) < 20_000:
+        settings = SquadSettings(decoder=case.call["decoder"], max_seq_length=96, doc_stride=30)
+        found = evaluate(_MODELS["bert"], data, settings)
+        check_json(json.dumps([found.metrics, found.null_odds]))
 
 
 # ---------------------------------------------------------------- arguments
 
 
-_LOADED: dict[str, Model] = {}
-
-
-def loaded(family: str) -> Model:
-    """The unchanged tiny model of a family; made before processes are forked."""
-    return _LOADED[family]
-
-
-def load_all(folder: Path) -> None:
-    """Load every family's model once."""
-    for family in seeds.FAMILIES:
-        place = folder / family
-        place.mkdir()
-        for name, content in seeds.model(family).items():
-            (place / name).write_bytes(content)
-        _LOADED[family] = load_model(place, device="cpu", num_threads=1)
-        _LOADED[family].logits(_LOADED[family].windows("who?", ["ada"]))
-
-
-def evaluated(case: Case, folder: Path) -> tuple[Any, ...]:
+def arguments(case: Case, folder: Path) -> tuple[dict[str, Any], Any, Any, dict[str, Any]]:
     """The arguments of a case: of the making, the question, the text, of the call."""
     family = json.loads(case.files["config.json"])["model_type"]
-    names = {**values.NAMES, "loaded": loaded(family), "folder": folder}
+    names = {**values.NAMES, "loaded": _MODELS[family], "folder": folder}
 
-    def value(text: str) -> Any:
-        return eval(text, dict(names))  # our own expressions
+    def value(expression: str) -> Any:
+        return eval(expression, dict(names))  # of values.py, no stranger's
 
-    make, call = ({k: value(v) for k, v in case.call[part].items()} for part in ("make", "call"))
+    make, call = (
+        {name: value(text) for name, text in case.call[part].items()} for part in ("make", "call")
+    )
     return make, value(case.call["question"]), value(case.call["context"]), call
 
 
-def run_answerer(case: Case, folder: Path) -> Verdict | None:
+def run_answerer(case: Case, folder: Path) -> None:
     """QuestionAnswerer with odd arguments."""
-    make, question, context, call = evaluated(case, folder)
+    make, question, context, call = arguments(case, folder)
     face = QuestionAnswerer(make.pop("model", None), **make)
     repr(face)
-    method = case.call["method"]
-    if method.endswith("many"):
-        found = list(getattr(face, method)([(question, context)], **call))
-    else:
-        found = [getattr(face, method)(question, context, **call)]
-    texts = context if isinstance(context, list) else [context]
+    method = getattr(face, case.call["method"])
+    given = (
+        ([(question, context)],) if case.call["method"].endswith("many") else (question, context)
+    )
+    found = method(*given, **call)
+    texts = context if type(context) is list else [context]
     known = all(type(text) is str for text in texts)
-    for answers in found:
-        for answer in answers if isinstance(answers, list) else [answers]:
-            check_answer(asdict(answer), texts if known else [""] * 9) if known else None
-            json.dumps(asdict(answer), allow_nan=False)
-    return None
+    for answer in flat(found):
+        check_answer(asdict(answer), texts if known else None)
+        check_json(json.dumps(asdict(answer)))
 
 
-def run_pipeline(case: Case, folder: Path) -> Verdict | None:
+def flat(found: Any) -> Iterator[Any]:
+    """The answers in lists of lists."""
+    if isinstance(found, list | Iterator):
+        for each in found:
+            yield from flat(each)
+    else:
+        yield found
+
+
+def run_pipeline(case: Case, folder: Path) -> None:
     """The pipeline with odd arguments."""
-    make, question, context, call = evaluated(case, folder)
-    face = pipeline(make.pop("task", "question-answering"), make.pop("model", None), **make)
+    make, question, context, call = arguments(case, folder)
+    face = pipeline(make.pop("task", None), make.pop("model", None), **make)
     repr(face)
     match case.call["form"]:
         case "names":
@@ -310,8 +198,9 @@ def run_pipeline(case: Case, folder: Path) -> Verdict | None:
             results = face([{"question": question, "context": context}] * 2, **call)
         case _:
             results = face(question, **call)
-    check_results(list(results) if isinstance(results, Iterator) else results)
-    return None
+    results = list(flat(results))
+    check_results(results)
+    check_json(json.dumps(results))
 
 
 # ---------------------------------------------------------------- the command line
@@ -323,43 +212,34 @@ def run_command(case: Case, folder: Path) -> Verdict | None:
     for name in ("null", "zero", "full"):
         (folder / name).symlink_to(f"/dev/{name}")
     os.mkfifo(folder / "pipe")
-    given = folder / ".stdin"
+    given, out, err = (folder / f".std{name}" for name in ("in", "out", "err"))
     given.write_text(case.call["stdin"], encoding="utf-8", errors="surrogatepass")
-    with standard_streams(given, folder / ".stdout", folder / ".stderr"):
+    with standard_streams(given, out, err):
         try:
             status: Any = main(argv)
         except SystemExit as end:
             status = end.code
-    said = (folder / ".stderr").read_text(encoding="utf-8", errors="replace")
-    printed = (folder / ".stdout").read_bytes()
+    said = err.read_text(encoding="utf-8", errors="replace")
     if status not in (0, 1, 2):
         raise Broken("exception", f"status {status!r}: {said[-2000:]}")
     if "Traceback (most" in said or "panicked" in said:
         raise Broken("exception", said[-2000:])
-    if status == 1 and not said.rpartition("\n\0")[2].count("minibert: error: "):
+    if status == 1 and "minibert: error: " not in said:
         raise Broken("wrong", f"status 1 without an error: {said[-2000:]}")
-    helping = {"-h", "--help", "--version"} & {*argv}
-    if status != 2 and not helping and ("--json" in argv or "--jsonl" in argv or argv[:1] in (["evaluate"],)):
-        for line in printed.splitlines() if "--jsonl" in argv else [printed]:
-            check_json(line)
-    written = folder / "answers.jsonl"
-    if status == 0 and "--jsonl" in argv and written.is_file():
-        for line in written.read_bytes().splitlines():
-            check_json(line)
+    check_printed(argv, status, out.read_bytes(), folder / "answers.jsonl")
     return Verdict("refused", detail=said) if status else None
 
 
-def check_json(content: bytes) -> None:
-    """It is JSON in which no number is NaN or infinite."""
-
-    def no(constant: str) -> Any:
-        raise Broken("nan", f"{constant} in JSON: {content[:300]!r}")
-
-    if content.strip():
-        try:
-            json.loads(content, parse_constant=no)
-        except ValueError as error:
-            raise Broken("wrong", f"no JSON: {error}: {content[:300]!r}") from None
+def check_printed(argv: list[str], status: int, printed: bytes, file: Path) -> None:
+    """What a command has printed or written as JSON is JSON."""
+    if status == 2 or {"-h", "--help", "--version"} & {*argv}:
+        return
+    if "--jsonl" in argv:
+        written = file.read_bytes() if status == 0 and file.is_file() else b""
+        for line in [*printed.splitlines(), *written.splitlines()]:
+            check_json(line)
+    elif "--json" in argv or argv[:1] == ["evaluate"]:
+        check_json(printed)
 
 
 @contextmanager
@@ -367,21 +247,20 @@ def standard_streams(given: Path, out: Path, err: Path) -> Iterator[None]:
     """Standard input from a file, standard output and standard error into files."""
     before = sys.stdin, sys.stdout, sys.stderr
     kept = [os.dup(number) for number in range(3)]
-    modes = os.O_RDONLY, os.O_WRONLY | os.O_CREAT, os.O_WRONLY | os.O_CREAT
     try:
-        for number, (path, mode) in enumerate(zip((given, out, err), modes, strict=True)):
-            opened = os.open(path, mode)
+        for number, path in enumerate((given, out, err)):
+            opened = os.open(path, os.O_WRONLY | os.O_CREAT if number else os.O_RDONLY)
             os.dup2(opened, number)
             os.close(opened)
-        sys.stdin, sys.stdout, sys.stderr = (
-            io.TextIOWrapper(io.open(number, mode, closefd=False), encoding="utf-8")  # type: ignore
-            for number, mode in enumerate(("rb", "wb", "wb"))
+        sys.stdin, sys.stdout, sys.stderr = (  # of which the numbers are closed below
+            open(number, mode, closefd=False, encoding="utf-8", errors="surrogateescape")  # noqa: SIM115
+            for number, mode in enumerate("rww")
         )
         try:
             yield
         finally:
-            for stream in (sys.stdout, sys.stderr):
-                stream.flush()
+            sys.stdout.flush()
+            sys.stderr.flush()
     finally:
         sys.stdin, sys.stdout, sys.stderr = before
         for number, copy in enumerate(kept):
@@ -399,12 +278,3 @@ RUNS: dict[str, Callable[[Case, Path], Verdict | None]] = {
     "lines": run_command,
     "commands": run_command,
 }
-
-
-def clear(folder: Path) -> None:
-    """Empty the folder of a case."""
-    for path in folder.iterdir():
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink()

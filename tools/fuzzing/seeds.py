@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from safetensors.numpy import load, save
 
+from minibert.checkpoints.conversion import convert
 from minibert.config import BertConfig
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,8 +35,8 @@ FAMILIES = ("bert", *sorted(path.name for path in GOLDENS.iterdir()))
 WORD_PIECES = ("bert", "distilbert", "electra", "electra-small")
 # Sizes in each family's words.
 SIZES = {
-    **{"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24},
-    **{"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 24},
+    **dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24),
+    **dict(dim=16, n_layers=2, n_heads=2, hidden_dim=24),
 }
 QUESTION = "who wrote the first program?"
 CONTEXT = (
@@ -111,6 +112,18 @@ def shards(family: str) -> Folder:
 
 
 @functools.cache
+def packed(family: str, bits: int) -> Folder:
+    """The same model in integers of a few bits."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / "model"
+        folder.mkdir()
+        for file, content in model(family).items():
+            (folder / file).write_bytes(content)
+        made = convert(folder, Path(name) / "packed", bits=bits)
+        return {path.name: path.read_bytes() for path in sorted(made.iterdir())}
+
+
+@functools.cache
 def pickle(family: str, form: str) -> Folder:
     """The same model as torch.save writes it, 'zip' or 'legacy'."""
     files = dict(model(family))
@@ -126,29 +139,18 @@ def bundle() -> Folder:
     """The tiny BERT as TensorFlow writes it."""
     files = dict(model("bert"))
     tensors = load(files.pop("model.safetensors"))
-    variables: dict[str, np.ndarray] = {}
+    variables = {}
     for name, array in tensors.items():
-        theirs = name.replace(".", "/").replace("layer/", "layer_").replace("weight", "kernel")
-        variables[theirs] = np.ascontiguousarray(array.T) if array.ndim == 2 else array
-    from_google = {
-        "bert/embeddings/word_embeddings": tensors["bert.embeddings.word_embeddings.weight"],
-        "bert/embeddings/position_embeddings": tensors["bert.embeddings.position_embeddings.weight"],
-        "bert/embeddings/token_type_embeddings": tensors[
-            "bert.embeddings.token_type_embeddings.weight"
-        ],
-        "cls/squad/output_weights": tensors["qa_outputs.weight"],
-        "cls/squad/output_bias": tensors["qa_outputs.bias"],
-    }
-    for name in [name for name in variables if "embeddings/kernel" in name or "qa_" in name]:
-        del variables[name]
-    for name in [name for name in variables if "LayerNorm" in name]:
-        new = name.replace("kernel", "gamma").replace("bias", "beta")
-        variables[new] = variables.pop(name)
-    variables = {
-        name.replace("_embeddings/kernel", "_embeddings"): array
-        for name, array in variables.items()
-        if not name.endswith("_embeddings/kernel")
-    } | from_google
+        theirs = name.replace(".", "/").replace("layer/", "layer_")
+        if theirs.startswith("qa_outputs"):
+            theirs = f"cls/squad/output_{'bias' if array.ndim == 1 else 'weights'}"
+        elif "LayerNorm" in theirs:
+            theirs = theirs.replace("weight", "gamma").replace("bias", "beta")
+        elif theirs.endswith("embeddings/weight"):
+            theirs = theirs.removesuffix("/weight")
+        elif theirs.endswith("weight"):
+            theirs, array = theirs.replace("weight", "kernel"), np.ascontiguousarray(array.T)
+        variables[theirs] = array
     with tempfile.TemporaryDirectory() as folder:
         write_tensor_bundle(Path(folder) / "bert_model.ckpt", variables)
         files |= {path.name: path.read_bytes() for path in Path(folder).iterdir()}

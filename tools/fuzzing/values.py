@@ -7,6 +7,7 @@ run again.  `NAMES` is what such an expression may use.
 from __future__ import annotations
 
 import math
+import re
 from collections import UserDict, UserString
 from collections.abc import Iterator
 from decimal import Decimal
@@ -17,15 +18,14 @@ from typing import Any
 
 import numpy as np
 
-PIECES = (
-    *("", " ", "\n", "\t", "\x00", "\x07", "\x1b[31m", "\x7f", "\x85", "\x9b", "\u2028"),
+PIECES = [
+    *("", " ", "\n", "\t", "\x00", "\x07", "\x1b[31m", "\x7f", "\x85", "\x9b", "\u2028", "a" * 300),
     *("\ufeff", "\ufffd", "\ufffe", "\u200b", "\u200d", "\u202e", "\u00ad", "\u0301", "\u0345"),
     *("\ud800", "\udfff", "\udc80", "\U0010ffff", "\U000e0001", "\uac00", "\u1100\u1161\u11a8"),
-    *("ß", "ﬁ", "İ", "ı", "ǆ", "Σ", "ﷺ", "㍿", "é", "e\u0301", "船", "東京", "😀", "👨\u200d👩\u200d👧"),
-    *("ا", "ب", "ע", "ก็", "ျ", "[CLS]", "[SEP]", "[UNK]", "<s>", "</s>", "<mask>", "▁", "##", "##s"),
-    *("Ġ", "the", "Ada Lovelace", "1843", ".", "?", "/", "\\", "..", "../", "~", "$", "%s", "{}"),
-    *("<script>", "&amp;", "NaN", "Infinity", "-1", "1e999", "0x10", "１２", "a" * 300),
-)
+    *("e\u0301", "👨\u200d👩\u200d👧", *"ß ﬁ İ ı ǆ Σ ﷺ ㍿ é 船 東京 😀 ا ب ע ก็ ျ １２".split()),
+    *"[CLS] [SEP] [UNK] <s> </s> <mask> ▁ ## ##s Ġ the Ada Lovelace 1843 . ? / \\ .. ../".split(),
+    *"~ $ %s {} <script> &amp; NaN Infinity -1 1e999 0x10".split(),
+]
 
 
 def odd_text(random: Random) -> str:
@@ -141,31 +141,34 @@ def failing() -> Iterator[Any]:
     raise Own("the disk is gone")
 
 
-NUMBERS = (
-    *("0", "1", "2", "3", "7", "20", "40", "-1", "True", "False", "None", "1.0", "2.5", "-0.0"),
-    *("float('nan')", "float('inf')", "-float('inf')", "1e308", "5e-324", "10**400", "-10**400"),
-    *("10**5000", "2**31", "2**32", "2**63", "2**64", "-2**63", "np.uint8(200)", "np.uint8(3)"),
-    *("np.int8(-1)", "np.int8(100)", "np.uint16(40)", "np.uint16(65535)", "np.uint64(40)"),
-    *("np.int64(20)", "np.int64(2**62)", "np.float16(3)", "np.float32('nan')", "np.float64(0.5)"),
-    *("np.longdouble(0.5)", "np.bool_(True)", "np.array(3)", "np.array([3])", "np.datetime64('NaT')"),
-    *("Fraction(1, 3)", "Fraction(10**400)", "Fraction(10**400, 10**400 + 1)", "Decimal('0.5')"),
-    *("Decimal('NaN')", "Decimal('sNaN')", "1j", "Count(3)", "Count(-3)", "Indexed()", "'3'", "b'3'"),
+# Separated by two spaces or more.
+NUMBERS = re.split(
+    r"\s\s+",
+    """0  1  2  3  7  20  40  -1  True  False  None  1.0  2.5  -0.0  '3'  b'3'  1j  1e308  5e-324
+    float('nan')  float('inf')  -float('inf')  10**400  -10**400  10**5000  2**31  2**32  2**63
+    2**64  -2**63  np.uint8(200)  np.uint8(3)  np.int8(-1)  np.int8(100)  np.uint16(40)
+    np.uint16(65535)  np.uint64(40)  np.int64(20)  np.int64(2**62)  np.float16(3)
+    np.float32('nan')  np.float64(0.5)  np.longdouble(0.5)  np.bool_(True)  np.array(3)
+    np.array([3])  np.datetime64('NaT')  Fraction(1, 3)  Fraction(10**400)  Decimal('0.5')
+    Fraction(10**400, 10**400 + 1)  Decimal('NaN')  Decimal('sNaN')  Count(3)  Count(-3)
+    Indexed()""",
 )
-OBJECTS = (
-    *("Raises()", "BadRepr()", "LongRepr()", "BytesPath()", "Column()", "Column('who?')", "object"),
-    *("Column(Own())", "Column(Column())", "Dataset()", "Dataset(0)", "lambda: 0"),
-    *("NotImplemented", "...", "int", "str", "print", "failing()", "iter(())", "iter([1])", "[]"),
-    *("()", "{}", "set()", "{1: 2}", "[[]]", "[None]", "[b'']", "b''", "b'who?'", "bytearray(b'a')"),
-    *("memoryview(b'ab')", "np.array([])", "np.array(['who?', 'ada'])", "np.array('who?')"),
-    *("np.str_('who?')", "np.bytes_(b'who?')", "np.array([['a', 'b'], ['c', 'd']])", "np.zeros(3)"),
-    *("np.array([1, 'a', None], object)", "np.recarray(2, [('question', 'U3')])", "range(3)"),
-    *("range(10**12)", "Text('who wrote it?')", "Text('')", "UserString('who?')", "''", "' '"),
-    *("'\\ud800'", "'\\x00'", "'who?\\x00'", "'a' * 5000", "'a ' * 3000", "'\\u0301' * 50", "Path('.')"),
-    *("UserDict(question='who?', context='ada')", "dict(question='who?')", "dict(question=1, context=2)"),
-    *("dict(question='who?', context='ada lee')", "[('who?', 'ada')]", "[('who?', 'ada'), 3]"),
-    *("('who?', 'ada lee wrote it.')", "('who?', ['ada', ''])", "['who?'] * 3", "nest(2000)", "loop()"),
-    *("'float32'", "'bfloat16'", "'int8'", "'float16'", "'cpu'", "'cuda'", "'cuda:1'", "'cuda:99'"),
-    *("'reference'", "np.dtype('float32')", "np.float32", "np.array(['float32', 'int8'])", "'auto'"),
+OBJECTS = re.split(
+    r"\s\s+",
+    """Raises()  BadRepr()  LongRepr()  BytesPath()  Column()  Column('who?')  Column(Own())
+    Column(Column())  Dataset()  Dataset(0)  object  lambda: 0  NotImplemented  ...  int  str
+    print  failing()  iter(())  iter([1])  []  ()  {}  set()  {1: 2}  [[]]  [None]  [b'']  b''
+    b'who?'  bytearray(b'a')  memoryview(b'ab')  np.array([])  np.array(['who?', 'ada'])
+    np.array('who?')  np.str_('who?')  np.bytes_(b'who?')  np.array([['a', 'b'], ['c', 'd']])
+    np.zeros(3)  np.array([1, 'a', None], object)  np.recarray(2, [('question', 'U3')])
+    range(3)  range(10**12)  Text('who wrote it?')  Text('')  UserString('who?')  ''  ' '
+    '\\ud800'  '\\x00'  'who?\\x00'  'a' * 5000  'a ' * 3000  '\\u0301' * 50  Path('.')
+    UserDict(question='who?', context='ada')  dict(question='who?')
+    dict(question=1, context=2)  dict(question='who?', context='ada lee')  [('who?', 'ada')]
+    [('who?', 'ada'), 3]  ('who?', 'ada lee wrote it.')  ('who?', ['ada', ''])  ['who?'] * 3
+    nest(2000)  loop()  'float32'  'bfloat16'  'int8'  'float16'  'cpu'  'cuda'  'cuda:1'
+    'cuda:99'  'reference'  'auto'  np.dtype('float32')  np.float32
+    np.array(['float32', 'int8'])""",
 )
 
 
