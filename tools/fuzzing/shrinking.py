@@ -52,7 +52,9 @@ def shrink(case: Case, fails: Callable[[Case], bool], tries: int = TRIES) -> Cas
         return False
 
     with suppress(Enough):
-        shrink_value(best.call, lambda call: isinstance(call, dict) and better(call=call))
+        for key in case.call:  # all of which are needed
+            fails_with = partial(lambda key, new: better(call={**best.call, key: new}), key)
+            shrink_value(best.call[key], fails_with)
         for name in sorted(case.files):
             others = {each: content for each, content in best.files.items() if each != name}
             if not better(others):
@@ -83,7 +85,8 @@ def parsed(content: bytes) -> Any:
     """The value of a JSON text; None if it is none, or one that cannot be written again."""
     try:
         value = json.loads(content)
-        return value if json.loads(written(value)) == value else None
+        same = isinstance(value, dict | list) and json.loads(written(value)) == value
+        return value if same else None
     except (ValueError, RecursionError):
         return None
 

@@ -6,6 +6,7 @@ takes cases one at a time and says what came of each; one that dies or hangs is 
 
 from __future__ import annotations
 
+import faulthandler
 import multiprocessing
 import os
 import resource
@@ -106,6 +107,7 @@ def work(connection: Any, make: Callable[[Any], Case], place: Path) -> None:
     def stop(*_: Any) -> None:
         raise Overtime
 
+    faulthandler.disable()  # tests have it write elsewhere than into `said`
     signal.signal(signal.SIGPROF, stop)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # who started it ends it
     folder, scratch = place / "case", place / "scratch"
