@@ -31,8 +31,6 @@ from fuzzing.saving import load_case  # noqa: E402
 from fuzzing.shrinking import shrink, shrink_items, shrink_value  # noqa: E402
 from fuzzing.verdicts import BAD, GOOD, Broken  # noqa: E402
 
-sys.path.remove(str(ROOT / "tools"))
-
 
 @pytest.fixture(scope="module", autouse=True)
 def models(tmp_path_factory):

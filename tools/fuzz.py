@@ -20,13 +20,11 @@ import os
 import sys
 import tempfile
 import time
-import warnings
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "OPENBLAS_NUM_THREADS": "1"}  # before anything reads them
-warnings.simplefilter("ignore")
 
 from fuzzing.kinds import KINDS, Case, make_case  # noqa: E402
 from fuzzing.running import load_all  # noqa: E402

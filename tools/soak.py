@@ -25,6 +25,7 @@ import tempfile
 import threading
 import time
 import warnings
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -178,15 +179,16 @@ def serve(connection: Any, folder: Path, right: list[Any], seed: int, name: int,
             counts[thread] += 1
 
     def stream(thread: int) -> None:
-        random, given = Random(f"{seed} {name} {thread}"), []
+        random = Random(f"{seed} {name} {thread}")
+        given: deque[int] = deque()  # what is not answered yet
 
         def short() -> Iterator[Asked]:
             while not stopping.is_set():
                 given.append(random.randrange(KNOWN // 10) * 10)  # of the short ones
                 yield asked[given[-1]]
 
-        for place, found in enumerate(faces.stream(short())):
-            check(given[place], found, 0)
+        for found in faces.stream(short()):
+            check(given.popleft(), found, 0)
             counts[thread] += 1
 
     def guarded(work: Any, thread: int) -> None:
@@ -270,9 +272,8 @@ def soak(folder: Path, args: argparse.Namespace) -> Totals:
                 if not listen(life, totals):
                     totals.faults.append(f"process {number} has ended or hung")
             now, answered = time.monotonic(), totals.answered + sum(each.answered for each in lives)
-            say(
-                f"{answered} answers, {now - begin:.0f} s, {totals.forks} forks, {totals.kills} kills"
-            )
+            done = f"{answered} answers, {now - begin:.0f} s"
+            say(f"{done}, {totals.forks} forks, {totals.kills} kills")
             if answered >= args.questions or now - begin >= args.seconds:
                 break
             if now >= disturb and all(life.samples for life in lives):
@@ -309,8 +310,11 @@ def stop(life: Life, totals: Totals) -> None:
     """Let a process finish what it is at, and hear the last of it."""
     life.connection.send("stop")
     begin = time.monotonic()
-    while life.process.is_alive() and time.monotonic() - begin < PATIENCE and listen(life, totals):
+    while listen(life, totals) and time.monotonic() - begin < PATIENCE:
         pass
+    life.process.join(PATIENCE)
+    if life.process.exitcode != 0:
+        totals.faults.append(f"a process did not stop: {life.process.exitcode}")
 
 
 def finish(life: Life, totals: Totals) -> None:

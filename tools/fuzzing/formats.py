@@ -7,6 +7,7 @@ import io
 import json
 import lzma
 import struct
+import warnings
 import zipfile
 from random import Random
 
@@ -131,7 +132,8 @@ def mutate_zip(random: Random, content: bytes) -> bytes:
         case _:
             members[number] = (name, mutate_bytes(random, inside))
     stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w", kind) as archive:
+    with zipfile.ZipFile(stream, "w", kind) as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # two members of one name
         for name, inside in members:
             # A time that does not change, and a name that NUL or a surrogate may stand in.
             info = zipfile.ZipInfo(date_time=(1980, 1, 1, 0, 0, 0))

@@ -15,6 +15,7 @@ import signal
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from itertools import islice
@@ -108,6 +109,7 @@ def work(connection: Any, make: Callable[[Any], Case], place: Path) -> None:
         raise Overtime
 
     faulthandler.disable()  # tests have it write elsewhere than into `said`
+    warnings.simplefilter("ignore")
     signal.signal(signal.SIGPROF, stop)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # who started it ends it
     folder, scratch = place / "case", place / "scratch"
