@@ -26,12 +26,12 @@ from pathlib import Path
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "OPENBLAS_NUM_THREADS": "1"}  # before anything reads them
 
-from fuzzing.kinds import KINDS, Case, make_case  # noqa: E402
-from fuzzing.running import load_all  # noqa: E402
-from fuzzing.saving import load_case, save_case  # noqa: E402
-from fuzzing.shrinking import shrink  # noqa: E402
-from fuzzing.verdicts import BAD, GOOD, Verdict  # noqa: E402
-from fuzzing.workers import Worker, run_all  # noqa: E402
+from fuzzing.kinds import KINDS, Case, make_case
+from fuzzing.running import load_all
+from fuzzing.saving import load_case, save_case
+from fuzzing.shrinking import shrink
+from fuzzing.verdicts import BAD, GOOD, Verdict
+from fuzzing.workers import Worker, run_all
 
 Order = tuple[str, int]  # a kind, and the number of a case
 
