@@ -10,7 +10,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-import minibert
 from minibert import (
     BackendError,
     InputError,
@@ -28,6 +27,8 @@ from minibert.pipelines import (
     dtype_name,
     explain_once,
 )
+
+ROOT = Path(__file__).resolve().parents[1]
 
 TEXT = "My name is Wolfgang and I live in Berlin. The river is called Spree."
 WHERE = "Where do I live?"
@@ -424,7 +425,7 @@ def test_defaults_are_those_of_transformers():
 
 
 def test_scores_of_several_windows_can_exceed_one_and_probabilities_cannot(qa):
-    document = Path(minibert.__file__).with_name("README.md").read_text(encoding="utf-8")
+    document = (ROOT / "minibert" / "README.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"```python\n(.*?)```", document, re.DOTALL)
     score, probability = map(float, re.findall(r"# ([\d.]+)$", code, re.MULTILINE))
     text = "Ada Lovelace wrote the first program. "
