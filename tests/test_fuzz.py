@@ -80,6 +80,11 @@ def test_a_seed_gives_the_same_cases_and_verdicts_and_another_seed_gives_others(
     }
 
 
+def test_what_a_case_may_take_is_what_the_promise_says():
+    promise = (ROOT / ".github" / "SECURITY.md").read_text(encoding="utf-8")
+    assert f"up to {workers.TIMES} times" in " ".join(promise.split())
+
+
 def busy():
     while True:
         pass

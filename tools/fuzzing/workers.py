@@ -30,7 +30,7 @@ from fuzzing.verdicts import Overtime, Verdict
 SECONDS = 5.0  # of the processor that a case may take
 HANGS = 60.0  # seconds by the clock, after which nobody waits any more
 MEMORY = 64 << 20  # bytes that a case may take, whatever its size
-TIMES = 16  # and so many times the size of its files
+TIMES = 50  # and so many times the size of its files, as JSON may; see SECURITY.md
 ADDRESSES = 3 << 30  # bytes of addresses beyond those that the program has anyway
 
 # What no file may bring about, by the names of Python's audit events.
