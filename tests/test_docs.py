@@ -19,7 +19,7 @@ DOCUMENTS = [
     path
     for path in sorted(ROOT.glob("**/*.md"))
     if not any(p.startswith(".") or p == "site-packages" for p in path.relative_to(ROOT).parts)
-] + [ROOT / ".github" / "CONTRIBUTING.md"]
+] + [ROOT / ".github" / name for name in ("CONTRIBUTING.md", "SECURITY.md")]
 SOURCES = [
     path
     for folder in ("minibert", "kernels")
