@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -44,9 +44,19 @@ def shown(value: object) -> str:
         return f"an integer of {value.bit_length()} bits"
     if isinstance(value, str):
         value = value[:MESSAGE]  # before it is escaped, which takes time for a book
+    return written(value, repr)
+
+
+def spelled(value: object) -> str:
+    """A name that a program keeps in an object of its own, as torch does: its str, as `shown`."""
+    return written(value, str)
+
+
+def written(value: object, how: Callable[[object], str]) -> str:
+    """What `repr` or `str` make of a value, cut to 80 characters."""
     try:
-        text = repr(value)
-    except Exception:  # whatever the repr of a stranger's class raises
+        text = how(value)
+    except Exception:  # whatever a stranger's class raises
         return f"an object of type {type(value).__name__}"
     return text[:MESSAGE]
 
