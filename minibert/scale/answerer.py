@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 from minibert.answering import Options, QuestionAnswerer
@@ -123,17 +124,7 @@ class BatchAnswerer:
         """
         table = table_of(batch)
         added = [self.prefix + name for name in FIELDS]
-        for name in (self.question, self.context):
-            if (count := table.names.count(name)) != 1:
-                found = ", ".join(map(str, table.names)) or "none"
-                raise InputError(
-                    f"the batch has {count or 'no'} column{'s' * (count > 1)} "
-                    f"{name!r}; its columns are {found}"
-                )
-        if hidden := [name for name in added if name in table.names]:
-            raise InputError(
-                f"the batch has a column {hidden[0]!r} already; drop it, or give another prefix"
-            )
+        check_names("the batch", table.names, (self.question, self.context), added)
         columns = self.answer(table.column(self.question), table.column(self.context))
         return table.extended(
             [
@@ -189,6 +180,34 @@ def problem(name: str, value: object) -> InputError | None:
     return None if value else InputError(f"{name!r} is empty")
 
 
+def check_names(
+    what: str, names: Sequence[object], needed: Sequence[str], added: Sequence[str]
+) -> None:
+    """Refuse a table without the columns that are needed, or with those that would be added.
+
+    Args:
+        what: it is, for messages.
+        names: of its columns.
+        needed: names that one column each must have.
+        added: names that none may have.
+
+    Raises:
+        InputError: naming the column.
+    """
+    for name in needed:
+        if (count := names.count(name)) != 1:
+            found = ", ".join(map(str, names)) or "none"
+            raise InputError(
+                f"{what} has {count or 'no'} column{'s' * (count > 1)} {name!r}; its columns are "
+                f"{found}"
+            )
+    for name in added:
+        if name in names:
+            raise InputError(
+                f"{what} has a column {name!r} already; drop it, or choose another prefix"
+            )
+
+
 def check_options(options: dict[str, Any]) -> None:
     """Refuse wrong options here, and not in a worker.
 
@@ -219,8 +238,8 @@ def whereabouts(name: str, where: Any) -> str | None:
             f"{type(where).__name__}"
         )
     # A worker may be at work in another folder.
-    path = os.path.abspath(os.path.expanduser(where.replace("\0", "")))
-    return path if os.path.exists(path) else where
+    path = os.path.expanduser(where)
+    return os.path.abspath(path) if os.path.exists(path) else where
 
 
 class Answerers:
