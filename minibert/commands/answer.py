@@ -29,7 +29,6 @@ def add_command(commands: Any) -> None:
         **examples(
             'minibert answer "Who wrote it?" --file play.txt notes.txt --top-k 3',
             "minibert answer --jsonl questions.jsonl --output answers.jsonl",
-            "minibert answer --parquet questions.parquet --output answers.parquet",
         ),
     )
     answer.set_defaults(run=command_answer, check=check_usage, parser=answer)
@@ -202,7 +201,7 @@ def check_usage(parser: argparse.ArgumentParser, args: argparse.Namespace) -> No
     if args.batch_size is not None and not many:
         parser.error("--batch-size needs --jsonl or --parquet")
     if args.overwrite and (not many or args.output is None):
-        parser.error("--overwrite needs --jsonl or --parquet, and --output")
+        parser.error("--overwrite needs --jsonl and --output, or --parquet")
     if args.parquet is not None and args.output is None:
         parser.error("--parquet needs --output")
     if args.parquet is not None and args.top_k > 1:
