@@ -36,6 +36,9 @@ MODULES = [
 def test_examples_in_docstrings_run(name):
     if name == "minibert.kernels.cuda.ptx" and (reason := missing_compiler()):
         pytest.skip(reason)
+    if name.startswith("minibert.serve."):
+        for needed in ("starlette", "uvicorn"):
+            pytest.importorskip(needed, reason="minibert's extra 'serve' is not installed")
     module = importlib.import_module(name)
     assert doctest.testmod(module, optionflags=doctest.ELLIPSIS).failed == 0
 
