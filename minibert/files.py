@@ -10,7 +10,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from io import BufferedReader
+from io import BufferedReader, BytesIO
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -83,10 +83,12 @@ def read_file(
     with open_file(path, pipes=pipes) as file:
         if at_most is None:
             return file.read()
-        content = file.read(at_most + 1)  # files that the system makes up have no size
-    if len(content) > at_most:
-        raise OSError(errno.EFBIG, f"it has more than {at_most} bytes", path)
-    return content
+        content = BytesIO()
+        while part := file.read(2**20):  # files that the system makes up do not say their size
+            content.write(part)
+            if content.tell() > at_most:
+                raise OSError(errno.EFBIG, f"it has more than {at_most} bytes", path)
+    return content.getvalue()
 
 
 def json_value(text: str, **hooks: Any) -> Any:

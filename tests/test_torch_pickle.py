@@ -512,7 +512,7 @@ def test_several_models_in_a_file_are_told_apart_or_named(write):
 def test_a_value_used_again_and_again_takes_no_more_memory():
     state = dict_of({str(i): NONE for i in range(1000)}) + b"q\x00"
     objects = (named("a.B") + b")\x81h\x00b") * 1000
-    found, _ = step_through(io.BytesIO(program(b"(" + state + objects + b"t")))
+    found, _ = step_through(io.BytesIO(program(b"(" + state + objects + b"t")), 10**5)
     assert all(value.state is found[0] for value in found[1:])
 
 
