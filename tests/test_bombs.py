@@ -17,7 +17,8 @@ import pytest
 from random_models import random_tensors, tiny_config, write_model
 from safetensors.numpy import save_file
 from squad_files import EXAMPLE
-from tensor_bundles import entry, field, table
+from tensor_bundles import MAGIC as BUNDLE_MAGIC
+from tensor_bundles import block, entry, field, number, table
 from torch_files import write_torch_file
 
 from minibert.checkpoints.conversion import convert, open_any
@@ -176,6 +177,44 @@ def test_an_index_of_a_bundle_has_at_most_a_megabyte(tmp_path):
     (tmp_path / "model.ckpt.index").write_bytes(bytes(1_000_001))
     with pytest.raises(CheckpointError, match="1000001 bytes, expected at most 1000000"):
         read_tensor_bundle(tmp_path / "model.ckpt.index")
+
+
+def test_names_of_a_bundle_cannot_grow_from_a_few_bytes(tmp_path):
+    name, grown = b"x" * 990, (number(990) + number(0) + number(0)) * 150_000
+    long = number(0) + number(len(name)) + number(0) + name + grown + struct.pack("<2I", 0, 1)
+    first = block([(b"", field(1, 1))])
+    content = first + long + bytes(5)
+    handles = block(
+        [
+            (b"a", number(0) + number(len(first) - 5)),
+            (b"b", number(len(first)) + number(len(long))),
+        ]
+    )
+    places = number(0) * 2 + number(len(content)) + number(len(handles) - 5)
+    path = tmp_path / "model.ckpt.index"
+    path.write_bytes(
+        content + handles + places.ljust(40, b"\0") + BUNDLE_MAGIC.to_bytes(8, "little")
+    )
+    with (
+        memory_below(MULTIPLE * path.stat().st_size),
+        pytest.raises(CheckpointError, match="room for"),
+    ):
+        read_tensor_bundle(path)
+
+
+def test_an_archive_of_many_entries_takes_a_stated_multiple(tmp_path):
+    count = 60_000
+    local = b"PK\3\4" + bytes(26)
+    entry = b"PK\1\2" + bytes([20, 0, 20]) + bytes(21) + struct.pack("<H", 4) + bytes(16)
+    entries = b"".join(entry + b"%04x" % i for i in range(count))
+    end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, count, count, len(entries), len(local), 0)
+    path = tmp_path / "pytorch_model.bin"
+    path.write_bytes(local + entries + end)
+    with (
+        memory_below(MULTIPLE * path.stat().st_size),
+        pytest.raises(CheckpointError, match="data.pkl"),
+    ):
+        read_torch_file(path)
 
 
 # ---------------------------------------------------------------- what is honest

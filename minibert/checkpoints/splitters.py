@@ -25,7 +25,7 @@ from minibert.checkpoints.sentencepiece import (
     read_sentencepiece,
 )
 from minibert.errors import ModelNotFoundError, TokenizerError
-from minibert.files import LARGEST_VOCABULARY, json_value, read_file
+from minibert.files import LARGEST_TOKENIZER, LARGEST_VOCABULARY, json_value, read_file
 from minibert.reprs import shown
 
 # Special tokens where no file names them.
@@ -72,14 +72,14 @@ def _numbered(
     return found
 
 
-def _bytes_of(file: Path) -> bytes:
+def _bytes_of(file: Path, at_most: int) -> bytes:
     """The bytes of a file.
 
     Raises:
-        ModelNotFoundError: it cannot be read.
+        ModelNotFoundError: it cannot be read, or has more of them.
     """
     try:
-        return read_file(file, at_most=LARGEST_VOCABULARY)
+        return read_file(file, at_most=at_most)
     except OSError as error:
         raise ModelNotFoundError(f"{file}: cannot be read: {error.strerror}") from None
 
@@ -92,7 +92,7 @@ def _text(file: Path) -> str:
         TokenizerError: it is not UTF-8.
     """
     try:
-        return _bytes_of(file).decode("utf-8-sig")
+        return _bytes_of(file, LARGEST_VOCABULARY).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise TokenizerError(
             f"{file}: is not UTF-8: {error.reason} at byte {error.start}"
@@ -109,7 +109,7 @@ def _lines(file: Path) -> list[str]:
 
 def from_tokenizer_json(file: Path, settings: Mapping[str, Any]) -> tokenizers.Tokenizer:
     """Load tokenizer.json; normalising options said in tokenizer_config.json win, as in BERT's."""
-    content = _bytes_of(file)
+    content = _bytes_of(file, LARGEST_TOKENIZER)
     with _read_as(f"{file}: is not a tokenizer file"):
         backend = tokenizers.Tokenizer.from_buffer(content)
     if isinstance(backend.model, models.WordLevel):
