@@ -26,10 +26,8 @@ READ = os.O_RDONLY | getattr(os, "O_BINARY", 0)
 # config.json has 1,000, the index of a model in 200 parts 100,000, and 30,000 added tokens take
 # 3,000,000.
 LARGEST_JSON = 4_000_000
-# Of a file with a vocabulary; the largest ones, of 250,000 and 500,000 pieces, have 5,000,000.
-LARGEST_VOCABULARY = 20_000_000
-# And of tokenizer.json, which that of XLM-R fills with 17,000,000.
-LARGEST_TOKENIZER = 60_000_000
+# And of a file with a vocabulary: XLM-R's 250,000 pieces fill a tokenizer.json of 17,000,000.
+LARGEST_VOCABULARY = 100_000_000
 
 
 def open_file(path: str | os.PathLike[str], *, pipes: bool = False) -> BufferedReader:
