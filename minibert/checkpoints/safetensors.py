@@ -233,13 +233,18 @@ class WeightsFile:
         Raises:
             CheckpointError: they are not there, or the file has changed since it was opened.
         """
-        content = np.empty(size, np.uint8)
         try:
+            content = np.empty(size, np.uint8)
             self.file.seek(begin)
             found = self.file.readinto(content.data)
         except OSError as error:
             reason = f"cannot read it: {error.strerror}"
             raise _error(self.path, [reason], "Check the disk and the network.") from None
+        except MemoryError:
+            reason = f"there is not enough memory for {size} bytes of it"
+            raise _error(
+                self.path, [reason], "Take a smaller model, or a larger machine."
+            ) from None
         if found < size or self._look() != self._state:
             raise _error(
                 self.path,

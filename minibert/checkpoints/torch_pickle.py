@@ -112,7 +112,8 @@ def _read_zip(
         if name not in entries:
             raise ValueError(f"the archive has no entry {quote(name)}")
         info = entries[name]
-        if info.compress_type != zipfile.ZIP_STORED:  # else a small entry could fill the memory
+        # Else a small entry could fill the memory, or one that says it is packed into more.
+        if info.compress_type != zipfile.ZIP_STORED or info.compress_size > file_size:
             raise ValueError(f"entry {quote(name)} is compressed, which torch.save never does")
         if not least <= info.file_size <= most:
             expected = f"{least}" if least == most else f"at most {most}"
@@ -141,8 +142,9 @@ def _read_zip(
 
 def _read_legacy(file: WeightsFile, unread: dict[str, str]) -> dict[str, NDArray[Any]]:
     """Read the pickles one after another; the storages follow in the order of the last one."""
-    content, most = file.file, instructions(file.size)
-    content.seek(0)
+    # Not the file itself: a pickle can ask for more bytes than there are, which are made room for.
+    content = io.BytesIO(file.read(0, min(file.size, MAX_PICKLE_BYTES)).tobytes())
+    most = instructions(file.size)
     magic, _ = step_through(content, most)
     if magic != LEGACY_MAGIC:
         raise ValueError("it is a pickle, but not one that torch.save wrote")
