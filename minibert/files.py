@@ -1,15 +1,17 @@
-"""Files that are written whole or not at all."""
+"""Files that are read and written, and what is said where that cannot be done."""
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
+from minibert.drafts import whole_file
 from minibert.errors import InputError, ModelNotFoundError
 
 
@@ -36,8 +38,7 @@ def check_output(path: str | None) -> None:
     except FileNotFoundError:
         pass
     except (OSError, ValueError) as error:  # a name that the system does not allow
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{path}: cannot be written: {reason}") from None
+        raise unwritable(path, error) from None
     if os.path.isdir(target):
         raise InputError(f"{path}: cannot be written: it is a folder")
     if is_device(path):
@@ -88,29 +89,53 @@ def writing(path: str | None) -> Iterator[TextIO]:
         check_output(path)
         yield sys.stdout
         return
-    target = real_file(path)
-    if is_device(path):
-        try:
-            with open(target, "w", encoding="utf-8", errors="backslashreplace") as out:
+    encoding, errors = "utf-8", "backslashreplace"
+    with naming(path):
+        if is_device(path):
+            with open(os.path.expanduser(path), "w", encoding=encoding, errors=errors) as out:
                 yield out
-        except ModelNotFoundError:  # an OSError too
-            raise
-        except OSError as error:
-            raise InputError(f"{path}: cannot be written: {error.strerror}") from None
-        return
+            return
+        with whole_file(real_file(path)) as file:
+            out = io.TextIOWrapper(file, encoding, errors)
+            try:
+                yield out
+            finally:
+                out.detach()  # which writes what is waiting, and leaves the file open
+
+
+@contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """Say what it is that cannot be written.
+
+    Raises:
+        InputError: the system said so, or no file can have that name.
+    """
     try:
-        handle, draft = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+        with suppress(FileNotFoundError, NotADirectoryError):
+            os.lstat(os.path.expanduser(path))
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{path}: cannot be written: {reason}") from None
+        raise unwritable(path, error) from None
     try:
-        with open(handle, "w", encoding="utf-8", errors="backslashreplace") as out:
-            yield out
-        os.chmod(draft, 0o644)  # mkstemp's files are for one user only
-        os.replace(draft, target)
+        yield
     except ModelNotFoundError:  # an OSError too
         raise
     except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error.strerror}") from None
-    finally:
-        Path(draft).unlink(missing_ok=True)
+        raise unwritable(path, error) from None
+
+
+def unwritable(path: str | Path, error: OSError | ValueError) -> InputError:
+    """What there is to say of something that cannot be written."""
+    reason = getattr(error, "strerror", None) or error
+    return InputError(f"{path}: cannot be written: {reason}")
+
+
+def remedy(error: OSError) -> str:
+    """What can be done so that something can be written the next time.
+
+    Example:
+        >>> remedy(OSError(errno.ENOSPC, "No space left on device"))
+        'Make room'
+        >>> remedy(PermissionError(errno.EACCES, "Permission denied"))
+        'Mend that'
+    """
+    return "Make room" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "Mend that"
