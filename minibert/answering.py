@@ -5,20 +5,16 @@ Scores are sums of logits, as SQuAD 2.0 defines them, and "no answer" is an answ
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from numbers import Real
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import numpy as np
-
 from minibert.errors import InputError
 from minibert.model import Model, load_model
-from minibert.options import check_count, listed
+from minibert.options import check_count, check_flag, check_number, listed, settle
 from minibert.reading import Example
-from minibert.reprs import changed_fields
+from minibert.reprs import changed_fields, shown
 from minibert.spans import Answer, decode_answers
 from minibert.tokenizer import Tokenizer
 from minibert.windows import Window
@@ -47,19 +43,20 @@ class Options:
     min_score: float | None = None  # answers below it are not given, only "no answer"
 
     def __post_init__(self) -> None:
-        for name, least in (("max_seq_length", 1), ("max_question_length", 1), ("doc_stride", 0)):
-            if getattr(self, name) is not None:
-                check_count(name, getattr(self, name), least)
-        check_count("max_answer_length", self.max_answer_length, 1)
-        check_number("null_score_diff_threshold", self.null_score_diff_threshold)
-        if not isinstance(self.align_to_words, bool | np.bool_):
-            raise InputError(f"align_to_words must be True or False, got {self.align_to_words!r}")
-        if self.min_score is not None:
-            check_number("min_score", self.min_score)
-        if self.max_overlap is not None:
-            check_number("max_overlap", self.max_overlap)
-            if not 0 <= self.max_overlap <= 1:
-                raise InputError(f"max_overlap must be from 0 to 1, got {self.max_overlap!r}")
+        for name, least in (
+            ("max_seq_length", 1),
+            ("doc_stride", 0),
+            ("max_question_length", 1),
+            ("max_answer_length", 1),
+        ):
+            if (value := getattr(self, name)) is not None or name == "max_answer_length":
+                settle(self, name, check_count(name, value, least))
+        for name in ("null_score_diff_threshold", "max_overlap", "min_score"):
+            if (value := getattr(self, name)) is not None or name == "null_score_diff_threshold":
+                settle(self, name, check_number(name, value))
+        if self.max_overlap is not None and not 0 <= self.max_overlap <= 1:
+            raise InputError(f"max_overlap must be from 0 to 1, got {self.max_overlap!r}")
+        settle(self, "align_to_words", check_flag("align_to_words", self.align_to_words))
 
 
 class QuestionAnswerer:
@@ -194,9 +191,9 @@ class QuestionAnswerer:
         An InputError among the examples stands for a pair that the caller could not read, and comes
         back in its place.
         """
-        check_count("n", n, 1)
+        n = check_count("n", n, 1)
         if batch_size is not None:
-            check_count("batch_size", batch_size, 1)
+            batch_size = check_count("batch_size", batch_size, 1)
         chosen = _changed(self.options, options)
         read = (self._read(each, chosen) for each in _all(examples))
         return (
@@ -222,7 +219,7 @@ class QuestionAnswerer:
         try:
             example = listed(example)
             if not isinstance(example, list) or len(example) != 2:
-                raise InputError(f"it must be a (question, context) pair, got {example!r:.80}")
+                raise InputError(f"it must be a (question, context) pair, got {shown(example)}")
             question, context = example
             return None, self._windows(question, context, options)
         except InputError as error:  # which holds on to the frames it came through, and their texts
@@ -237,7 +234,7 @@ class QuestionAnswerer:
         if not isinstance(texts, list) or not texts:
             raise InputError(
                 "context must be a string or a non-empty list of strings, "
-                f"got {type(context).__name__}: {context!r:.80}"
+                f"got {type(context).__name__}: {shown(context)}"
             )
         return self.model.windows(
             question,
@@ -246,16 +243,6 @@ class QuestionAnswerer:
             doc_stride=options.doc_stride,
             max_question_length=options.max_question_length,
         )
-
-
-def check_number(name: str, value: object) -> None:
-    """Refuse what is no number.
-
-    Raises:
-        InputError: naming the option and the value.
-    """
-    if isinstance(value, bool) or not isinstance(value, Real) or math.isnan(value):
-        raise InputError(f"{name} must be a number, got {value!r:.80}")
 
 
 def _changed(options: Options, changes: dict[str, Any]) -> Options:

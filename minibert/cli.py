@@ -25,11 +25,11 @@ from typing import Any
 
 from minibert import __version__
 from minibert import progress as progress_module
-from minibert.commands import answer, compare, convert, doctor, evaluate, train, warmup
+from minibert.commands import answer, compare, completion, convert, doctor, evaluate, train, warmup
 from minibert.errors import MinibertError
 from minibert.progress import say
 
-COMMANDS = (answer, evaluate, compare, train, convert, doctor, warmup)
+COMMANDS = (answer, evaluate, compare, train, convert, doctor, warmup, completion)
 
 
 class Terminated(KeyboardInterrupt):

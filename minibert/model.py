@@ -22,9 +22,10 @@ from minibert.config import BertConfig
 from minibert.encoder import begin_logits, qa_logits
 from minibert.errors import BackendError, InputError, TokenizerError
 from minibert.kernels.backend import Backend, get_backend
+from minibert.options import check_count
 from minibert.parameters import Parameters
 from minibert.reading import BATCH_TOKENS, GPU_BATCH_TOKENS, Example, Key, read_examples
-from minibert.reprs import short
+from minibert.reprs import short, shown
 from minibert.spans import Logits
 from minibert.tokenizer import Pair, Tokenizer
 from minibert.trace import Trace
@@ -105,6 +106,7 @@ class Model:
         positions = self.config.longest_window
         if max_seq_length is None:
             max_seq_length = self.usual_seq_length
+        max_seq_length = check_count("max_seq_length", max_seq_length, 1)
         if max_seq_length > positions:
             raise InputError(
                 f"max_seq_length {max_seq_length} is beyond the {positions} positions of this "
@@ -112,6 +114,9 @@ class Model:
             )
         if doc_stride is None:
             doc_stride = min(128, max_seq_length // 2)
+        doc_stride = check_count("doc_stride", doc_stride, 0)
+        if max_question_length is not None:
+            max_question_length = check_count("max_question_length", max_question_length, 1)
         tokens = self.tokenizer.encode(question)
         room = self.pair.text_room(tokens, max_seq_length)
         windows = []
@@ -188,7 +193,7 @@ def check_text(name: str, text: object, may_be_empty: bool = False) -> None:
         InputError: `text` is not a string, or is empty and may not be.
     """
     if not isinstance(text, str):
-        raise InputError(f"{name} must be a string, got {type(text).__name__}: {text!r:.80}")
+        raise InputError(f"{name} must be a string, got {type(text).__name__}: {shown(text)}")
     if not text and not may_be_empty:
         raise InputError(f"{name} cannot be empty")
 
@@ -229,7 +234,7 @@ def load_model(
     if not isinstance(tokenizer, Tokenizer | str | os.PathLike | None):
         raise InputError(
             "tokenizer must be a folder, a name or a Tokenizer of minibert, got "
-            f"{type(tokenizer).__name__}: {tokenizer!r:.80}"
+            f"{type(tokenizer).__name__}: {shown(tokenizer)}"
         )
 
     def fitting(config: BertConfig, where: Path) -> Tokenizer:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -44,16 +44,27 @@ def shown(value: object) -> str:
         return f"an integer of {value.bit_length()} bits"
     if isinstance(value, str):
         value = value[:MESSAGE]  # before it is escaped, which takes time for a book
+    return written(value, repr)
+
+
+def spelled(value: object) -> str:
+    """A name that a program keeps in an object of its own, as torch does: its str, as `shown`."""
+    return written(value, str)
+
+
+def written(value: object, how: Callable[[object], str]) -> str:
+    """What `repr` or `str` make of a value, cut to 80 characters."""
     try:
-        text = repr(value)
-    except Exception:  # whatever the repr of a stranger's class raises
+        text = how(value)
+    except Exception:  # whatever a stranger's class raises
         return f"an object of type {type(value).__name__}"
     return text[:MESSAGE]
 
 
 def short_repr(record: Any) -> str:
     """A dataclass with its values in a few words: `__repr__ = short_repr`."""
-    shown = (f"{field.name}={short(getattr(record, field.name))}" for field in fields(record))
+    listed = [field.name for field in fields(record) if field.repr]
+    shown = (f"{name}={short(getattr(record, name))}" for name in listed)
     return f"{type(record).__name__}({', '.join(shown)})"
 
 

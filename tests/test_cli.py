@@ -15,8 +15,8 @@ from programs import command, read_terminal
 
 from minibert import __version__
 from minibert.cli import COMMANDS, main, parse
-from minibert.commands.answer import LONGEST_SENTENCE, sentence_around
 from minibert.progress import progress
+from minibert.sentences import LONGEST_SENTENCE, sentence_around
 
 pytestmark = pytest.mark.usefixtures("compiled_before")
 

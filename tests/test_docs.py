@@ -128,6 +128,14 @@ def test_every_option_of_the_pipeline_and_the_answerer_is_in_the_readme():
         assert name in README, name
 
 
+def test_the_readme_lists_every_extra_and_no_other():
+    listed = re.findall(r"^\| (`[^|]*`) \|", README, re.M)
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    table = project.split("[project.optional-dependencies]\n")[1].split("\n[")[0]
+    names = re.findall(r"^([\w-]+) = ", table, re.M)
+    assert sorted(re.findall(r"`([\w-]+)`", " ".join(listed))) == sorted(names)
+
+
 def test_importing_minibert_loads_neither_numpy_nor_numba():
     code = "import sys, minibert; print([m for m in ('numpy', 'numba') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

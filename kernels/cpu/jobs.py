@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minibert.arrays import Floats, Ints
+from minibert.errors import InputError
 from minibert.kernels.numbers import from_bfloat16, round_up, to_bfloat16
 
 from .compiler import Program
@@ -250,7 +251,11 @@ class Job:
 
     def put(self, name: str, x: Floats) -> None:
         """Fill a buffer, and the columns behind it with zeros."""
-        kind, width = self.buffers[name][1], x.shape[1]
+        width, kind = self.buffers[name]
+        if x.shape != (self.tokens, width):
+            raise InputError(
+                f"{self.entry}: {name} must be [{self.tokens}, {width}], got {list(x.shape)}"
+            )
         whole = self.view(name, round_up(width, self.program.target.panel))
         whole[:, width:] = 0
         if kind == "rounded":

@@ -15,7 +15,17 @@ from numpy.typing import NDArray
 
 from minibert.arrays import Floats
 from minibert.kernels.numbers import from_bfloat16, round_up, to_bfloat16
-from minibert.parameters import Dense, Norm, Parameters, Table, Tables, Weights, full, map_layers
+from minibert.parameters import (
+    Dense,
+    Norm,
+    Parameters,
+    Table,
+    TableRows,
+    Tables,
+    Weights,
+    full,
+    map_layers,
+)
 
 from .driver import Device, Memory
 
@@ -80,6 +90,7 @@ class DeviceTables:
     token_types: Memory  # [2, D]
     norm: DeviceNorm
     width: int  # D, or E where a projection follows
+    rows: TableRows
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -129,6 +140,7 @@ def upload_tables(device: Device, tables: Tables, dtype: str) -> DeviceTables:
         token_types=table(tables.token_types),
         norm=upload_norm(device, tables.norm),
         width=len(tables.norm.gain),
+        rows=tables.rows,
     )
 
 

@@ -35,8 +35,9 @@ from minibert.errors import CheckpointError, InputError
 from minibert.families import FAMILIES, family_name
 from minibert.files import naming
 from minibert.kernels.numbers import largest_integer, quantise_rows, row_scales, to_integers
-from minibert.options import STORED_DTYPES, check_bits
+from minibert.options import STORED_DTYPES, check_bits, check_choice
 from minibert.parameters import Int8, Matrix, full
+from minibert.reprs import shown
 from minibert.weights import HEAD, check_weights, read_matrix
 
 GOOGLE_CONFIG = "bert_config.json"  # what stands for config.json beside Google's checkpoints
@@ -109,11 +110,10 @@ def convert(
         MinibertError: the model cannot be read, is no BERT for question answering, or the output
             is in the way.
     """
-    if dtype not in STORED_DTYPES:
-        raise InputError(f"dtype must be one of {', '.join(STORED_DTYPES)}, got {dtype!r}")
+    check_choice("dtype", dtype, STORED_DTYPES)
     if bits is not None:
         if dtype != "float32":
-            raise InputError(f"give either dtype or bits: dtype is {dtype!r}, bits is {bits!r:.80}")
+            raise InputError(f"give dtype or bits: dtype is {dtype!r}, bits is {shown(bits)}")
         bits = check_bits(bits)
     if not isinstance(output, str | os.PathLike) or not str(output):
         raise InputError(f"the output must be a folder's name, got {output!r:.80}")

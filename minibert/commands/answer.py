@@ -7,13 +7,13 @@ import os
 import re
 import sys
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 
 from minibert.commands.options import add_model_options, at_least, dump, examples, file_name
 from minibert.errors import InputError
 from minibert.files import check_apart, check_output, writing
 from minibert.progress import notice
+from minibert.sentences import sentence_around
 
 if TYPE_CHECKING:
     from minibert.answering import QuestionAnswerer
@@ -220,7 +220,7 @@ def command_answer(args: argparse.Namespace) -> None:
     answers = load_answerer(args).n_best(args.question, texts, args.top_k)
     with writing(args.output) as out:
         if args.json:
-            shown = [asdict(answer) for answer in answers]
+            shown = [answer.to_dict() for answer in answers]
             out.write(dump(shown[0] if args.top_k == 1 else shown) + "\n")
         else:
             marks = marks_for(out)
@@ -320,23 +320,3 @@ def describe(answer: Answer, text: str, name: str, marks: tuple[str, str]) -> st
     sentence = " ".join(f"{before}{marks[0]}{answer.text}{marks[1]}{after}".split())
     place = f"characters {answer.start} to {answer.end}" + (f" of {name}" if name else "")
     return f"{answer.text}\n  {sentence}\n  {figures}, {place}"
-
-
-# A sentence ends at . ! or ? before white space, at their CJK forms, or at an empty line.
-SENTENCE_END = re.compile(r"[.!?][\"'”’)\]]*(?=\s)|[。！？]|\n\s*\n")
-LONGEST_SENTENCE = 300  # characters shown on each side of the answer, at most
-
-
-def sentence_around(text: str, start: int, end: int) -> tuple[int, int]:
-    """First character, and one past the last, of the sentence that holds text[start:end].
-
-    Example:
-        >>> text = "It rained. Ann Lee wrote it. Nobody came."
-        >>> text[slice(*sentence_around(text, 11, 18))]
-        ' Ann Lee wrote it.'
-    """
-    first, last = max(0, start - LONGEST_SENTENCE), min(len(text), end + LONGEST_SENTENCE)
-    for match in SENTENCE_END.finditer(text, first, start):
-        first = match.end()
-    following = SENTENCE_END.search(text, max(start, end - 1), last)
-    return first, following.end() if following else last

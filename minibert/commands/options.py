@@ -8,6 +8,7 @@ from typing import Any
 
 from minibert.options import DEVICES, DTYPES, gpu_index
 from minibert.progress import notice
+from minibert.reprs import shown
 
 DECODING = {
     "--max-seq-length": "longest window (default: 384, or the model's limit)",
@@ -46,8 +47,9 @@ def at_least(least: int) -> Any:
 
     def parse(text: str) -> int:
         value = int(text)
-        if value < least:
-            raise argparse.ArgumentTypeError(f"must be at least {least}, got {value}")
+        if not least <= value < 2**63:
+            end = f"at least {least}" if value < least else "below 2**63"
+            raise argparse.ArgumentTypeError(f"must be {end}, got {shown(value)}")
         return value
 
     parse.__name__ = "whole number"

@@ -207,7 +207,7 @@ def answer_lines(
             error = f"{args.jsonl}, line {number}: {answers}"
             yield Row(of_line, dump(fields | {"error": error}), error)
         else:
-            found = [asdict(answer) for answer in answers]
+            found = [answer.to_dict() for answer in answers]
             shown = {"answer": found[0]} if args.top_k == 1 else {"answers": found}
             yield Row(of_line, dump(fields | shown), None)
 

@@ -81,10 +81,12 @@ def page(title: str, body: Iterable[str], style: str = "") -> str:
         *body,
         "</body>\n</html>\n",
     ]
-    # Texts from JSON can hold half of a surrogate pair, which no file can, and characters that no
-    # page may hold.
-    whole = "\n".join(lines).encode("utf-8", "replace").decode("utf-8")
-    return whole.translate(CONTROLS)
+    return writable("\n".join(lines))
+
+
+def writable(text: str) -> str:
+    """A text without what no file can hold, half of a surrogate pair, or no page may."""
+    return text.encode("utf-8", "replace").decode("utf-8").translate(CONTROLS)
 
 
 def figure(caption: str, chart: str, note: str = "") -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from minibert.errors import InputError
 from minibert.kernels.training import get_training_kernels
 from minibert.model import Model
+from minibert.reprs import shown
 from minibert.squad.files import SquadData
 from minibert.training.base import load_base
 from minibert.training.distillation import Teachers, load_teachers, teacher_digests
@@ -59,13 +60,13 @@ def train(
     if settings is None:
         settings = TrainingSettings()
     if not isinstance(settings, TrainingSettings):
-        raise InputError(f"settings must be TrainingSettings, got {settings!r:.80}")
+        raise InputError(f"settings must be TrainingSettings, got {shown(settings)}")
     if not isinstance(output_dir, str | os.PathLike) or not str(output_dir):
-        raise InputError(f"output_dir must be a folder's name, got {output_dir!r:.80}")
+        raise InputError(f"output_dir must be a folder's name, got {shown(output_dir)}")
     if not isinstance(teachers, list | tuple):
-        raise InputError(f"teachers must be a list of models, got {teachers!r:.80}")
+        raise InputError(f"teachers must be a list of models, got {shown(teachers)}")
     if not isinstance(callbacks, list | tuple) or not all(map(callable, callbacks)):
-        raise InputError(f"callbacks must be a list of functions, got {callbacks!r:.80}")
+        raise InputError(f"callbacks must be a list of functions, got {shown(callbacks)}")
     folder = Path(os.path.expanduser(output_dir))
     check_folder(folder)
     kernels = get_training_kernels(settings.device, settings.dtype, settings.num_threads)
