@@ -124,12 +124,11 @@ def test_a_run_killed_again_and_again_ends_in_the_same_weights(whole, tiny_folde
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("function", ["save", "exchange", "synchronise", "replace", "fsync"])
+@pytest.mark.parametrize("function", ["save", "synchronise", "replace", "fsync"])
 def test_a_run_killed_while_it_writes_goes_on(whole, tiny_folder, tmp_path, monkeypatch, function):
     folder = tmp_path / "out"
     where, real = {
         "save": (np, np.save),
-        "exchange": (drafts, drafts.exchange),
         "synchronise": (drafts, drafts.synchronise),
         "replace": (os, os.replace),
         "fsync": (os, os.fsync),

@@ -6,12 +6,13 @@ import argparse
 import importlib.metadata
 import os
 import platform
+import sys
 import time
 from typing import Any
 
 from minibert import __version__
 from minibert.commands.options import dump, examples, file_name
-from minibert.errors import BackendError, CheckpointError, MinibertError
+from minibert.errors import BackendError, CheckpointError, InputError, MinibertError
 
 Findings = dict[str, dict[str, str]]
 
@@ -53,6 +54,8 @@ def add_command(commands: Any) -> None:
 
 def command_doctor(args: argparse.Namespace) -> None:
     """Run `minibert doctor`."""
+    if sys.stdout is None:
+        raise InputError("standard output is closed, and there is nothing else that is written")
     if args.model is not None:
         from minibert.checkpoints.examination import examine_model
 
