@@ -18,16 +18,34 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TextIO, cast
+from typing import Any, NoReturn, TextIO, cast
 
 from minibert import __version__
 from minibert import progress as progress_module
-from minibert.commands import answer, compare, completion, convert, doctor, evaluate, train, warmup
+from minibert.commands import (
+    answer,
+    compare,
+    completion,
+    convert,
+    doctor,
+    evaluate,
+    explain,
+    train,
+    warmup,
+)
 from minibert.errors import MinibertError
-from minibert.progress import forget, say
+from minibert.progress import forget, harmless, say
 from minibert.signals import STATUS, heeding
 
-COMMANDS = (answer, evaluate, compare, train, convert, doctor, warmup, completion)
+COMMANDS = (answer, explain, evaluate, compare, train, convert, doctor, warmup, completion)
+
+
+class Parser(argparse.ArgumentParser):
+    """An argparse parser whose errors, which repeat what was given, steer no terminal."""
+
+    def error(self, message: str) -> NoReturn:
+        """End with status 2, and say why."""
+        super().error(harmless(message, sys.stderr))
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -54,7 +72,7 @@ def build_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argument
     Returns:
         The parser of the whole, and those of the commands by name.
     """
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="minibert",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from numbers import Integral, Rational, Real
 from typing import Any
 
-import numpy as np
-
 from minibert.errors import InputError
 from minibert.reprs import shown
 
@@ -65,6 +63,7 @@ def as_float(value: object) -> float | None:
     """A number as a float; None for what is none, for NaN, and for what no float can hold.
 
     Example:
+        >>> import numpy as np
         >>> as_float(np.float32(0.5)), as_float(10**400), as_float(True), as_float("1")
         (0.5, None, None, None)
     """
@@ -83,6 +82,8 @@ def check_flag(name: str, value: object) -> bool:
     Raises:
         InputError: naming the option and the value.
     """
+    import numpy as np  # here: --help needs no NumPy
+
     if not isinstance(value, bool | np.bool_):
         raise InputError(f"{name} must be True or False, got {shown(value)}")
     return bool(value)

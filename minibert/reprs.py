@@ -6,8 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any
 
-import numpy as np
-
 LONGEST = 100  # characters of one value; beyond it texts are cut, and collections are counted
 MESSAGE = 80  # characters of a value in a message
 
@@ -16,13 +14,14 @@ def short(value: object) -> str:
     """A value in a few words.
 
     Example:
+        >>> import numpy as np
         >>> short(np.zeros((2, 3), np.float32)), short([1, 2]), short(range(5)), short([0] * 1000)
         ('float32[2, 3]', '[1, 2]', 'range(0, 5)', 'list of 1000')
         >>> short("ab" * 1000)[-18:]
         "ababab'... of 2000"
     """
-    if isinstance(value, np.ndarray):
-        return f"{value.dtype}{list(value.shape)}"
+    if (shape := getattr(value, "shape", ())) and (dtype := getattr(value, "dtype", None)):
+        return f"{dtype}{list(shape)}"
     if isinstance(value, str) and len(value) > LONGEST:
         return f"{value[:LONGEST]!r}... of {len(value)}"
     # The first length spares the second one, which may take long to find.

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from minibert import __version__
+from minibert.documents import to_json
 from minibert.drafts import try_lock
 from minibert.errors import InputError, ModelNotFoundError
 from minibert.files import unwritable
@@ -53,6 +54,7 @@ def unfinished(path: Path, header: Mapping[str, Any], overwrite: bool) -> Iterat
             or another run is writing there.
         KeyboardInterrupt: as it came, and saying that the run can go on.
     """
+    header = json.loads(to_json(header))  # as it reads when it comes back
     if os.path.islink(path) or (os.path.exists(path) and not os.path.isfile(path)):
         raise InputError(f"{path}: is not a file of an earlier run; remove it")
     try:
@@ -61,7 +63,7 @@ def unfinished(path: Path, header: Mapping[str, Any], overwrite: bool) -> Iterat
             file.seek(0)
             first = file.readline()
             if not first.endswith(b"\n"):
-                if not json.dumps(header).encode().startswith(first):
+                if not to_json(header).encode().startswith(first):
                     raise InputError(f"{path}: is not the file of an earlier run; remove it")
                 begin_again(file, header)
             elif different := differences(path, first, header):
@@ -93,7 +95,7 @@ def unfinished(path: Path, header: Mapping[str, Any], overwrite: bool) -> Iterat
 def begin_again(file: BinaryIO, header: Mapping[str, Any]) -> None:
     """Leave nothing but the header in the file of a run."""
     file.truncate(0)
-    file.write(json.dumps(header).encode() + b"\n")
+    file.write(to_json(header).encode() + b"\n")
     file.flush()
 
 

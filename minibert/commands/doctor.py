@@ -13,6 +13,7 @@ from typing import Any
 from minibert import __version__
 from minibert.commands.options import dump, examples, file_name
 from minibert.errors import BackendError, CheckpointError, InputError, MinibertError
+from minibert.progress import harmless
 
 Findings = dict[str, dict[str, str]]
 
@@ -80,7 +81,7 @@ def show(findings: Findings, as_json: bool) -> None:
         print(title)
         width = max(map(len, facts))
         for name, fact in facts.items():
-            first, *rest = fact.split("\n")
+            first, *rest = harmless(fact, sys.stdout).split("\n")
             print(f"  {name:{width}}  {first}")
             for line in rest:
                 print(f"  {'':{width}}  {line}")

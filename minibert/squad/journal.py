@@ -14,7 +14,8 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from minibert.errors import InputError
+from minibert.documents import to_json
+from minibert.errors import InputError, MinibertError
 from minibert.files import writing
 from minibert.model import Model
 from minibert.squad.decoders import Prediction, SquadSettings
@@ -43,8 +44,7 @@ def write_outputs(folder: Path, found: Mapping[str, Prediction]) -> None:
                 (folder / name).unlink(missing_ok=True)
             else:
                 file = stack.enter_context(writing(str(folder / name)))
-                json.dump(content, file, indent=4)
-                file.write("\n")
+                file.write(to_json(content, indent=4) + "\n")
 
 
 @contextmanager
@@ -88,10 +88,13 @@ def journal(
             kept = {}
 
         def keep(key: str, answer: Prediction) -> None:
-            file.write(json.dumps({"id": key, **asdict(answer)}).encode() + b"\n")
+            file.write(to_json({"id": key, **asdict(answer)}).encode() + b"\n")
             file.flush()
 
-        yield kept, keep
+        try:
+            yield kept, keep
+        except MinibertError as error:
+            raise type(error)(f"{error} (what is finished is kept in {path})") from None
 
 
 def check_folder(folder: Path, overwrite: bool) -> None:

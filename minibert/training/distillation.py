@@ -234,7 +234,10 @@ class Teachers:
             start, end = (np.concatenate([row[place] for place in places]) for row in self.kept)
             return start, end
         found = np.array(
-            [qa_logits(batch, model.weights, model.config, model.kernels) for model in self.models]
+            [
+                model.checked(qa_logits(batch, model.weights, model.config, model.kernels))
+                for model in self.models
+            ]
         )
         start, end = found.mean(axis=0, dtype=np.float32)  # [2, T]
         if self.kept is not None:

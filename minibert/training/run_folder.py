@@ -30,6 +30,7 @@ import numpy as np
 
 from minibert import files
 from minibert.arrays import Floats
+from minibert.documents import to_json
 from minibert.drafts import put_back, sweep, synchronise, whole_folder
 from minibert.errors import InputError, MinibertError
 from minibert.files import remedy, unwritable
@@ -79,7 +80,7 @@ class RunFolder:
     def log(self, record: Mapping[str, Any]) -> int:
         """Add a line; the size of the log."""
         with self.writing(self.run / LOG), (self.run / LOG).open("ab") as file:
-            file.write(json.dumps(record).encode() + b"\n")
+            file.write(to_json(record).encode() + b"\n")
             return file.tell()
 
     def records(self) -> list[dict[str, Any]]:
