@@ -2,7 +2,8 @@
 
 Each becomes a KeyboardInterrupt, so that everything is cleaned up whichever it was.  One that comes
 while a module is loaded waits until that is done, for no module is made to be broken off: some then
-say that they are not installed, others print a traceback or are left half loaded.
+say that they are not installed, others print a traceback or are left half loaded.  The same goes
+for argparse, which raises another error when it is broken off.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
+
+# Modules that are not broken off: of Python, the one that loads the others, by both its names.
+UNBROKEN = {"_frozen_importlib", "importlib._bootstrap", "argparse"}
 
 EVERY = 0.01  # seconds after which a signal that waits looks again
 PATIENCE = 5.0  # seconds that it waits at most
@@ -80,13 +84,13 @@ class Waiting:
         self.since: float | None = None
 
     def end(self, number: int, frame: FrameType | None) -> None:
-        """Raise what stands for a signal, now or when no module is being loaded.
+        """Raise what stands for a signal, now or when nothing is hurt by it.
 
         Raises:
             KeyboardInterrupt: of the signal's kind.
         """
         now = time.monotonic()
-        if loading(frame):
+        if unbroken(frame):
             self.since = now if self.since is None else self.since
             if now - self.since < PATIENCE:
                 again = threading.Timer(EVERY, _send, [number])
@@ -105,10 +109,10 @@ def _send(number: int) -> None:
         signal.raise_signal(number)
 
 
-def loading(frame: FrameType | None) -> bool:
-    """Whether a module is being loaded in a frame, or in one that waits for it."""
+def unbroken(frame: FrameType | None) -> bool:
+    """Whether a frame, or one that waits for it, is of a module that is not to be broken off."""
     while frame is not None:
-        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+        if frame.f_globals.get("__name__") in UNBROKEN:
             return True
         frame = frame.f_back
     return False
