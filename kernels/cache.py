@@ -10,7 +10,6 @@ kernel or by another version, is compiled again.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import stat
@@ -20,8 +19,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from minibert.drafts import whole_file
+from minibert.files import open_file
 
-LARGEST = 2**28  # bytes of a file; the kernels of a program take 2**18
+LARGEST = 2**28  # bytes that are read; the kernels of a program take 2**18
 
 # Numbers of processors in ELF, the format of machine code on Linux.
 PROCESSORS = {"x86_64": 62, "aarch64": 183, "cuda": 190}
@@ -53,27 +53,14 @@ def read_cache(path: Path) -> bytes | None:
     if (reason := distrusted(path.parent)) is not None:
         _warn(reason)
         return None
-    # What would have to be waited for, such as a pipe, is opened too, and then not read.
-    flags = [getattr(os, f"O_{name}", 0) for name in ("RDONLY", "NOFOLLOW", "NONBLOCK", "BINARY")]
     try:
-        handle = os.open(path, sum(flags))
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        if getattr(error, "errno", None) == errno.ELOOP:
-            _warn(f"{path}: is a link")
-        return None
-    try:
-        facts = os.fstat(handle)
-        if (reason := _others(path, facts)) is not None:
-            _warn(reason)
-            return None
-        if not stat.S_ISREG(facts.st_mode) or facts.st_size > LARGEST:
-            return None
-        with os.fdopen(handle, "rb", closefd=False) as file:
+        with open_file(path) as file:
+            if (reason := _others(path, os.fstat(file.fileno()))) is not None:
+                _warn(reason)
+                return None
             content = file.read(LARGEST)
     except OSError:
         return None
-    finally:
-        os.close(handle)
     digest, code = content[:32], content[32:]
     return code if _digest(path.name, code) == digest else None
 

@@ -7,7 +7,6 @@ What only minibert uses stands there too, in an object "minibert":
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 from minibert.errors import ConfigError, ModelNotFoundError
 from minibert.families import FAMILIES, why_not
+from minibert.files import LARGEST_JSON, json_value, read_file
 from minibert.reprs import shown
 
 # Sizes beyond these are a damaged file, not a model.
@@ -223,20 +223,18 @@ class BertConfig:
             raise ConfigError(f"{path}: {error}") from None
 
 
-def read_json_object(path: Path) -> dict[str, Any]:
-    """Read a file that holds one JSON object.
+def read_json_object(path: Path, at_most: int = LARGEST_JSON) -> dict[str, Any]:
+    """Read a file of at most so many bytes that holds one JSON object.
 
     Raises:
         ModelNotFoundError: it cannot be opened.
         ConfigError: it holds something else.
     """
-    if path.exists() and not path.is_file():  # a pipe would be waited for
-        raise ModelNotFoundError(f"{path}: cannot be read: it is a folder or a device")
     try:
-        raw = json.loads(path.read_text(encoding="utf-8-sig"))
+        raw = json_value(read_file(path, at_most=at_most).decode("utf-8-sig"))
     except OSError as error:
         raise ModelNotFoundError(f"{path}: cannot be read: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ConfigError(f"is not JSON: {error}") from None
     if not isinstance(raw, dict):
         raise ConfigError(f"must hold a JSON object, found {type(raw).__name__}")

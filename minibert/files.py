@@ -1,18 +1,111 @@
-"""Files that are read and written, and what is said where that cannot be done."""
+"""Files that are read without waiting, and written whole or not at all."""
 
 from __future__ import annotations
 
 import errno
 import io
+import json
 import os
+import stat
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from minibert.drafts import whole_file
 from minibert.errors import InputError, ModelNotFoundError
+
+# ---------------------------------------------------------------- reading
+
+# Windows has other pipes, and does not turn line ends around if it is told so.
+WITHOUT_WAITING = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
+READ = os.O_RDONLY | getattr(os, "O_BINARY", 0)
+
+# Bytes of a JSON file in a model's folder.  As Python's objects they take up to 50 times as much;
+# config.json has 1,000, the index of a model in 200 parts 100,000, and 30,000 added tokens take
+# 3,000,000.
+LARGEST_JSON = 4_000_000
+# And of a file with a vocabulary; that of XLM-R, 250,000 pieces as JSON, has 17,000,000.
+LARGEST_VOCABULARY = 100_000_000
+
+
+def open_file(path: str | os.PathLike[str], *, pipes: bool = False) -> io.BufferedReader:
+    """Open a file for reading, without waiting for anybody.
+
+    What opens as a file but is none (a folder, a pipe, a device) would be waited for, or have no
+    end.  What was opened is looked at, and not what had that name a moment before.
+
+    Args:
+        path: of the file.
+        pipes: whether a pipe or a terminal is as good: `<(command)` of a shell, or /dev/stdin.
+
+    Raises:
+        OSError: it cannot be opened, or is no file; its strerror says why.
+    """
+    try:
+        waits = pipes and stat.S_ISFIFO(os.stat(path).st_mode)  # for the one who writes into it
+        handle = os.open(path, READ if waits else READ | WITHOUT_WAITING)
+    except ValueError:  # a NUL in the name, or half of a surrogate pair
+        raise OSError(errno.EINVAL, "no file can have such a name", path) from None
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            raise OSError(errno.ENXIO, "it is a socket or a device, not a file", path) from None
+        raise
+    try:
+        mode = os.fstat(handle).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, "it is a folder, not a file", path)
+        if not (stat.S_ISREG(mode) or (pipes and (stat.S_ISFIFO(mode) or os.isatty(handle)))):
+            kind = "a pipe" if stat.S_ISFIFO(mode) else "a device"
+            raise OSError(errno.EINVAL, f"it is {kind}, not a file", path)
+        if WITHOUT_WAITING:
+            os.set_blocking(handle, True)
+        return os.fdopen(handle, "rb")
+    except BaseException:
+        os.close(handle)
+        raise
+
+
+def read_file(
+    path: str | os.PathLike[str], *, at_most: int | None = None, pipes: bool = False
+) -> bytes:
+    """The content of a file.
+
+    Args:
+        path: of the file.
+        at_most: bytes; None: any number.
+        pipes: as open_file takes it.
+
+    Raises:
+        OSError: it cannot be read, is no file, or is larger; its strerror says why.
+    """
+    with open_file(path, pipes=pipes) as file:
+        if at_most is None:
+            return file.read()
+        content = file.read(at_most + 1)  # files that the system makes up have no size
+    if len(content) > at_most:
+        raise OSError(errno.EFBIG, f"it has more than {at_most} bytes", path)
+    return content
+
+
+def json_value(text: str, **hooks: Any) -> Any:
+    """What a JSON text says.
+
+    Args:
+        text: the document.
+        hooks: as json.loads takes them.
+
+    Raises:
+        ValueError: it is not JSON, or nested deeper than Python goes.
+    """
+    try:
+        return json.loads(text, **hooks)
+    except RecursionError:
+        raise ValueError("lists or objects are nested too deeply in it") from None
+
+
+# ---------------------------------------------------------------- writing
 
 
 def check_output(path: str | None) -> None:
@@ -121,6 +214,20 @@ def naming(path: str | Path) -> Iterator[None]:
         raise
     except OSError as error:
         raise unwritable(path, error) from None
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copy the content of a small file of a model.
+
+    Raises:
+        ModelNotFoundError: it cannot be read.
+        OSError: the copy cannot be written.
+    """
+    try:
+        content = read_file(source)
+    except OSError as error:
+        raise ModelNotFoundError(f"{source}: cannot be read: {error.strerror}") from None
+    target.write_bytes(content)
 
 
 def unwritable(path: str | Path, error: OSError | ValueError) -> InputError:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +32,7 @@ from minibert.config import BertConfig, read_json_object
 from minibert.drafts import put_back, whole_folder
 from minibert.errors import CheckpointError, InputError
 from minibert.families import FAMILIES, family_name
-from minibert.files import naming
+from minibert.files import copy_file, naming
 from minibert.kernels.numbers import largest_integer, quantise_rows, row_scales, to_integers
 from minibert.options import STORED_DTYPES, check_bits, check_choice
 from minibert.parameters import Int8, Matrix, full
@@ -163,7 +162,7 @@ def _fill(
     check_weights(open_checkpoint(draft / "model.safetensors"), config)
     for name in ("config.json", *TOKENIZER_FILES):
         if (files.folder / name).is_file():
-            shutil.copyfile(files.folder / name, draft / name)
+            copy_file(files.folder / name, draft / name)
     if not (draft / "config.json").is_file():
         raw = {"model_type": "bert"} | read_json_object(files.folder / GOOGLE_CONFIG)
         (draft / "config.json").write_text(json.dumps(raw, indent=2) + "\n", encoding="utf-8")

@@ -12,12 +12,10 @@ Source: torch/_utils.py, `_rebuild_tensor_v2`; torch/serialization.py, `persiste
 
 from __future__ import annotations
 
-import io
-import mmap
 import pickletools
 from collections import OrderedDict
 from dataclasses import dataclass, field
-from typing import IO, Any, cast
+from typing import Any, BinaryIO
 
 from minibert.checkpoints.safetensors import MAX_DIMENSIONS, quote
 
@@ -77,7 +75,7 @@ class Tensor:
     strides: tuple[int, ...]
 
 
-def step_through(program: io.BytesIO | mmap.mmap) -> tuple[Any, dict[str, Storage]]:
+def step_through(program: BinaryIO) -> tuple[Any, dict[str, Storage]]:
     """Step through one pickle, from where the file stands to behind its STOP instruction.
 
     Returns:
@@ -91,7 +89,7 @@ def step_through(program: io.BytesIO | mmap.mmap) -> tuple[Any, dict[str, Storag
     memo: dict[Any, Any] = {}
     storages: dict[str, Storage] = {}
     try:
-        for opcode, argument, position in pickletools.genops(cast(IO[bytes], program)):
+        for opcode, argument, position in pickletools.genops(program):
             match opcode.name:
                 case "PROTO" | "FRAME":
                     pass

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minibert.errors import ModelNotFoundError, TokenizerError
+from minibert.files import LARGEST_VOCABULARY, read_file
 
 # Kinds of a piece that are not plain.
 CONTROL, USER_DEFINED = 3, 4
@@ -53,7 +54,7 @@ def read_sentencepiece(file: Path) -> SentencePieces:
         TokenizerError: it is damaged, or of another kind.
     """
     try:
-        message = file.read_bytes()
+        message = read_file(file, at_most=LARGEST_VOCABULARY)
     except OSError as error:
         raise ModelNotFoundError(f"{file}: cannot be read: {error.strerror}") from None
     pieces: list[Piece] = []

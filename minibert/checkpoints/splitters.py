@@ -37,6 +37,7 @@ from minibert.checkpoints.sentencepiece import (
 from minibert.checkpoints.subwords import byte_pairs, unigram, word_pieces
 from minibert.config import read_json_object
 from minibert.errors import ConfigError, ModelNotFoundError, TokenizerError
+from minibert.files import LARGEST_VOCABULARY, read_file
 from minibert.reprs import shown
 from minibert.tokenizer import reporting
 
@@ -119,6 +120,36 @@ def _numbered(
     return found
 
 
+def _text(file: Path) -> str:
+    """The text of a file.
+
+    Raises:
+        ModelNotFoundError: it cannot be read.
+        TokenizerError: it is not UTF-8.
+    """
+    try:
+        return read_file(file, at_most=LARGEST_VOCABULARY).decode("utf-8-sig")
+    except OSError as error:
+        raise ModelNotFoundError(f"{file}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise TokenizerError(
+            f"{file}: is not UTF-8: {error.reason} at byte {error.start}"
+        ) from None
+
+
+def _lines(file: Path) -> list[str]:
+    """The lines of a text file, whichever system wrote it.
+
+    Raises:
+        ModelNotFoundError: it cannot be read.
+        TokenizerError: it is not UTF-8.
+    """
+    lines = _text(file).replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    if lines[-1] == "":
+        lines.pop()
+    return lines
+
+
 # ---------------------------------------------------------------- tokenizer.json
 
 
@@ -187,7 +218,7 @@ def _json(file: Path, kind: str) -> dict[str, Any]:
         TokenizerError: it holds no JSON object.
     """
     try:
-        return read_json_object(file)
+        return read_json_object(file, LARGEST_VOCABULARY)
     except ConfigError as error:
         raise TokenizerError(f"{file}: is not {kind}: {error}") from None
 
@@ -235,26 +266,6 @@ def from_vocab_txt(file: Path, settings: Mapping[str, Any]) -> tokenizers.Tokeni
     )
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     return backend
-
-
-def _lines(file: Path) -> list[str]:
-    """The lines of a text file.
-
-    Raises:
-        ModelNotFoundError: it cannot be read.
-        TokenizerError: it is not UTF-8.
-    """
-    try:
-        lines = file.read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise TokenizerError(
-            f"{file}: is not UTF-8: {error.reason} at byte {error.start}"
-        ) from None
-    except OSError as error:
-        raise ModelNotFoundError(f"{file}: cannot be read: {error.strerror}") from None
-    if lines[-1] == "":
-        lines.pop()
-    return lines
 
 
 def _letters(vocab: Mapping[str, int], settings: Mapping[str, Any]) -> tuple[bool, bool | None]:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import io
 import math
-import mmap
 import struct
 import zipfile
 import zlib
@@ -26,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minibert.checkpoints.pickles import Object, Storage, Tensor, kind, step_through
-from minibert.checkpoints.safetensors import DTYPES, map_file, quote, widen_bfloat16
+from minibert.checkpoints.safetensors import DTYPES, WeightsFile, quote, widen_bfloat16
 from minibert.errors import CheckpointError
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
@@ -66,16 +65,19 @@ def read_torch_file(path: Path, unread: dict[str, str] | None = None) -> dict[st
     """
     path = Path(path)
     unread = {} if unread is None else unread
-    content = map_file(path)
+    file = WeightsFile(path)
+    first = file.read(0, min(file.size, 262)).tobytes()
     try:
-        if content[:4] == b"PK\x03\x04":
-            with zipfile.ZipFile(path) as archive:
-                return _read_zip(archive, len(content), unread)
-        if content[:1] == b"\x80":
-            return _read_legacy(content, unread)
-        if content[257:262] == b"ustar":
+        if first[:4] == b"PK\x03\x04":
+            with zipfile.ZipFile(file.file) as archive:
+                return _read_zip(archive, file.size, unread)
+        if first[:1] == b"\x80":
+            return _read_legacy(file, unread)
+        if first[257:262] == b"ustar":
             raise ValueError("it is a tar archive, the format of PyTorch's first versions")
-        raise ValueError(f"expected a zip archive or a pickle, but it begins with {content[:8]!r}")
+        raise ValueError(f"expected a zip archive or a pickle, but it begins with {first[:8]!r}")
+    except CheckpointError:  # that the file was changed; a ValueError too
+        raise
     except DAMAGE as error:
         raise CheckpointError(
             f"{path} cannot be read as a PyTorch state dict: {error}.\n"
@@ -124,8 +126,10 @@ def _read_zip(
     return _arrays(_tensors(state, unread), read_storage, file_size)
 
 
-def _read_legacy(content: mmap.mmap, unread: dict[str, str]) -> dict[str, NDArray[Any]]:
+def _read_legacy(file: WeightsFile, unread: dict[str, str]) -> dict[str, NDArray[Any]]:
     """Read the pickles one after another; the storages follow in the order of the last one."""
+    content = file.file
+    content.seek(0)
     magic, _ = step_through(content)
     if magic != LEGACY_MAGIC:
         raise ValueError("it is a pickle, but not one that torch.save wrote")
@@ -148,26 +152,28 @@ def _read_legacy(content: mmap.mmap, unread: dict[str, str]) -> dict[str, NDArra
         storage = storages[key]
         begin = position + 8  # after the number of its elements
         end = begin + storage.count * np.dtype(DTYPES[storage.dtype]).itemsize
-        if end > len(content):
-            missing = end - len(content)
+        if end > file.size:
+            missing = end - file.size
             raise ValueError(f"it ends in storage {quote(key)}, {missing} bytes too early")
-        count = int.from_bytes(content[position:begin], "little", signed=True)
+        count = int.from_bytes(file.read(position, 8).tobytes(), "little", signed=True)
         if count != storage.count:
             raise ValueError(f"storage {quote(key)} has {count} elements, expected {storage.count}")
         ranges[key] = begin, end
         position = end
 
-    def read_storage(storage: Storage) -> bytes:
+    def read_storage(storage: Storage) -> NDArray[np.uint8]:
         if storage.key not in ranges:
             raise ValueError(f"storage {quote(storage.key)} is missing")
         begin, end = ranges[storage.key]
-        return content[begin:end]
+        return file.read(begin, end - begin)
 
-    return _arrays(_tensors(state, unread), read_storage, len(content))
+    return _arrays(_tensors(state, unread), read_storage, file.size)
 
 
 def _arrays(
-    tensors: dict[str, Tensor], read_storage: Callable[[Storage], bytes], file_size: int
+    tensors: dict[str, Tensor],
+    read_storage: Callable[[Storage], bytes | NDArray[np.uint8]],
+    file_size: int,
 ) -> dict[str, NDArray[Any]]:
     """Read the storages that tensors need, each once, and cut the tensors out of them."""
     rows: dict[str, NDArray[Any]] = {}

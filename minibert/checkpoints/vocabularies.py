@@ -10,6 +10,7 @@ Source: transformers 4.57.6, tokenization_utils_base.py and tokenization_utils_f
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -140,7 +141,7 @@ def load_tokenizer(folder: Path, family: str = "bert") -> Tokenizer:
 def _read(file: Path) -> dict[str, Any]:
     """What a JSON file says; nothing if it is not there."""
     try:
-        return read_json_object(file) if file.is_file() else {}
+        return read_json_object(file) if os.path.isfile(file) else {}
     except ConfigError as error:
         raise TokenizerError(f"{file}: {error}") from None
 

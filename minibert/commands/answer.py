@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 
 from minibert.commands.options import add_model_options, at_least, dump, examples, file_name
 from minibert.errors import InputError
-from minibert.files import check_apart, check_output, writing
+from minibert.files import check_apart, check_output, open_file, writing
 from minibert.progress import harmless, notice
 from minibert.sentences import sentence_around
 
@@ -221,7 +221,7 @@ def command_answer(args: argparse.Namespace) -> None:
     if args.jsonl is not None:
         check_output(args.output)
         check_apart([args.jsonl], args.output)
-        with open_file(args.jsonl) as source:  # before the model, which may take longer
+        with open_input(args.jsonl) as source:  # before the model, which may take longer
             from minibert.commands.stream import answer_rows
 
             answer_rows(load_answerer(args), source, args)
@@ -278,7 +278,7 @@ def read_file(path: str, may_be_empty: bool = False) -> str:
         InputError: it cannot be read, is not UTF-8, or is empty and may not be.
     """
     shown = "standard input" if path == "-" else path
-    with open_file(path) as file:
+    with open_input(path) as file:
         try:
             text = file.read().decode("utf-8-sig")
         except OSError as error:
@@ -290,7 +290,7 @@ def read_file(path: str, may_be_empty: bool = False) -> str:
     return text
 
 
-def open_file(path: str) -> AbstractContextManager[BinaryIO]:
+def open_input(path: str) -> AbstractContextManager[BinaryIO]:
     """Open a file for reading, or standard input for '-', which stays open.
 
     Raises:
@@ -301,10 +301,9 @@ def open_file(path: str) -> AbstractContextManager[BinaryIO]:
             raise InputError("standard input is closed; name a file")
         return nullcontext(sys.stdin.buffer)
     try:
-        return open(path, "rb")
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{path}: cannot be read: {reason}") from None
+        return open_file(path, pipes=True)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
 
 
 def marks_for(out: TextIO) -> tuple[str, str]:

@@ -11,7 +11,6 @@ import argparse
 import hashlib
 import json
 import math
-import os
 import re
 import sys
 from collections import deque
@@ -24,7 +23,7 @@ from typing import Any, BinaryIO, TypeAlias
 from minibert.answering import Context, QuestionAnswerer
 from minibert.commands.options import dump
 from minibert.errors import InputError, MinibertError
-from minibert.files import is_device, real_file, writing
+from minibert.files import is_device, open_file, real_file, writing
 from minibert.progress import notice, on_terminal, progress
 from minibert.unfinished import header_of, lines_of, unfinished
 
@@ -285,7 +284,8 @@ def read_lines(source: BinaryIO, path: str) -> Iterator[Line]:
 
 def count_lines(path: str) -> int | None:
     """How many questions a file holds; None for what can be read only once."""
-    if not os.path.isfile(path):
+    try:
+        with open_file(path) as file:
+            return sum(1 for _ in read_lines(file, path))
+    except OSError:
         return None
-    with open(path, "rb") as file:
-        return sum(1 for _ in read_lines(file, path))

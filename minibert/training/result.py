@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,9 +19,9 @@ from numpy.typing import NDArray
 from minibert.checkpoints.hub import TOKENIZER_FILES
 from minibert.checkpoints.safetensors import open_checkpoint, write_arrays
 from minibert.drafts import complete, draft_folder, synchronise
-from minibert.errors import InputError
+from minibert.errors import InputError, ModelNotFoundError
 from minibert.families import FAMILIES, family_name
-from minibert.files import remedy, unwritable
+from minibert.files import copy_file, remedy, unwritable
 from minibert.parameters import Weights
 from minibert.training.base import POSITIONS, Base
 from minibert.training.flat import named_arrays
@@ -67,12 +66,13 @@ def write_model(folder: Path, base: Base, weights: Weights, card: str) -> None:
 
     Raises:
         InputError: they cannot be written.
+        ModelNotFoundError: those of the base are not there any more.
     """
     try:
         with draft_folder(folder) as draft:
             for name in TOKENIZER_FILES:
                 if (base.files.folder / name).is_file():
-                    shutil.copyfile(base.files.folder / name, draft / name)
+                    copy_file(base.files.folder / name, draft / name)
             document = json.dumps(config_document(base), indent=2, ensure_ascii=False) + "\n"
             (draft / "config.json").write_text(document, encoding="utf-8")
             (draft / CARD).write_text(card, encoding="utf-8")
@@ -82,6 +82,8 @@ def write_model(folder: Path, base: Base, weights: Weights, card: str) -> None:
             for path in sorted(draft.iterdir(), key=lambda path: path.name == WEIGHTS):
                 os.replace(path, folder / path.name)
             synchronise(folder)
+    except ModelNotFoundError:  # an OSError too
+        raise
     except OSError as error:
         raise InputError(
             f"{unwritable(folder, error)}. {remedy(error)}, then the same command goes on."
