@@ -255,6 +255,7 @@ HARMLESS = {
     "options of the future that are off": {
         "pre_tokenizer": {"type": "WhitespaceSplit", "fast": False, "how": None},
         "model": WORD_PIECE | {"fuse_unk": False},
+        "added_tokens": added(content="ab ", id=9, blue=False),
     },
     "punctuation": {
         "pre_tokenizer": sequence(
