@@ -17,7 +17,7 @@ from safetensors.numpy import load_file, save_file
 
 from minibert import QuestionAnswerer
 from minibert.cli import main
-from minibert.commands.stream import answer_lines, digest
+from minibert.commands.stream import Source, answer_lines, digest
 from minibert.reading import BATCH_TOKENS, groups
 
 QUESTION = "who wrote it?"
@@ -232,8 +232,8 @@ def test_rows_are_taken_as_needed(tiny, contents):
             taken.append(number)
             yield number, content
 
-    args = Namespace(jsonl="in", top_k=1, batch_size=None)
-    rows = answer_lines(QuestionAnswerer(tiny), lines(), args)
+    args = Namespace(top_k=1, batch_size=None)
+    rows = answer_lines(QuestionAnswerer(tiny), Source("in", "line", lines(), lambda: None), args)
     for number, row in enumerate(islice(rows, 6_000), 1):
         assert row.digest == digest(contents[(number - 1) % len(contents)])
         assert len(taken) < number + 5_000

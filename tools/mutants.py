@@ -53,6 +53,7 @@ GRADIENTS, PASSES, LOSS = (
 BY_DIFFERENCES = "test_gradients.py"
 TRAINING, TRAINED = "kernels/cpu/training/", "test_cpu_training.py"
 CPU = "test_cpu_kernels.py::"
+EXPLAINING = "test_explaining.py"
 INT8 = "test_rows_of_zeros_and_of_one_sign_are_quantised"
 WINDOWS_OF_ALL = "test_attention_over_several_windows"
 MUTANTS = [
@@ -432,6 +433,23 @@ MUTANTS = [
            "return code", "test_cpu_compiler.py"),
     Mutant("CPU: old code for new sources", COMPILER, "digest.update(source.read_bytes())", "pass",
            "test_cpu_compiler.py"),
+    Mutant("explain: value not multiplied", "minibert/explaining/passes.py",
+           "probs.append(d_context @ value.swapaxes(-1, -2))", "probs.append(d_context @ d_context.swapaxes(-1, -2))",
+           EXPLAINING),
+    Mutant("explain: gradients of layers in the order of the way back", "minibert/explaining/passes.py",
+           "probs[::-1]", "probs", EXPLAINING),
+    Mutant("explain: rules in the wrong order", "minibert/explaining/spans.py",
+           "(TOO_LONG, end - start >= max_answer_length)", "(TOO_LONG, end - start > max_answer_length)", EXPLAINING),
+    Mutant("explain: the rival counts twice", "minibert/explaining/explanation.py",
+           "float(seen.end[best.end] - seen.end[pair.end])", "float(seen.end[best.end] + seen.end[pair.end])",
+           EXPLAINING),
+    Mutant("explain: half a path", "minibert/explaining/words.py", "total / count * way", "total / count * way / 2",
+           EXPLAINING),
+    Mutant("explain: the page sums in float64", "minibert/pages/explanation/script.js",
+           "visit(i, j, f(w.start[i] + w.end[j]))", "visit(i, j, w.start[i] + w.end[j])", "test_explanation_page.py"),
+    Mutant("explain: the page forgets who owns a token", "minibert/pages/explanation/script.js",
+           "if (!has(w, i, MINE | MAY_START)) continue;", "if (!has(w, i, MAY_START)) continue;",
+           "test_explanation_page.py"),
 ]  # fmt: skip
 
 
