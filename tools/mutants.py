@@ -40,6 +40,7 @@ GEMM, ROWS, STEPS, THREADS, ATTENTION, ACTIVATIONS, COMPILER = (
     f"kernels/cpu/{name}.py"
     for name in ("gemm", "rows", "steps", "threads", "attention", "activations", "compiler")
 )
+COMPONENTS = "minibert/checkpoints/components.py"
 VOCABULARIES, SPLITTERS = (
     f"minibert/checkpoints/{name}.py" for name in ("vocabularies", "splitters")
 )
@@ -227,6 +228,16 @@ MUTANTS = [
            "test_vocabularies.py"),
     Mutant("tokenizer: tokens of the vocabulary are not added", SPLITTERS, "[token for _, token in tokens]",
            "[token for number, token in tokens if number >= backend.get_vocab_size()]", "test_vocabularies.py"),
+    Mutant("tokenizer.json: a regex may be repeated within", COMPONENTS, "(ended and not piece[\"bar\"])",
+           "False", "test_components.py"),
+    Mutant("tokenizer.json: replacements are not multiplied", COMPONENTS, "> MOST_GROWTH:", "> MOST_GROWTH**9:",
+           "test_components.py"),
+    Mutant("tokenizer.json: merges into nothing", "minibert/checkpoints/subwords.py", "and made in vocab)", ")",
+           "test_components.py"),
+    Mutant("tokenizer: rules lead out of their trie", "minibert/checkpoints/sentencepiece.py", "((links | 255) >=",
+           "(links >=", "test_sentencepiece.py"),
+    Mutant("tokenizer: a panic is passed on", "minibert/tokenizer.py", '!= "PanicException"', '!= "x"',
+           "test_tokenizer.py"),
     Mutant("tokenizer: a short text brings a warning", "minibert/tokenizer.py", "len(ids) < FEWEST_TOKENS",
            "len(ids) < 1", "test_tokenizer.py"),
     Mutant("SQuAD: no space before the first word", "minibert/tokenizer.py", 'if text[begin].isspace() else " "',
