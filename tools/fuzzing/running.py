@@ -62,6 +62,7 @@ def run(case: Case, folder: Path) -> Verdict:
 def lay_out(case: Case, folder: Path) -> None:
     """Write the files of a case, and what stands in their places."""
     for name, content in case.files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
     for name, what in case.call.get("places", {}).items():
         path = folder / name
@@ -237,7 +238,7 @@ def check_printed(argv: list[str], status: int, printed: bytes, file: Path) -> N
         written = file.read_bytes() if status == 0 and file.is_file() else b""
         for line in [*printed.splitlines(), *written.splitlines()]:
             check_json(line)
-    elif "--json" in argv or argv[:1] == ["evaluate"]:
+    elif "--json" in argv or argv[:1] in (["evaluate"], ["train"]):
         check_json(printed)
 
 
@@ -276,4 +277,5 @@ RUNS: dict[str, Callable[[Case, Path], Verdict | None]] = {
     "predictions": run_command,
     "lines": run_command,
     "commands": run_command,
+    "resumed": run_command,
 }
