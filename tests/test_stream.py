@@ -387,8 +387,10 @@ def test_with_overwrite_what_fits_is_kept(run, interrupted, tmp_path, place):
 
 @pytest.mark.parametrize(
     "damage",
-    [b"hello", b"", b"0123456789abcdef ok [1]", b"\xff\x00"]
-    + [b'DIGEST ok {"a": "\x89"}', b'DIGEST ok {"a": 1ore: {}}', b'DIGEST ok {"score": NaN}'],
+    [
+        *(b"hello", b"", b"0123456789abcdef ok [1]", b"\xff\x00", b'DIGEST ok {"a": "\x89"}'),
+        *(b'DIGEST ok {"a": 1ore: {}}', b'DIGEST ok {"score": NaN}'),
+    ],
 )
 def test_a_damaged_row_is_refused(run, fails, interrupted, tmp_path, damage):
     kept = tmp_path / "out.unfinished"
