@@ -8,6 +8,7 @@ Examples:
   minibert evaluate --data dev-v2.0.json --report report.html
   minibert train --data train-v2.0.json --model base_folder --output-dir trained
   minibert convert old_model_folder new_folder
+  minibert serve --model my_model --port 8000
   minibert doctor
 """
 
@@ -33,13 +34,14 @@ from minibert.commands import (
     doctor,
     evaluate,
     explain,
+    serve,
     train,
     warmup,
 )
 from minibert.errors import MinibertError
 from minibert.progress import harmless, say
 
-COMMANDS = (answer, explain, evaluate, compare, train, convert, doctor, warmup, completion)
+COMMANDS = (answer, explain, evaluate, compare, train, convert, serve, doctor, warmup, completion)
 
 
 class Terminated(KeyboardInterrupt):

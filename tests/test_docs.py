@@ -38,6 +38,9 @@ def test_examples_in_docstrings_run(name):
         pytest.skip(reason)
     if name == "minibert.scale.haystack":
         pytest.importorskip("haystack")
+    if name.startswith("minibert.serve."):
+        for needed in ("starlette", "uvicorn"):
+            pytest.importorskip(needed, reason="minibert's extra 'serve' is not installed")
     module = importlib.import_module(name)
     assert doctest.testmod(module, optionflags=doctest.ELLIPSIS).failed == 0
 
