@@ -287,6 +287,28 @@ def places(random: Random) -> tuple[Folder, dict[str, Any]]:
     return files, asked(random) | {"places": {name: random.choice(PLACES)}}
 
 
+def requests(random: Random) -> tuple[Folder, dict[str, Any]]:
+    """What a stranger sends to `minibert serve`."""
+    face, names = random.choice([("predict", PIPELINE), ("answer", ANSWERER)])
+    question, texts = {"question": QUESTION, "context": CONTEXT}, [CONTEXT, "it is 東京."]
+    names = [*names, "model", "self", "question", "context", "args"]
+    options = {random.choice(names): random.choice([1, 3, 20, True, None]) for _ in range(2)}
+    if face == "predict":
+        body = {"inputs": random.choice([question, [question] * 3]), "parameters": options}
+    else:
+        body = {"question": QUESTION, "context": texts, **options}
+    if random.random() < 0.5:
+        (body["parameters"] if face == "predict" else body)[random.choice(names)] = random.choice(
+            mutations.ODD_VALUES
+        )(random)
+    if random.random() < 0.3:
+        content = mutations.written(body)
+    else:
+        content = mutations.mutate_json(random, json.dumps(body).encode())
+    query = {random.choice(names): odd_text(random)} if random.random() < 0.2 else {}
+    return {"body": content}, {"face": face, "query": query}
+
+
 def resumed(random: Random) -> tuple[Folder, dict[str, Any]]:
     """Damage in what an interrupted run has left, and the command that goes on with it."""
     run = random.choice(["answers", "answers", "evaluation", "evaluation", "training"])
@@ -315,7 +337,7 @@ def mutate_record(random: Random, content: bytes) -> bytes:
 
 FUNCTIONS = (
     *(weights, index, config, tokenizer, settings, vocabularies, pickles, bundle, squad),
-    *(predictions, lines, texts, answerer, pipelines, commands, places, resumed),
+    *(predictions, lines, texts, answerer, pipelines, commands, places, resumed, requests),
 )
 KINDS = {function.__name__: function for function in FUNCTIONS}
 
