@@ -24,7 +24,7 @@ def add_command(commands: Any) -> None:
         "key: 'Authorization: Bearer KEY'.",
         **examples(
             "minibert serve --model my_model --port 8000",
-            'curl localhost:8000/answer -d \'{"question": "Who?", "context": "Ann did."}\'',
+            "minibert serve --host 0.0.0.0 --port 80 --api-key-file key.txt",
         ),
     )
     serve.set_defaults(run=command_serve)
