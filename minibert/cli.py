@@ -8,6 +8,7 @@ Examples:
   minibert evaluate --data dev-v2.0.json --report report.html
   minibert train --data train-v2.0.json --model base_folder --output-dir trained
   minibert convert old_model_folder new_folder
+  minibert lessons my_bert
   minibert doctor
 """
 
@@ -25,11 +26,21 @@ from typing import Any
 
 from minibert import __version__
 from minibert import progress as progress_module
-from minibert.commands import answer, compare, completion, convert, doctor, evaluate, train, warmup
+from minibert.commands import (
+    answer,
+    compare,
+    completion,
+    convert,
+    doctor,
+    evaluate,
+    lessons,
+    train,
+    warmup,
+)
 from minibert.errors import MinibertError
 from minibert.progress import say
 
-COMMANDS = (answer, evaluate, compare, train, convert, doctor, warmup, completion)
+COMMANDS = (answer, evaluate, compare, train, convert, lessons, doctor, warmup, completion)
 
 
 class Terminated(KeyboardInterrupt):
