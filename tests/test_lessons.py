@@ -369,6 +369,17 @@ def test_a_learners_functions_stand_in_for_the_librarys_wherever_they_are_called
     assert departs[0] == "layer.0.attention.context"
 
 
+def test_a_function_stands_in_also_where_another_module_has_taken_it_from_its_own():
+    asked = []
+
+    def split_heads(x, num_heads):
+        asked.append(num_heads)
+        return x.reshape(len(x), num_heads, -1).transpose(1, 0, 2)
+
+    train_with(World({"split_heads": split_heads}), 1)
+    assert set(asked) == {3}
+
+
 def test_a_world_leaves_the_library_as_it_is():
     weights, config, kernels = small_model()
     batch = small_batch(5)

@@ -21,6 +21,7 @@ from minibert.kernels.training import TrainingKernels, training_table
 from minibert.lessons import borrowed, choice
 from minibert.lessons.catalogue import LESSONS, file_name
 from minibert.lessons.lesson import Lesson
+from minibert.lessons.outcomes import attempt
 from minibert.lessons.reading import Unusable, line_of, read_lesson
 from minibert.reprs import shown
 from minibert.training import loss
@@ -113,12 +114,9 @@ def run_file(path: Path, code: Any) -> dict[str, Any]:
         Unusable: it ends with an error.
     """
     names: dict[str, Any] = {"__name__": path.stem, "__file__": str(path)}
-    try:
-        exec(code, names)
-    except BaseException as error:  # whatever a learner's file raises, SystemExit too
-        if isinstance(error, KeyboardInterrupt):
-            raise
-        raise Unusable("broken", said(error, path)) from None
+    _, error = attempt(lambda: exec(code, names))
+    if error is not None:
+        raise Unusable("broken", said(error, path))
     return names
 
 

@@ -36,17 +36,36 @@ class Outcome:
     changed: tuple[Any, ...] = ()  # the arguments that the function is meant to change, afterwards
 
 
+def attempt(call: Callable[[], Any]) -> tuple[Any, BaseException | None]:
+    """What a call gives, and the error with which it ends.
+
+    The one place that takes every error, SystemExit too: the code that runs here is a learner's, or
+    has a mistake on purpose, and what it ends with is what is to be said.
+    """
+    try:
+        with np.errstate(all="ignore"):
+            return call(), None
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        return None, error
+
+
 def outcome(
-    function: Callable[..., Any], arguments: Sequence[Any], changes: Sequence[int] = ()
+    function: Callable[..., Any], arguments: Sequence[Any], changed: Sequence[int] = ()
 ) -> Outcome:
-    """Call a function on copies."""
+    """Call a function on copies.
+
+    Args:
+        function: any.
+        arguments: of the call.
+        changed: which of them are looked at afterwards.
+    """
     given = copy.deepcopy(tuple(arguments))
-    with np.errstate(all="ignore"):
-        try:
-            value = function(*given)
-        except Exception as error:  # whatever a function with a mistake raises
-            value = Raised(type(error).__name__, str(error))
-    return Outcome(value, tuple(given[i] for i in changes))
+    value, error = attempt(lambda: function(*given))
+    if error is not None:
+        value = Raised(type(error).__name__, str(error))
+    return Outcome(value, tuple(given[i] for i in changed))
 
 
 def members(value: Any) -> list[tuple[str, Any]] | None:

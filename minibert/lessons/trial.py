@@ -14,8 +14,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from minibert.kernels.backend import Backend
 from minibert.kernels.reference import ACTIVATIONS
 from minibert.lessons import borrowed
@@ -24,7 +22,7 @@ from minibert.lessons.inputs import Case, cases
 from minibert.lessons.learner import World, bind, run_file, said
 from minibert.lessons.lesson import Lesson, Step
 from minibert.lessons.mistakes import mistakes
-from minibert.lessons.outcomes import Outcome, Raised, compare, difference, outcome, same
+from minibert.lessons.outcomes import Outcome, Raised, attempt, compare, difference, outcome, same
 from minibert.lessons.processes import report
 from minibert.lessons.race import race
 from minibert.lessons.reading import Unusable, read_lesson
@@ -144,17 +142,12 @@ def _called(path: Path, function: Callable[..., Any], given: Sequence[Any]) -> A
     Raises:
         Unusable: it is not written after all.
     """
-    with np.errstate(all="ignore"):
-        try:
-            return function(*given)
-        except NotImplementedError:
-            raise Unusable("unwritten", "") from None
-        except BaseException as error:  # whatever a learner's function raises, SystemExit too
-            if isinstance(error, KeyboardInterrupt):
-                raise
-            plain = isinstance(error, Exception) and str(error)
-            text = str(error) if plain else said(error, path)
-            return Raised(type(error).__name__, text, said(error, path))
+    value, error = attempt(lambda: function(*given))
+    if isinstance(error, NotImplementedError):
+        raise Unusable("unwritten", "")
+    if error is None:
+        return value
+    return Raised(type(error).__name__, str(error), said(error, path))
 
 
 def _told(step: Step, case: Case, text: str, value: Any, rung: str) -> str:

@@ -21,6 +21,7 @@ from minibert.lessons.catalogue import LESSONS
 from minibert.lessons.folder import QUESTION, TEXT
 from minibert.lessons.learner import Functions, World, load_learner, said
 from minibert.lessons.models import small_batch, small_model
+from minibert.lessons.outcomes import attempt
 from minibert.lessons.processes import report
 from minibert.model import Model, load_model
 from minibert.spans import Span
@@ -113,11 +114,14 @@ def main(folder: Path, names: str) -> dict[str, Any]:
     part_two = {step.name for lesson in LESSONS if lesson.part == 2 for step in lesson.steps}
     functions = load_learner(folder, names.split(","))
     lines: list[str] = []
-    try:
-        lines += answer_lines(functions)
+
+    def put_together() -> None:
+        lines.extend(answer_lines(functions))
         if part_two & set(functions):
-            lines += training_lines(functions)
-    except Exception as error:  # whatever a learner's functions raise
+            lines.extend(training_lines(functions))
+
+    _, error = attempt(put_together)
+    if error is not None:
         paths = [Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__)]
         path = next((path for path in reversed(paths) if path.parent == folder), folder)
         lines.append(f"    they end with an error: {path.name}: {said(error, path)}")
