@@ -385,10 +385,17 @@ def test_with_overwrite_what_fits_is_kept(run, interrupted, tmp_path, place):
     ]
 
 
-@pytest.mark.parametrize("damage", [b"hello", b"", b"0123456789abcdef ok [1]", b"\xff\x00"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        *(b"hello", b"", b"0123456789abcdef ok [1]", b"\xff\x00", b'DIGEST ok {"a": "\x89"}'),
+        *(b'DIGEST ok {"a": 1ore: {}}', b'DIGEST ok {"score": NaN}'),
+    ],
+)
 def test_a_damaged_row_is_refused(run, fails, interrupted, tmp_path, damage):
     kept = tmp_path / "out.unfinished"
-    header, first, _ = kept.read_bytes().splitlines()
+    header, first, second = kept.read_bytes().splitlines()
+    damage = damage.replace(b"DIGEST", second[:16])
     kept.write_bytes(b"\n".join([header, first, damage, b""]))
     assert f"{kept}, line 3: is damaged. " in fails(*interrupted)
     assert run(*interrupted, "--overwrite")[0] == 0

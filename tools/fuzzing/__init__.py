@@ -1,6 +1,7 @@
 """The parts of tools/fuzz.py.
 
 - seeds: small models and files that are right
+- interrupted: what runs leave that were interrupted
 - values: odd texts, odd arguments
 - mutations: what is done to bytes and to JSON
 - formats: what is done to files whose parts have a meaning

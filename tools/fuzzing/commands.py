@@ -10,6 +10,7 @@ from fuzzing.seeds import CONTEXT, QUESTION
 from fuzzing.values import odd_text
 
 MODEL = ["--model", ".", "--device", "reference"]
+QUICKLY = ["--max-steps=1", "--doc-stride=30", "--held-out=0"]
 # Right command lines, to begin with.
 RIGHT = (
     ["answer", QUESTION, CONTEXT, *MODEL],
@@ -25,8 +26,13 @@ RIGHT = (
     ["convert", ".", "new"],
     ["convert", ".", "new", "--dtype", "int8"],
     ["convert", ".", "new", "--bits", "5,6,6"],
+    ["train", "--data", "squad.json", "--output-dir", "new", *MODEL, *QUICKLY],
+    ["explain", QUESTION, CONTEXT, "--output", "page.html", *MODEL],
     ["doctor", "--model", "."],
 )
+COMMANDS = ("answer", "explain", "evaluate", "compare", "convert", "train", "doctor", "completion")
+# Options that start a browser, or ask for hours of work, which is then done.
+LEFT_OUT = {"-h", "--help", "--open", "--check", "--max-steps", "--num-train-epochs"}
 VALUES = [
     *"0 -1 1 3 16 1000000 99999999999999999999 1e3 nan inf -inf 1e-400 0.5 1_0 １２ +3".split(),
     *"- -- --- -x . .. ~ ~nobody/x a/b a//b a/b/c text.txt rows.jsonl squad.json new".split(),
@@ -43,7 +49,7 @@ def options_of(command: str) -> list[str]:
 
     _, commands = build_parser()
     found = [name for action in commands[command]._actions for name in action.option_strings]
-    return sorted({*found} - {"-h", "--help"})
+    return sorted({*found} - LEFT_OUT)
 
 
 def odd_command(random: Random) -> dict[str, Any]:
@@ -73,6 +79,3 @@ def odd_command(random: Random) -> dict[str, Any]:
     argv = [text.replace("\ud800", "\udcff").replace("\udfff", "\udc80") for text in argv]
     given = random.choice(["", "", CONTEXT, '{"question": "who?", "context": "ada"}\n', None])
     return {"argv": argv, "stdin": odd_text(random) if given is None else given}
-
-
-COMMANDS = ("answer", "evaluate", "compare", "convert", "doctor")

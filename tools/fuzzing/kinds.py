@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any, TypeAlias
 
-from fuzzing import formats, mutations, seeds, tokenizers
+from fuzzing import formats, interrupted, mutations, seeds, tokenizers
 from fuzzing.commands import odd_command
 from fuzzing.seeds import CONTEXT, FAMILIES, QUESTION, Folder
 from fuzzing.values import long_text, odd_expression, odd_text
@@ -189,16 +189,12 @@ def predictions(random: Random) -> tuple[Folder, dict[str, Any]]:
 
 
 def lines(random: Random) -> tuple[Folder, dict[str, Any]]:
-    """Odd rows of questions; or what an interrupted run has left."""
+    """Odd rows of questions."""
     files = seeds.model(random.choice(FAMILIES)) | seeds.rows()
     files = changed(random, files, {"rows.jsonl": formats.mutate_rows})
     argv = ["answer", "--jsonl", "rows.jsonl", "--model", ".", "--device", "reference"]
     if random.random() < 0.4:
         argv += ["--output", "answers.jsonl"] + ["--overwrite"] * (random.random() < 0.5)
-        if random.random() < 0.6:
-            record = b'0123456789abcdef ok {"text": "a"}\n'
-            left = b'{"minibert": "0.1.0", "command": "answer"}\n' + record * 2
-            files["answers.jsonl.unfinished"] = mutations.mutate_lines(random, left)
     argv += ["--top-k", "3"] * (random.random() < 0.3)
     return files, {"argv": argv, "stdin": ""}
 
@@ -291,9 +287,57 @@ def places(random: Random) -> tuple[Folder, dict[str, Any]]:
     return files, asked(random) | {"places": {name: random.choice(PLACES)}}
 
 
+def requests(random: Random) -> tuple[Folder, dict[str, Any]]:
+    """What a stranger sends to `minibert serve`."""
+    face, names = random.choice([("predict", PIPELINE), ("answer", ANSWERER)])
+    question, texts = {"question": QUESTION, "context": CONTEXT}, [CONTEXT, "it is 東京."]
+    names = [*names, "model", "self", "question", "context", "args"]
+    options = {random.choice(names): random.choice([1, 3, 20, True, None]) for _ in range(2)}
+    if face == "predict":
+        body = {"inputs": random.choice([question, [question] * 3]), "parameters": options}
+    else:
+        body = {"question": QUESTION, "context": texts, **options}
+    if random.random() < 0.5:
+        (body["parameters"] if face == "predict" else body)[random.choice(names)] = random.choice(
+            mutations.ODD_VALUES
+        )(random)
+    if random.random() < 0.3:
+        content = mutations.written(body)
+    else:
+        content = mutations.mutate_json(random, json.dumps(body).encode())
+    query = {random.choice(names): odd_text(random)} if random.random() < 0.2 else {}
+    return {"body": content}, {"face": face, "query": query}
+
+
+def resumed(random: Random) -> tuple[Folder, dict[str, Any]]:
+    """Damage in what an interrupted run has left, and the command that goes on with it."""
+    run = random.choice(["answers", "answers", "evaluation", "evaluation", "training"])
+    mutators = {
+        name: mutate_record if name.endswith((".json", ".jsonl")) else mutations.mutate_lines
+        for name in interrupted.interrupted(run)
+        if name.startswith(interrupted.LEFT)
+    }
+    argv = [*interrupted.RUNS[run][0], *interrupted.MODEL]
+    argv += ["--overwrite"] * (run != "training" and random.random() < 0.3)
+    files = changed(random, interrupted.interrupted(run), mutators)
+    return files, {"argv": argv, "stdin": ""}
+
+
+def mutate_record(random: Random, content: bytes) -> bytes:
+    """Change a file that holds one value of JSON, or one a line, or nothing yet."""
+    lines = content.splitlines()
+    if not lines or random.random() < 0.3:
+        return mutations.mutate_lines(random, content)
+    try:
+        json.loads(lines[0])
+    except ValueError:  # it goes on in the next lines
+        return mutations.mutate_json(random, content)
+    return formats.mutate_rows(random, content)
+
+
 FUNCTIONS = (
     *(weights, index, config, tokenizer, settings, vocabularies, pickles, bundle, squad),
-    *(predictions, lines, texts, answerer, pipelines, commands, places),
+    *(predictions, lines, texts, answerer, pipelines, commands, places, resumed, requests),
 )
 KINDS = {function.__name__: function for function in FUNCTIONS}
 

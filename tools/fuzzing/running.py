@@ -22,6 +22,8 @@ from minibert.cli import main
 from minibert.errors import MinibertError
 from minibert.model import Model, load_model
 from minibert.pipelines import pipeline
+from minibert.serve import contract
+from minibert.serve.settings import Settings
 from minibert.squad.decoders import SquadSettings
 from minibert.squad.evaluation import evaluate
 from minibert.squad.files import read_squad
@@ -62,6 +64,7 @@ def run(case: Case, folder: Path) -> Verdict:
 def lay_out(case: Case, folder: Path) -> None:
     """Write the files of a case, and what stands in their places."""
     for name, content in case.files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
     for name, what in case.call.get("places", {}).items():
         path = folder / name
@@ -202,6 +205,20 @@ def run_pipeline(case: Case, folder: Path) -> None:
     check_json(json.dumps(results))
 
 
+def run_request(case: Case, folder: Path) -> None:
+    """A request to `minibert serve`, from its body to the body of the answer."""
+    body, limits, model = case.files.get("body", b""), Settings(), _MODELS["bert"]
+    if case.call["face"] == "predict":
+        request, pairs = contract.read_predict(body, case.call["query"])
+        contract.check_texts(request, pairs, limits)
+        answers = contract.predict(request, model, limits)
+    else:
+        request, texts = contract.read_answer(body)
+        contract.check_texts(request, texts, limits)
+        answers = contract.answer(request, model, limits)
+    check_json(contract.written(answers).decode("utf-8"))
+
+
 # ---------------------------------------------------------------- the command line
 
 
@@ -237,7 +254,7 @@ def check_printed(argv: list[str], status: int, printed: bytes, file: Path) -> N
         written = file.read_bytes() if status == 0 and file.is_file() else b""
         for line in [*printed.splitlines(), *written.splitlines()]:
             check_json(line)
-    elif "--json" in argv or argv[:1] == ["evaluate"]:
+    elif "--json" in argv or argv[:1] in (["evaluate"], ["train"]):
         check_json(printed)
 
 
@@ -276,4 +293,6 @@ RUNS: dict[str, Callable[[Case, Path], Verdict | None]] = {
     "predictions": run_command,
     "lines": run_command,
     "commands": run_command,
+    "requests": run_request,
+    "resumed": run_command,
 }

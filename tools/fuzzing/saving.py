@@ -22,7 +22,9 @@ def save_case(folder: Path, case: Case, verdict: Verdict, command: str) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "files").mkdir(parents=True)
     for name, content in case.files.items():
-        (folder / "files" / name).write_bytes(content)
+        path = folder / "files" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
     document = {"kind": case.kind, "call": case.call}
     (folder / "case.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     text = f"{verdict.outcome} {verdict.where}\n\n{verdict.detail}\n\nThis, the smallest found:\n"
@@ -37,5 +39,6 @@ def load_case(folder: Path) -> Case:
         OSError: none lies there.
     """
     document = json.loads((folder / "case.json").read_text(encoding="utf-8"))
-    files = {path.name: path.read_bytes() for path in sorted((folder / "files").iterdir())}
+    paths = [path for path in sorted((folder / "files").rglob("*")) if path.is_file()]
+    files = {path.relative_to(folder / "files").as_posix(): path.read_bytes() for path in paths}
     return Case(document["kind"], files, document["call"])

@@ -49,7 +49,7 @@ class Raises:
     """Raises, whatever is asked of it."""
 
     def __getattr__(self, name: str) -> Any:
-        raise KeyError(name)
+        raise Own(name)
 
     def _fail(self, *_: Any, **__: Any) -> Any:
         raise Own("asked for something")
