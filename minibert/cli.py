@@ -8,6 +8,7 @@ Examples:
   minibert evaluate --data dev-v2.0.json --report report.html
   minibert train --data train-v2.0.json --model base_folder --output-dir trained
   minibert convert old_model_folder new_folder
+  minibert serve --model my_model --port 8000
   minibert doctor
 """
 
@@ -30,6 +31,7 @@ from minibert.commands import (
     doctor,
     evaluate,
     explain,
+    serve,
     train,
     warmup,
 )
@@ -37,7 +39,7 @@ from minibert.errors import MinibertError
 from minibert.progress import forget, harmless, say
 from minibert.signals import STATUS, heeding
 
-COMMANDS = (answer, explain, evaluate, compare, train, convert, doctor, warmup, completion)
+COMMANDS = (answer, explain, evaluate, compare, train, convert, serve, doctor, warmup, completion)
 
 
 class Parser(argparse.ArgumentParser):
@@ -46,6 +48,13 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """End with status 2, and say why."""
         super().error(harmless(message, sys.stderr))
+
+    def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
+        """The value of an argument; before Python 3.13, --model=-- had none and was no error."""
+        values = super()._get_values(action, arg_strings)
+        if values == [] and action.nargs is None:
+            raise argparse.ArgumentError(action, "expected one argument")
+        return values
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:

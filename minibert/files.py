@@ -26,7 +26,7 @@ READ = os.O_RDONLY | getattr(os, "O_BINARY", 0)
 # config.json has 1,000, the index of a model in 200 parts 100,000, and 30,000 added tokens take
 # 3,000,000.
 LARGEST_JSON = 4_000_000
-# And of a file with a vocabulary; that of XLM-R, 250,000 pieces as JSON, has 17,000,000.
+# And of a file with a vocabulary: XLM-R's 250,000 pieces fill a tokenizer.json of 17,000,000.
 LARGEST_VOCABULARY = 100_000_000
 
 
@@ -83,10 +83,12 @@ def read_file(
     with open_file(path, pipes=pipes) as file:
         if at_most is None:
             return file.read()
-        content = file.read(at_most + 1)  # files that the system makes up have no size
-    if len(content) > at_most:
-        raise OSError(errno.EFBIG, f"it has more than {at_most} bytes", path)
-    return content
+        content = io.BytesIO()
+        while part := file.read(2**20):  # files that the system makes up do not say their size
+            content.write(part)
+            if content.tell() > at_most:
+                raise OSError(errno.EFBIG, f"it has more than {at_most} bytes", path)
+    return content.getvalue()
 
 
 def json_value(text: str, **hooks: Any) -> Any:

@@ -503,6 +503,14 @@ def test_no_message_steers_the_terminal(monkeypatch, argv):
     assert not steers(sys.stderr.getvalue() + sys.stdout.getvalue())
 
 
+@pytest.mark.parametrize("option", ["--model=--", "--device=--", "--top-k=--"])
+def test_an_option_is_never_two_dashes(capsys, option):
+    with pytest.raises(SystemExit) as end:
+        main(["answer", "Who?", "a text", option])
+    assert end.value.code == 2
+    assert "error: argument" in capsys.readouterr().err
+
+
 def test_help_loads_no_numpy():
     code = "import sys, minibert.cli; minibert.cli.build_parser(); print('numpy' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

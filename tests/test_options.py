@@ -1,5 +1,6 @@
 """What users give: numbers of other programs, numbers beyond all bounds, objects of any kind."""
 
+import warnings
 from decimal import Decimal
 from fractions import Fraction
 
@@ -149,6 +150,15 @@ def test_no_value_of_an_option_is_a_traceback(tiny, value):
     for name in ("device", "dtype", "task"):
         with pytest.raises(MinibertError):
             pipeline(model=tiny.name, **{name: value})
+
+
+def test_arguments_that_are_passed_over_may_be_anything(tiny):
+    for value in (np.zeros(3), Odd(), {}, {"a": 1}, 10**5000):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            asked = pipeline(model=tiny, framework=value, device_map=value, padding=value)
+        assert asked("who?", "a ship")
+        assert "padding" not in repr(asked)
 
 
 def test_numbers_of_a_command_line_have_an_end():

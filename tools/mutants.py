@@ -40,6 +40,7 @@ GEMM, ROWS, STEPS, THREADS, ATTENTION, ACTIVATIONS, COMPILER = (
     f"kernels/cpu/{name}.py"
     for name in ("gemm", "rows", "steps", "threads", "attention", "activations", "compiler")
 )
+COMPONENTS = "minibert/checkpoints/components.py"
 VOCABULARIES, SPLITTERS = (
     f"minibert/checkpoints/{name}.py" for name in ("vocabularies", "splitters")
 )
@@ -52,6 +53,7 @@ GRADIENTS, PASSES, LOSS = (
 BY_DIFFERENCES = "test_gradients.py"
 TRAINING, TRAINED = "kernels/cpu/training/", "test_cpu_training.py"
 CPU = "test_cpu_kernels.py::"
+EXPLAINING = "test_explaining.py"
 INT8 = "test_rows_of_zeros_and_of_one_sign_are_quantised"
 WINDOWS_OF_ALL = "test_attention_over_several_windows"
 MUTANTS = [
@@ -226,6 +228,16 @@ MUTANTS = [
            "test_vocabularies.py"),
     Mutant("tokenizer: tokens of the vocabulary are not added", SPLITTERS, "[token for _, token in tokens]",
            "[token for number, token in tokens if number >= backend.get_vocab_size()]", "test_vocabularies.py"),
+    Mutant("tokenizer.json: a regex may be repeated within", COMPONENTS, "(ended and not piece[\"bar\"])",
+           "False", "test_components.py"),
+    Mutant("tokenizer.json: replacements are not multiplied", COMPONENTS, "> MOST_GROWTH:", "> MOST_GROWTH**9:",
+           "test_components.py"),
+    Mutant("tokenizer.json: merges into nothing", "minibert/checkpoints/subwords.py", "and made in vocab)", ")",
+           "test_components.py"),
+    Mutant("tokenizer: rules lead out of their trie", "minibert/checkpoints/sentencepiece.py", "((links | 255) >=",
+           "(links >=", "test_sentencepiece.py"),
+    Mutant("tokenizer: a panic is passed on", "minibert/tokenizer.py", '!= "PanicException"', '!= "x"',
+           "test_tokenizer.py"),
     Mutant("tokenizer: a short text brings a warning", "minibert/tokenizer.py", "len(ids) < FEWEST_TOKENS",
            "len(ids) < 1", "test_tokenizer.py"),
     Mutant("SQuAD: no space before the first word", "minibert/tokenizer.py", 'if text[begin].isspace() else " "',
@@ -429,6 +441,23 @@ MUTANTS = [
            "if not shutil.rmtree(target, ignore_errors=True):", "test_drafts.py"),
     Mutant("CPU: old code for new sources", COMPILER, "digest.update(source.read_bytes())", "pass",
            "test_cpu_compiler.py"),
+    Mutant("explain: value not multiplied", "minibert/explaining/passes.py",
+           "probs.append(d_context @ value.swapaxes(-1, -2))", "probs.append(d_context @ d_context.swapaxes(-1, -2))",
+           EXPLAINING),
+    Mutant("explain: gradients of layers in the order of the way back", "minibert/explaining/passes.py",
+           "probs[::-1]", "probs", EXPLAINING),
+    Mutant("explain: rules in the wrong order", "minibert/explaining/spans.py",
+           "(TOO_LONG, end - start >= max_answer_length)", "(TOO_LONG, end - start > max_answer_length)", EXPLAINING),
+    Mutant("explain: the rival counts twice", "minibert/explaining/explanation.py",
+           "float(seen.end[best.end] - seen.end[pair.end])", "float(seen.end[best.end] + seen.end[pair.end])",
+           EXPLAINING),
+    Mutant("explain: half a path", "minibert/explaining/words.py", "total / count * way", "total / count * way / 2",
+           EXPLAINING),
+    Mutant("explain: the page sums in float64", "minibert/pages/explanation/script.js",
+           "visit(i, j, f(w.start[i] + w.end[j]))", "visit(i, j, w.start[i] + w.end[j])", "test_explanation_page.py"),
+    Mutant("explain: the page forgets who owns a token", "minibert/pages/explanation/script.js",
+           "if (!has(w, i, MINE | MAY_START)) continue;", "if (!has(w, i, MAY_START)) continue;",
+           "test_explanation_page.py"),
 ]  # fmt: skip
 
 
