@@ -117,6 +117,8 @@ def convert(
     if not isinstance(output, str | os.PathLike) or not str(output):
         raise InputError(f"the output must be a folder's name, got {output!r:.80}")
     target = Path(os.path.expanduser(output))
+    if target.name in ("", ".."):  # as in '.', which has no name beside which a draft could lie
+        target = Path(os.path.abspath(target))
     put_back(target)
     check_target(target, overwrite)
     files = find_model(
@@ -188,7 +190,9 @@ def check_target(target: Path, overwrite: bool) -> None:
     Raises:
         InputError: it is there, and may not be replaced.
     """
-    if not os.path.lexists(target):
+    with naming(target):
+        there = os.path.lexists(target)
+    if not there:
         return
     if not overwrite:
         raise InputError(
