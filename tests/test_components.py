@@ -102,6 +102,11 @@ HOSTILE = {
     ),
     "many steps": ({"normalizer": sequence([{"type": "NFC"}] * 101)}, "101 steps"),
     "a long text before": ({"normalizer": {"type": "Prepend", "prepend": LONG}}, "prepend"),
+    "nothing before": ({"normalizer": {"type": "Prepend", "prepend": ""}}, "prepend of the norm"),
+    "more cut than there is": (
+        {"decoder": {"type": "Strip", "content": " ", "start": 0, "stop": 1}},
+        "stop of the decoder Strip must be 0, got 1",
+    ),
     "pieces of no length": (
         {"pre_tokenizer": {"type": "FixedLength", "length": 0}},
         "length of the pre_tokenizer FixedLength must be a whole number from 1 to 1000, got 0",
@@ -255,6 +260,7 @@ HARMLESS = {
     "options of the future that are off": {
         "pre_tokenizer": {"type": "WhitespaceSplit", "fast": False, "how": None},
         "model": WORD_PIECE | {"fuse_unk": False},
+        "added_tokens": added(content="ab ", id=9, blue=False),
     },
     "punctuation": {
         "pre_tokenizer": sequence(

@@ -40,6 +40,7 @@ GEMM, ROWS, STEPS, THREADS, ATTENTION, ACTIVATIONS, COMPILER = (
     f"kernels/cpu/{name}.py"
     for name in ("gemm", "rows", "steps", "threads", "attention", "activations", "compiler")
 )
+COMPONENTS = "minibert/checkpoints/components.py"
 VOCABULARIES, SPLITTERS = (
     f"minibert/checkpoints/{name}.py" for name in ("vocabularies", "splitters")
 )
@@ -227,6 +228,16 @@ MUTANTS = [
            "test_vocabularies.py"),
     Mutant("tokenizer: tokens of the vocabulary are not added", SPLITTERS, "[token for _, token in tokens]",
            "[token for number, token in tokens if number >= backend.get_vocab_size()]", "test_vocabularies.py"),
+    Mutant("tokenizer.json: a regex may be repeated within", COMPONENTS, "(ended and not piece[\"bar\"])",
+           "False", "test_components.py"),
+    Mutant("tokenizer.json: replacements are not multiplied", COMPONENTS, "> MOST_GROWTH:", "> MOST_GROWTH**9:",
+           "test_components.py"),
+    Mutant("tokenizer.json: merges into nothing", "minibert/checkpoints/subwords.py", "and made in vocab)", ")",
+           "test_components.py"),
+    Mutant("tokenizer: rules lead out of their trie", "minibert/checkpoints/sentencepiece.py", "((links | 255) >=",
+           "(links >=", "test_sentencepiece.py"),
+    Mutant("tokenizer: a panic is passed on", "minibert/tokenizer.py", '!= "PanicException"', '!= "x"',
+           "test_tokenizer.py"),
     Mutant("tokenizer: a short text brings a warning", "minibert/tokenizer.py", "len(ids) < FEWEST_TOKENS",
            "len(ids) < 1", "test_tokenizer.py"),
     Mutant("SQuAD: no space before the first word", "minibert/tokenizer.py", 'if text[begin].isspace() else " "',
@@ -278,7 +289,7 @@ MUTANTS = [
            "file.truncate(min(size, file.tell()))", "pass",
            "test_training_run.py"),
     Mutant("training: damaged checkpoints go on", "minibert/training/run_folder.py",
-           'if checksum(array) != document["checksums"][name]:', "if False:",
+           'if checksum(array) != sums[name]:', "if False:",
            "test_training_run.py"),
     Mutant("training: a finished model is overwritten", "minibert/training/run_folder.py",
            "if (folder / WEIGHTS).exists():", "if False:",
@@ -418,8 +429,16 @@ MUTANTS = [
     Mutant("CPU: bfloat16 cut off", "kernels/numbers.py", "(bits + np.uint32(0x7FFF) + odd) >>", "bits >>", "test_cpu_packing.py"),
     Mutant("CPU: scales of 128 steps", "kernels/numbers.py", "largest / np.float32(127)", "largest / np.float32(128)",
            "test_cpu_packing.py"),
-    Mutant("CPU: damaged code is run", "kernels/cache.py", "return code if hashlib.sha256(code).digest() == digest else None",
-           "return code", "test_cpu_compiler.py"),
+    Mutant("cache: damaged code is run", "kernels/cache.py", "return code if _digest(path.name, code) == digest else None",
+           "return code", "test_cache.py"),
+    Mutant("cache: another user's code is run", "kernels/cache.py", "if facts.st_uid not in (os.geteuid(), 0):", "if False:",
+           "test_cache.py"),
+    Mutant("cache: code that others may write is run", "kernels/cache.py", "if facts.st_mode & 0o022:", "if False:",
+           "test_cache.py"),
+    Mutant("drafts: those of living processes are swept", "minibert/drafts.py", "free = got is not False and", "free =",
+           "test_drafts.py"),
+    Mutant("drafts: an old model goes before the new one is there", "minibert/drafts.py", "if not os.path.lexists(target):",
+           "if not shutil.rmtree(target, ignore_errors=True):", "test_drafts.py"),
     Mutant("CPU: old code for new sources", COMPILER, "digest.update(source.read_bytes())", "pass",
            "test_cpu_compiler.py"),
     Mutant("explain: value not multiplied", "minibert/explaining/passes.py",

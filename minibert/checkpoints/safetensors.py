@@ -26,8 +26,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import save_file
 
 from minibert.arrays import Floats
 from minibert.errors import CheckpointError, MinibertError, ModelNotFoundError
@@ -40,6 +38,8 @@ DTYPES = {
     "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1",
     "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1", "BOOL": "u1",
 }  # fmt: skip
+CODES = {np.dtype(kind): code for code, kind in DTYPES.items() if code not in ("BF16", "BOOL")}
+CODES[np.dtype(bool)] = "BOOL"
 FLOAT_DTYPES = ("F32", "F16", "BF16", "F64")
 
 # Bytes that a header may have: so many, or the tenth part of a larger file.  As Python's objects it
@@ -135,15 +135,35 @@ class Checkpoint:
 def write_arrays(
     path: Path, arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]
 ) -> None:
-    """Write a safetensors file.
+    """Write a safetensors file: for the same arrays and metadata, the same bytes.
+
+    The package safetensors does not promise that, and on a full disk raises an error of its own.
+
+    Args:
+        path: of the file.
+        arrays: name -> array, of a dtype that is in DTYPES.
+        metadata: free text.
 
     Raises:
         OSError: it cannot be written.
     """
-    try:
-        save_file(dict(arrays), path, dict(metadata))
-    except SafetensorError as error:  # a full disk, too
-        raise OSError(str(error)) from None
+    # Wide numbers first, as the package does it, so that all are aligned.
+    ordered = sorted(arrays.items(), key=lambda item: (-item[1].dtype.itemsize, item[0]))
+    header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))}
+    end = 0
+    for name, array in ordered:
+        begin, end = end, end + array.nbytes
+        header[name] = {
+            "dtype": CODES[array.dtype],
+            "shape": list(array.shape),
+            "data_offsets": [begin, end],
+        }
+    line = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    line += b" " * (-len(line) % 8)
+    with path.open("wb") as file:
+        file.write(len(line).to_bytes(8, "little") + line)
+        for _, array in ordered:
+            file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
@@ -167,8 +187,6 @@ def of_arrays(
         arrays: name -> array, of a dtype that is in DTYPES.
         unread: names under which something else stands, and what that is, in place of its dtype.
     """
-    codes = {np.dtype(kind): code for code, kind in DTYPES.items() if code not in ("BF16", "BOOL")}
-    codes[np.dtype(bool)] = "BOOL"
 
     def read(array: NDArray[Any]) -> NDArray[np.uint8]:
         return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
@@ -176,7 +194,7 @@ def of_arrays(
     nothing = partial(read, np.empty(0, np.uint8))
     tensors = {name: _Tensor(path, kind, (), nothing) for name, kind in (unread or {}).items()}
     for name, array in arrays.items():
-        tensors[name] = _Tensor(path, codes[array.dtype], array.shape, partial(read, array))
+        tensors[name] = _Tensor(path, CODES[array.dtype], array.shape, partial(read, array))
     return Checkpoint(path, tensors, {})
 
 
