@@ -146,7 +146,10 @@ def test_answer_gives_the_answerers_answers(served, tiny):
         status, found = served.post("/answer", body)
         expected = qa.n_best(QUESTION, context, 4, max_answer_length=6)
         assert status == 200
-        assert found == nearly({"answers": [asdict(each) for each in expected]})
+        assert found["answers"] == nearly([asdict(each) for each in expected])
+        everything = qa.n_best(QUESTION, context, 10**6, max_answer_length=6)
+        none = next(each.probability for each in everything if each.is_null)
+        assert found["null_probability"] == pytest.approx(none, rel=1e-3)
     assert len(served.post("/answer", PAIR)[1]["answers"]) == 1
 
 

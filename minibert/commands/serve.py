@@ -24,7 +24,7 @@ def add_command(commands: Any) -> None:
         "key: 'Authorization: Bearer KEY'.",
         **examples(
             "minibert serve --model my_model --port 8000",
-            "minibert serve --api-key-file key.txt --threads 4",
+            "minibert serve --host 0.0.0.0 --port 80 --api-key-file key.txt",
         ),
     )
     serve.set_defaults(run=command_serve)

@@ -25,7 +25,7 @@ class Body:
         """
         settings = self.service.settings
         length = request.headers.get("content-length", "")
-        if length.isascii() and length.isdigit() and int(length[:19]) > settings.max_body:
+        if length.isdigit() and int(length) > settings.max_body:
             raise self._too_long()
         try:
             return await asyncio.wait_for(self._receive(request), settings.body_seconds)

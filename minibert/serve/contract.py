@@ -7,6 +7,7 @@ answers of minibert's pipeline.  `/answer` is QuestionAnswerer: several texts, "
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -18,6 +19,7 @@ from minibert.reprs import shown
 from minibert.serve.refusals import Refusal, too_large
 from minibert.serve.settings import Settings
 from minibert.serve.sharing import SharedModel
+from minibert.spans import Answer
 
 # Fields of a request to /predict beside "inputs": the last is what the old service was told about
 # its cache, and changes no answer.
@@ -166,7 +168,24 @@ def answer(request: dict[str, Any], model: SharedModel, settings: Settings) -> A
         raise InputError(f"question must be a string, got {shown(question)}")
     check_answers("n", n, settings)
     found = QuestionAnswerer(model).n_best(question, context, n, **options)
-    return {"answers": [asdict(each) for each in found]}
+    return {
+        "answers": [asdict(each) for each in found],
+        "null_probability": null_probability(found[0], model.config.temperature),
+    }
+
+
+def null_probability(answer: Answer, temperature: float) -> float:
+    """The probability of "no answer", which need not be among the answers.
+
+    Example:
+        >>> from minibert import Answer
+        >>> round(null_probability(Answer("Ann", 0, 3, 2.0, 0.6, null_score=1.0), 1.0), 3)
+        0.221
+    """
+    if not answer.probability:
+        return 0.0
+    log = math.log(answer.probability) + (answer.null_score - answer.score) / temperature
+    return min(1.0, math.exp(log))
 
 
 # ---------------------------------------------------------------- limits

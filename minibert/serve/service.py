@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Callable
 from concurrent.futures import CancelledError, ThreadPoolExecutor
+from dataclasses import fields
 from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
@@ -123,7 +124,7 @@ class Service:
                     raise self.busy()
                 more = max(0, count - 1)
                 model = SharedModel(
-                    **vars(self.model),
+                    **{each.name: getattr(self.model, each.name) for each in fields(Model)},
                     joiner=self.joiner,
                     ticket=ticket,
                     turn=self.turn,
