@@ -9,6 +9,7 @@ Examples:
   minibert train --data train-v2.0.json --model base_folder --output-dir trained
   minibert convert old_model_folder new_folder
   minibert serve --model my_model --port 8000
+  minibert lessons my_bert
   minibert doctor
 """
 
@@ -31,6 +32,7 @@ from minibert.commands import (
     doctor,
     evaluate,
     explain,
+    lessons,
     serve,
     train,
     warmup,
@@ -39,7 +41,19 @@ from minibert.errors import MinibertError
 from minibert.progress import forget, harmless, say
 from minibert.signals import STATUS, heeding
 
-COMMANDS = (answer, explain, evaluate, compare, train, convert, serve, doctor, warmup, completion)
+COMMANDS = (
+    answer,
+    explain,
+    evaluate,
+    compare,
+    train,
+    convert,
+    serve,
+    lessons,
+    doctor,
+    warmup,
+    completion,
+)
 
 
 class Parser(argparse.ArgumentParser):

@@ -57,6 +57,22 @@ def test_the_python_of_the_documents_runs(document, monkeypatch):
         exec(compile(block, document.name, "exec"), {})
 
 
+SESSIONS = [path for path in DOCUMENTS if "```pycon" in path.read_text(encoding="utf-8")]
+
+
+@pytest.mark.parametrize("document", SESSIONS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_sessions_of_the_documents_print_what_they_show(document):
+    names, wrong = {}, []
+    text = document.read_text(encoding="utf-8")
+    for block in re.finditer(r"```pycon\n(.*?)```", text, re.DOTALL):
+        line = text[: block.start(1)].count("\n")
+        test = doctest.DocTestParser().get_doctest(block[1], names, document.name, None, line)
+        runner = doctest.DocTestRunner(verbose=False)
+        runner.run(test, out=wrong.append, clear_globs=False)
+        names = test.globs
+    assert not wrong, f"{''.join(wrong)}\npython tools/renew_sessions.py {document}"
+
+
 @pytest.mark.parametrize("folder", [ROOT, ROOT / "tests"], ids=["in the checkout", "elsewhere"])
 def test_the_readme_shows_the_answer_that_the_command_gives(folder):
     command, *shown = blocks("text")[0].split("\n", 1)

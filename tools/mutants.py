@@ -460,6 +460,14 @@ MUTANTS = [
     Mutant("explain: the page forgets who owns a token", "minibert/pages/explanation/script.js",
            "if (!has(w, i, MINE | MAY_START)) continue;", "if (!has(w, i, MAY_START)) continue;",
            "test_explanation_page.py"),
+    Mutant("lessons: a small mistake is right", "minibert/lessons/outcomes.py", '"float64": 1e-7', '"float64": 1e-2',
+           "test_lessons.py"),
+    Mutant("lessons: changed arguments go unnoticed", "minibert/lessons/trial.py", "if name not in step.changes and", "if False and",
+           "test_lessons.py"),
+    Mutant("lessons: any call of the library is lent", "minibert/lessons/watching.py", "if code in self.lent or", "if code or",
+           "test_lessons.py"),
+    Mutant("lessons: the library is called within a learner's world", "minibert/lessons/learner.py",
+           "if value is before or value is definition:", "if value is before:", "test_lessons.py"),
 ]  # fmt: skip
 
 
