@@ -220,6 +220,8 @@ MUTANTS = [
            "test_journal.py test_stream.py"),
     Mutant("other lines go on", STREAM, "elif match[1] != digest(line[1]):", "elif False:",
            "test_stream.py"),
+    Mutant("damaged rows are written", STREAM, "if match is None or not is_object(match[3]):",
+           "if match is None:", "test_stream.py"),
     Mutant("errors of before are forgotten", STREAM, 'bad += match[2] == b"bad"', "pass",
            "test_stream.py"),
     Mutant("rows wait in a buffer", STREAM, """b"bad" if row.error else b"ok", text))

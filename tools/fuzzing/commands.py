@@ -49,7 +49,7 @@ def options_of(command: str) -> list[str]:
 
     _, commands = build_parser()
     found = [name for action in commands[command]._actions for name in action.option_strings]
-    return sorted({*found} - LEFT_OUT)
+    return sorted({*found} - LEFT_OUT) or ["--help"]
 
 
 def odd_command(random: Random) -> dict[str, Any]:

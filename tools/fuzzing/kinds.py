@@ -25,13 +25,9 @@ class Case:
     files: Folder
     call: dict[str, Any]  # JSON
 
-    @property
-    def size(self) -> int:
-        """How large it is, for the search for smaller ones."""
-        return sum(map(len, self.files.values())) + len(json.dumps(self.call))
-
 
 Mutator: TypeAlias = Callable[[Random, bytes], bytes]
+Made: TypeAlias = tuple[Folder, dict[str, Any]]  # the files and the call of a case
 
 
 def changed(random: Random, files: Folder, mutators: dict[str, Mutator]) -> Folder:
@@ -49,7 +45,7 @@ def asked(random: Random) -> dict[str, Any]:
     return {"question": QUESTION, "texts": random.choice(texts), "options": {}}
 
 
-def weights(random: Random) -> tuple[Folder, dict[str, Any]]:
+def weights(random: Random) -> Made:
     """A damaged model.safetensors, of floats or of few bits."""
     bits = random.choice([None, None, None, 8, 5])
     family = random.choice(FAMILIES)
@@ -58,7 +54,7 @@ def weights(random: Random) -> tuple[Folder, dict[str, Any]]:
     return changed(random, files, mutators), asked(random)
 
 
-def index(random: Random) -> tuple[Folder, dict[str, Any]]:
+def index(random: Random) -> Made:
     """A damaged index, or a shard."""
     files = seeds.shards(random.choice(FAMILIES))
     mutators: dict[str, Mutator] = {
@@ -83,7 +79,7 @@ def mutate_index(random: Random, content: bytes) -> bytes:
     return mutations.written(raw)
 
 
-def config(random: Random) -> tuple[Folder, dict[str, Any]]:
+def config(random: Random) -> Made:
     """A config.json with an odd value."""
     files = seeds.model(random.choice(FAMILIES))
     return changed(random, files, {"config.json": mutate_config}), asked(random)
@@ -111,30 +107,28 @@ def mutate_config(random: Random, content: bytes) -> bytes:
     return mutations.written(raw)
 
 
-def tokenizer(random: Random) -> tuple[Folder, dict[str, Any]]:
+def tokenizer(random: Random) -> Made:
     """A tokenizer.json with an odd value, or with components of other kinds."""
     files = seeds.model(random.choice(FAMILIES))
     return changed(random, files, {"tokenizer.json": tokenizers.mutate_tokenizer}), asked(random)
 
 
-def settings(random: Random) -> tuple[Folder, dict[str, Any]]:
+BESIDE = {
+    "tokenizer_config.json": b"{}",  # where the seed has none
+    "special_tokens_map.json": b'{"cls_token": "[CLS]", "additional_special_tokens": ["[A]"]}',
+    "added_tokens.json": b'{"new": 167, "newer": 168}',
+}
+
+
+def settings(random: Random) -> Made:
     """Odd values in what stands beside a tokenizer."""
-    family = random.choice(FAMILIES)
-    files = dict(random.choice([seeds.model, seeds.vocabulary_files])(family))
-    tokens = {"cls_token": "[CLS]", "unk_token": "[UNK]", "additional_special_tokens": ["[A]"]}
-    files["special_tokens_map.json"] = json.dumps(tokens).encode()
-    files["added_tokens.json"] = json.dumps({"new": 167, "newer": 168}).encode()
-    files.setdefault("tokenizer_config.json", b"{}")
-    which = random.choice(["tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"])
-    keep = ["tokenizer_config.json", which]
-    for name in ("special_tokens_map.json", "added_tokens.json"):
-        if name not in keep:
-            del files[name]
-    mutators: dict[str, Mutator] = {which: tokenizers.mutate_settings}
-    return changed(random, files, mutators), asked(random)
+    seed = random.choice([seeds.model, seeds.vocabulary_files])
+    name = random.choice(list(BESIDE))
+    files = {name: BESIDE[name]} | seed(random.choice(FAMILIES))
+    return changed(random, files, {name: tokenizers.mutate_settings}), asked(random)
 
 
-def vocabularies(random: Random) -> tuple[Folder, dict[str, Any]]:
+def vocabularies(random: Random) -> Made:
     """A damaged vocabulary of an older form."""
     files = seeds.vocabulary_files(random.choice(FAMILIES))
     mutators: dict[str, Mutator] = {
@@ -147,7 +141,7 @@ def vocabularies(random: Random) -> tuple[Folder, dict[str, Any]]:
     return changed(random, files, mutators), asked(random)
 
 
-def pickles(random: Random) -> tuple[Folder, dict[str, Any]]:
+def pickles(random: Random) -> Made:
     """A damaged or hostile pytorch_model.bin."""
     form = random.choice(["zip", "legacy"])
     files = seeds.pickle(random.choice(FAMILIES), form)
@@ -155,14 +149,14 @@ def pickles(random: Random) -> tuple[Folder, dict[str, Any]]:
     return changed(random, files, {"pytorch_model.bin": mutate}), {}
 
 
-def bundle(random: Random) -> tuple[Folder, dict[str, Any]]:
+def bundle(random: Random) -> Made:
     """A damaged checkpoint of TensorFlow."""
     files = seeds.bundle()
     mutators = {name: mutations.mutate_bytes for name in files if "ckpt" in name}
     return changed(random, files, mutators), {}
 
 
-def squad(random: Random) -> tuple[Folder, dict[str, Any]]:
+def squad(random: Random) -> Made:
     """A damaged SQuAD file."""
     form = random.choice(["plain", "gz", "xz", "rows", "lines"])
     mutators: dict[str, Mutator] = {
@@ -176,7 +170,7 @@ def squad(random: Random) -> tuple[Folder, dict[str, Any]]:
     return changed(random, seeds.squad(form), {"squad.json": mutators[form]}), {"decoder": decoder}
 
 
-def predictions(random: Random) -> tuple[Folder, dict[str, Any]]:
+def predictions(random: Random) -> Made:
     """Damaged predictions, odds or n best answers, that are scored."""
     name = random.choice(["predictions.json", "listed.json", "odds.json", "nbest.json"])
     files = changed(random, seeds.predictions(), {name: mutations.mutate_json})
@@ -188,7 +182,7 @@ def predictions(random: Random) -> tuple[Folder, dict[str, Any]]:
     return files, {"argv": argv, "stdin": ""}
 
 
-def lines(random: Random) -> tuple[Folder, dict[str, Any]]:
+def lines(random: Random) -> Made:
     """Odd rows of questions."""
     files = seeds.model(random.choice(FAMILIES)) | seeds.rows()
     files = changed(random, files, {"rows.jsonl": formats.mutate_rows})
@@ -199,7 +193,7 @@ def lines(random: Random) -> tuple[Folder, dict[str, Any]]:
     return files, {"argv": argv, "stdin": ""}
 
 
-def texts(random: Random) -> tuple[Folder, dict[str, Any]]:
+def texts(random: Random) -> Made:
     """Texts of odd unicode, and options that are right."""
     form = random.choice([seeds.model, seeds.model, seeds.vocabulary_files])
     options: dict[str, Any] = {}
@@ -215,9 +209,8 @@ def texts(random: Random) -> tuple[Folder, dict[str, Any]]:
         options["null_score_diff_threshold"] = random.choice([float("inf"), -float("inf"), 3.5])
     question = random.choice([long_text, odd_text])(random)
     several = [long_text(random) for _ in range(random.choice([1, 1, 1, 3]))]
-    return form(random.choice(FAMILIES)), {
-        "question": question, "texts": several, "options": options,
-    }  # fmt: skip
+    call = {"question": question, "texts": several, "options": options}
+    return form(random.choice(FAMILIES)), call
 
 
 ANSWERER = ("max_seq_length doc_stride max_question_length max_answer_length min_score max_overlap "
@@ -253,21 +246,21 @@ def arguments(random: Random, names: list[str]) -> dict[str, Any]:
     return call
 
 
-def answerer(random: Random) -> tuple[Folder, dict[str, Any]]:
+def answerer(random: Random) -> Made:
     """Odd arguments of QuestionAnswerer and its methods."""
     method = random.choice(["answer", "n_best", "n_best", "answer_many", "n_best_many"])
     call = arguments(random, ANSWERER) | {"method": method}
     return seeds.model(random.choice(FAMILIES)), call
 
 
-def pipelines(random: Random) -> tuple[Folder, dict[str, Any]]:
+def pipelines(random: Random) -> Made:
     """Odd arguments of the pipeline."""
     form = random.choice(["names", "names", "positions", "dict", "list", "one"])
     call = arguments(random, PIPELINE) | {"form": form}
     return seeds.model(random.choice(FAMILIES)), call
 
 
-def commands(random: Random) -> tuple[Folder, dict[str, Any]]:
+def commands(random: Random) -> Made:
     """Odd command lines."""
     files = seeds.model(random.choice(FAMILIES)) | seeds.rows() | seeds.predictions()
     files |= {"text.txt": CONTEXT.encode()}
@@ -277,7 +270,7 @@ def commands(random: Random) -> tuple[Folder, dict[str, Any]]:
 PLACES = ("fifo", "folder", "dangling", "loop", "null", "zero", "memory", "lfs", "empty")
 
 
-def places(random: Random) -> tuple[Folder, dict[str, Any]]:
+def places(random: Random) -> Made:
     """Something else in the place of a file: a pipe, a folder, a link that leads nowhere."""
     seed = random.choice([seeds.model, seeds.vocabulary_files, seeds.shards])
     files = seed(random.choice(FAMILIES))
@@ -287,7 +280,7 @@ def places(random: Random) -> tuple[Folder, dict[str, Any]]:
     return files, asked(random) | {"places": {name: random.choice(PLACES)}}
 
 
-def requests(random: Random) -> tuple[Folder, dict[str, Any]]:
+def requests(random: Random) -> Made:
     """What a stranger sends to `minibert serve`."""
     face, names = random.choice([("predict", PIPELINE), ("answer", ANSWERER)])
     question, texts = {"question": QUESTION, "context": CONTEXT}, [CONTEXT, "it is 東京."]
@@ -298,9 +291,8 @@ def requests(random: Random) -> tuple[Folder, dict[str, Any]]:
     else:
         body = {"question": QUESTION, "context": texts, **options}
     if random.random() < 0.5:
-        (body["parameters"] if face == "predict" else body)[random.choice(names)] = random.choice(
-            mutations.ODD_VALUES
-        )(random)
+        holder = body["parameters"] if face == "predict" else body
+        holder[random.choice(names)] = random.choice(mutations.ODD_VALUES)(random)
     if random.random() < 0.3:
         content = mutations.written(body)
     else:
@@ -309,7 +301,7 @@ def requests(random: Random) -> tuple[Folder, dict[str, Any]]:
     return {"body": content}, {"face": face, "query": query}
 
 
-def resumed(random: Random) -> tuple[Folder, dict[str, Any]]:
+def resumed(random: Random) -> Made:
     """Damage in what an interrupted run has left, and the command that goes on with it."""
     run = random.choice(["answers", "answers", "evaluation", "evaluation", "training"])
     mutators = {

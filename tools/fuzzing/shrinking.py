@@ -7,6 +7,7 @@ files, values of JSON in them, and of other files bytes.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -16,12 +17,13 @@ from fuzzing.kinds import Case
 from fuzzing.mutations import written
 
 TRIES = 600  # cases that are run, at most
+SECONDS = 60.0  # after which no more are
 
 Items = TypeVar("Items", bytes, str, list)  # type: ignore[type-arg]
 
 
 class Enough(Exception):
-    """As many cases were run as may be."""
+    """As many cases were run as may be, or for as long."""
 
 
 def shrink(case: Case, fails: Callable[[Case], bool], tries: int = TRIES) -> Case:
@@ -35,7 +37,7 @@ def shrink(case: Case, fails: Callable[[Case], bool], tries: int = TRIES) -> Cas
     Returns:
         The smallest that was found.
     """
-    best, asked = case, 0
+    best, asked, begin = case, 0, time.monotonic()
 
     def better(files: dict[str, bytes] | None = None, call: Any = None) -> bool:
         """Whether a case with these files, or this call, fails, too; then it is the best."""
@@ -43,7 +45,7 @@ def shrink(case: Case, fails: Callable[[Case], bool], tries: int = TRIES) -> Cas
         candidate = Case(case.kind, files or best.files, best.call if call is None else call)
         if candidate == best:
             return True
-        if asked == tries:
+        if asked == tries or time.monotonic() - begin > SECONDS:
             raise Enough
         asked += 1
         if fails(candidate):

@@ -26,6 +26,7 @@ from typing import Any, Generic, TypeVar
 from fuzzing.kinds import Case
 from fuzzing.running import clear, run
 from fuzzing.verdicts import Overtime, Verdict
+from minibert.kernels.cache import cache_folder
 
 SECONDS = 5.0  # of the processor that a case may take
 HANGS = 60.0  # seconds by the clock, after which nobody waits any more
@@ -47,7 +48,8 @@ class Watch:
     """Notes what a case opens outside of its folder, and what it starts."""
 
     def __init__(self, folder: Path) -> None:
-        self.inside = (str(folder), "/proc/", "/sys/", sys.prefix, sys.base_prefix)
+        kernels = str(cache_folder())
+        self.inside = (str(folder), "/proc/", "/sys/", sys.prefix, sys.base_prefix, kernels)
         self.files = False  # whether files are looked at
         self.seen: list[str] = []
         sys.addaudithook(self.note)
@@ -117,6 +119,7 @@ def work(connection: Any, make: Callable[[Any], Case], place: Path) -> None:
     scratch.mkdir()
     os.chdir(folder)
     tempfile.tempdir = str(scratch)
+    os.environ["MINIBERT_CACHE_DIR"] = str(cache_folder())  # as it was: to compile takes long
     os.environ |= dict.fromkeys(("HOME", "TMPDIR", "HF_HOME", "XDG_CACHE_HOME"), str(scratch))
     quiet = os.open(place / "said", os.O_RDWR | os.O_CREAT)  # panics print
     for number in (1, 2):
