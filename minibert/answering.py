@@ -238,6 +238,7 @@ class QuestionAnswerer:
         *,
         window: int | None = None,
         thorough: bool = False,
+        lessons: str | Path | None = None,
         **options: Any,
     ) -> Explanation:
         """How one question is answered, step by step, as a page: `.save("page.html")`.
@@ -251,6 +252,8 @@ class QuestionAnswerer:
             window: number of the window that is shown, from 0; None: that of the answer.
             thorough: add integrated gradients, words left out, and a check of the shares; it says
                 how long that takes.
+            lessons: a folder of `minibert lessons`, whose functions run in the definition's place;
+                the page says which step departs from it first.
             **options: fields of `Options`, for this call.
 
         Raises:
@@ -260,7 +263,9 @@ class QuestionAnswerer:
             explain,  # here: it needs much that others do not
         )
 
-        return explain(self, question, context, window=window, thorough=thorough, **options)
+        return explain(
+            self, question, context, window=window, thorough=thorough, lessons=lessons, **options
+        )
 
     def _read(self, example: Any, options: Options) -> Example[InputError | None]:
         """The windows of an example; or the error that it gives, and none."""

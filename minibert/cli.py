@@ -125,7 +125,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         say(f"minibert: error: standard output: cannot be written: {error}\n")
         return 1
     except KeyboardInterrupt as stop:
-        say(f"minibert: interrupted{': ' * bool(str(stop))}{stop}\n")
+        # Some of Python's decoders wrap what comes while they are at work into words of their own.
+        said = "" if stop.__cause__ else str(stop)
+        say(f"minibert: interrupted{': ' * bool(said)}{said}\n")
         return STATUS.get(type(stop), 130)
 
 

@@ -26,6 +26,8 @@ from functools import cache
 from pathlib import Path
 from typing import BinaryIO, cast
 
+from minibert.progress import notice
+
 NAME = re.compile(r"\.minibert-([0-9a-f]{8})-[a-z0-9_]{8}\.draft")
 ASIDE = ".minibert-old"  # ends the name of a folder while another one takes its place
 DAY = 24 * 60 * 60  # seconds; nobody writes a draft for so long
@@ -103,6 +105,8 @@ def draft_folder(parent: Path) -> Iterator[Path]:
         shutil.rmtree(draft, ignore_errors=True)
         if handle is not None:
             os.close(handle)
+        if os.path.lexists(draft):  # what was there before, with files that are not ours to remove
+            notice(f"minibert: {draft}: cannot be removed, and is not needed any more")
 
 
 def complete(draft: Path) -> None:
@@ -189,8 +193,8 @@ def exchange(one: Path, other: Path) -> bool:
 
 def put_back(target: Path) -> None:
     """Undo what a process left that was killed while one folder took the place of another."""
-    aside = target.with_name(target.name + ASIDE)
     with suppress(OSError, ValueError):
+        aside = target.with_name(target.name + ASIDE)
         if not aside.is_dir():
             return
         if os.path.lexists(target):

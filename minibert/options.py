@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from numbers import Integral, Rational, Real
+from pathlib import Path
 from typing import Any
 
 from minibert.errors import InputError
@@ -87,6 +89,36 @@ def check_flag(name: str, value: object) -> bool:
     if not isinstance(value, bool | np.bool_):
         raise InputError(f"{name} must be True or False, got {shown(value)}")
     return bool(value)
+
+
+def check_path(name: str, value: object) -> Path:
+    """The name of a folder as a path, with what ~ stands for.
+
+    Raises:
+        InputError: it is none, or none that a folder can have.
+    """
+    try:
+        text = os.fsdecode(value) if isinstance(value, str | os.PathLike) else ""
+    except TypeError:  # the object gives no text
+        text = ""
+    if not text:
+        raise InputError(f"{name} must be a folder's name, got {shown(value)}")
+    if not may_be_named(text):
+        raise InputError(f"{shown(text)}: no folder can have that name")
+    return Path(os.path.expanduser(text))
+
+
+def may_be_named(text: str) -> bool:
+    r"""Whether a file may have such a name; where the system ends a name at \0, and takes bytes.
+
+    Example:
+        >>> may_be_named("a\n"), may_be_named("a\0"), may_be_named("\ud800")
+        (True, False, False)
+    """
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:  # half of a character
+        return False
 
 
 def is_one_of(value: object, choices: Sequence[str]) -> bool:

@@ -90,23 +90,15 @@ class Waiting:
             KeyboardInterrupt: of the signal's kind.
         """
         now = time.monotonic()
-        if unbroken(frame):
+        if hasattr(signal, "setitimer") and unbroken(frame):  # Windows has no such timers
             self.since = now if self.since is None else self.since
             if now - self.since < PATIENCE:
-                again = threading.Timer(EVERY, _send, [number])
-                again.daemon = True
-                again.start()
+                # A thread could not do it: what is loaded may hold locks of threads.
+                signal.signal(signal.SIGALRM, lambda _, frame: self.end(number, frame))
+                signal.setitimer(signal.ITIMER_REAL, EVERY)
                 return
         self.since = None
         raise ENDINGS[number]
-
-
-def _send(number: int) -> None:
-    """Send a signal to the main thread, and interrupt what it waits for."""
-    if hasattr(signal, "pthread_kill"):
-        signal.pthread_kill(threading.main_thread().ident or 0, number)
-    else:  # Windows
-        signal.raise_signal(number)
 
 
 def unbroken(frame: FrameType | None) -> bool:

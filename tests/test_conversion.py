@@ -18,6 +18,7 @@ from torch_files import write_torch_file
 
 from minibert.checkpoints.conversion import convert
 from minibert.checkpoints.safetensors import open_checkpoint
+from minibert.cli import main
 from minibert.errors import (
     CheckpointError,
     ConfigError,
@@ -316,14 +317,13 @@ convert(sys.argv[1], sys.argv[2], bits=[5, 6, 6])
 def test_the_same_model_gives_the_same_bytes_whatever_the_seed_of_hashes(tmp_path, tensors):
     source = write_pickle(tmp_path / "old", dict(reversed(tensors.items())))
     convert(source, tmp_path / "1", bits=[5, 6, 6])
-    for seed in ("2", "3"):
-        subprocess.run(
-            [sys.executable, "-c", CONVERT, str(source), str(tmp_path / seed)],
-            env=os.environ | {"PYTHONHASHSEED": seed},
-            check=True,
-        )
-        for path in (tmp_path / "1").iterdir():
-            assert (tmp_path / seed / path.name).read_bytes() == path.read_bytes()
+    subprocess.run(
+        [sys.executable, "-c", CONVERT, str(source), str(tmp_path / "2")],
+        env=os.environ | {"PYTHONHASHSEED": "2"},
+        check=True,
+    )
+    for path in (tmp_path / "1").iterdir():
+        assert (tmp_path / "2" / path.name).read_bytes() == path.read_bytes()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
@@ -358,6 +358,39 @@ sys.exit(main(["convert", *sys.argv[1:], "--overwrite"]))
     assert done.stderr == f"minibert: error: {target}: cannot be written: File too large\n"
     np.testing.assert_array_equal(logits(target), before)
     assert [path.name for path in tmp_path.iterdir()] == ["new"]
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a\0b", "\ud800"])
+def test_a_name_that_no_folder_can_have_is_refused_before_anything_is_read(tmp_path, name):
+    with pytest.raises(InputError, match="cannot be written"):
+        convert("no such model", tmp_path / name)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has such folders")
+@pytest.mark.parametrize("folder", ["/proc/new", "/sys/new"])
+def test_a_folder_in_which_nothing_can_be_made_is_named(tiny_folder, folder):
+    with pytest.raises(InputError, match=f"^{folder}: cannot be written: "):
+        convert(tiny_folder, folder)
+
+
+def test_the_current_folder_can_be_converted_onto(tmp_path, tiny_folder, monkeypatch):
+    folder = convert(tiny_folder, tmp_path / "new", dtype="float16")
+    monkeypatch.chdir(folder)
+    with pytest.raises(InputError, match="already there"):
+        convert(tiny_folder, ".")
+    convert(tiny_folder, ".", overwrite=True)
+    np.testing.assert_array_equal(logits(folder), logits(tiny_folder))
+    with pytest.raises(InputError, match="no part of a model"):
+        convert(tiny_folder, "/", overwrite=True)
+
+
+def test_an_old_model_that_cannot_be_removed_is_named(capsys, tmp_path, tiny_folder, monkeypatch):
+    folder = convert(tiny_folder, tmp_path / "new", dtype="float16")
+    monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)
+    assert main(["convert", str(tiny_folder), str(folder), "--overwrite"]) == 0
+    (left,) = [path for path in tmp_path.iterdir() if path != folder]
+    said = f"minibert: {left}: cannot be removed, and is not needed any more\n"
+    assert capsys.readouterr().err == said
 
 
 # --- models that are refused -----------------------------------------------------------------

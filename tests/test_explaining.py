@@ -5,6 +5,7 @@ from itertools import product
 
 import numpy as np
 import pytest
+from learners import with_body
 
 from minibert import InputError, QuestionAnswerer
 from minibert.explaining import attention
@@ -21,6 +22,7 @@ from minibert.explaining.words import (
 )
 from minibert.kernels import gradients, reference
 from minibert.kernels.training import REFERENCE
+from minibert.lessons.folder import write_lessons
 from minibert.parameters import map_layers
 from minibert.training.passes import forward
 
@@ -301,3 +303,50 @@ def test_a_model_that_comes_from_no_files_cannot_be_explained(qa):
     other = QuestionAnswerer(replace(qa.model, files=None))
     with pytest.raises(InputError, match="not loaded from files"):
         other.explain(QUESTION, TEXT)
+
+
+# ---------------------------------------------------------------- a learner's functions
+
+
+@pytest.fixture
+def lessons(tmp_path):
+    """A folder of lessons."""
+    write_lessons(tmp_path / "lessons")
+    return tmp_path / "lessons"
+
+
+def body(*lines):
+    """The body of a function."""
+    return "\n".join(f"    {line}" for line in lines)
+
+
+SOFTMAX = ("exp = np.exp(scores - scores.max(axis=-1, keepdims=True))", "return exp / exp.sum({})")
+
+
+def test_a_right_function_departs_nowhere(qa, lessons):
+    with_body(lessons, "softmax", body(*SOFTMAX).format("axis=-1, keepdims=True"))
+    found = qa.explain(QUESTION, TEXT, lessons=lessons)
+    assert found.learnt.functions == ["softmax"]
+    assert found.learnt.departure is None
+    assert "Every step gives what the definition gives" in found.html()
+    usual = qa.explain(QUESTION, TEXT)
+    np.testing.assert_allclose(found.moves, usual.moves, atol=1e-5)
+    np.testing.assert_allclose(found.strongest.weights, usual.strongest.weights, atol=1e-5)
+
+
+def test_the_first_step_that_departs_is_marked(qa, lessons):
+    with_body(lessons, "softmax", body(*SOFTMAX).format("axis=-2, keepdims=True"))
+    found = qa.explain(QUESTION, TEXT, lessons=lessons)
+    assert found.learnt.departure.step == "layer.0.attention.probs.0"
+    assert "The first step that departs is layer.0.attention.probs.0" in found.html()
+
+
+def test_a_function_that_fails_is_an_error_that_says_where(qa, lessons):
+    with_body(lessons, "layer_norm", body("raise ValueError('no idea')"))
+    with pytest.raises(InputError, match=r"in the first step: ValueError: no idea"):
+        qa.explain(QUESTION, TEXT, lessons=lessons)
+    with_body(lessons, "layer_norm", body("return x[:1]"))
+    with pytest.raises(InputError, match="lessons check"):
+        qa.explain(QUESTION, TEXT, lessons=lessons)
+    with pytest.raises(InputError, match="holds no lessons"):
+        qa.explain(QUESTION, TEXT, lessons=lessons.parent)

@@ -294,6 +294,18 @@ def test_a_broken_pipe_that_is_not_standard_output_is_an_error(capsys, monkeypat
     assert capsys.readouterr() == ("", "minibert: error: Broken pipe\n")
 
 
+def test_words_of_python_are_not_said_with_an_interruption(capsys, monkeypatch):
+    from minibert.cli import main
+    from minibert.commands import doctor
+
+    def stopped(_):
+        raise KeyboardInterrupt("decoding failed") from KeyboardInterrupt()
+
+    monkeypatch.setattr(doctor, "command_doctor", stopped)
+    assert main(["doctor"]) == 130
+    assert capsys.readouterr() == ("", "minibert: interrupted\n")
+
+
 def test_a_second_signal_ends_what_takes_long_to_end(plain):
     let_go()
     assert signal.getsignal(signal.SIGINT) == signal.SIG_DFL

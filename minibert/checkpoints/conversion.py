@@ -34,7 +34,7 @@ from minibert.errors import CheckpointError, InputError
 from minibert.families import FAMILIES, family_name
 from minibert.files import copy_file, naming
 from minibert.kernels.numbers import largest_integer, quantise_rows, row_scales, to_integers
-from minibert.options import STORED_DTYPES, check_bits, check_choice
+from minibert.options import STORED_DTYPES, check_bits, check_choice, check_path
 from minibert.parameters import Int8, Matrix, full
 from minibert.reprs import shown
 from minibert.weights import HEAD, check_weights, read_matrix
@@ -114,9 +114,9 @@ def convert(
         if dtype != "float32":
             raise InputError(f"give dtype or bits: dtype is {dtype!r}, bits is {shown(bits)}")
         bits = check_bits(bits)
-    if not isinstance(output, str | os.PathLike) or not str(output):
-        raise InputError(f"the output must be a folder's name, got {output!r:.80}")
-    target = Path(os.path.expanduser(output))
+    target = check_path("the output", output)
+    if target.name in ("", ".."):  # as in '.', which has no name beside which a draft could lie
+        target = Path(os.path.abspath(target))
     put_back(target)
     check_target(target, overwrite)
     files = find_model(
@@ -188,7 +188,9 @@ def check_target(target: Path, overwrite: bool) -> None:
     Raises:
         InputError: it is there, and may not be replaced.
     """
-    if not os.path.lexists(target):
+    with naming(target):
+        there = os.path.lexists(target)
+    if not there:
         return
     if not overwrite:
         raise InputError(

@@ -23,6 +23,7 @@ from minibert.checkpoints.safetensors import shard_names
 from minibert.config import BertConfig
 from minibert.errors import CheckpointError, InputError, ModelNotFoundError
 from minibert.files import open_file
+from minibert.options import check_path
 from minibert.reprs import shown
 
 EMBEDDED = Path(__file__).parents[1] / "models" / "minilm-l6-squad2"
@@ -191,7 +192,10 @@ def _local(kind: str, name: object) -> Path | None:
     if not str(name):
         raise ModelNotFoundError(f"the {kind}'s name is empty; leave it out for the embedded model")
     # Path.expanduser fails where there is no such user; the path of an object may be bytes.
-    path = Path(os.path.expanduser(os.fsdecode(name)))
+    try:
+        path = Path(os.path.expanduser(os.fsdecode(name)))
+    except TypeError as error:
+        raise InputError(f"the {kind}'s name: {error}") from None
     if os.path.exists(path):  # unlike Path.exists, False for a name longer than the system allows
         return path
     if name == "embedded":
@@ -287,6 +291,7 @@ class HubModel:
 
     Raises:
         ModelNotFoundError: the Hub does not allow such a name.
+        InputError: an argument is of another kind.
     """
 
     def __init__(
@@ -296,6 +301,12 @@ class HubModel:
         token: str | bool | None = None,
         cache_dir: str | Path | None = None,
     ) -> None:
+        if not isinstance(revision, str | None):
+            raise InputError(f"revision must be a branch, tag or commit, got {shown(revision)}")
+        if not isinstance(token, str | bool | None):
+            raise InputError(f"token must be a text, True or False, got {type(token).__name__}")
+        if cache_dir is not None:
+            cache_dir = check_path("cache_dir", cache_dir)
         # Imported here: it takes longer than everything else, and most runs do not need it.
         from huggingface_hub import hf_hub_url
 

@@ -56,6 +56,12 @@ def add_command(commands: Any) -> None:
         help="set the answer beside that to another question (what ends in ?) or from another text",
     )
     explain.add_argument(
+        "--lessons",
+        metavar="DIR",
+        help="run the functions that you wrote there, of minibert lessons, and mark the first step "
+        "that departs from the definition",
+    )
+    explain.add_argument(
         "--window",
         type=at_least(0),
         metavar="N",
@@ -96,7 +102,9 @@ def command_explain(args: argparse.Namespace) -> None:
     names, texts = read_texts(args)
     check_apart(names, args.output)
     qa = load_answerer(args)
-    found = qa.explain(args.question, texts, window=args.window, thorough=args.thorough)
+    found = qa.explain(
+        args.question, texts, window=args.window, thorough=args.thorough, lessons=args.lessons
+    )
     if args.compare is not None:
         other = (args.compare, texts) if args.compare.rstrip().endswith("?") else None
         question, context = other or (args.question, args.compare)

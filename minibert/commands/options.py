@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from minibert.documents import to_json
-from minibert.options import DEVICES, DTYPES, gpu_index
+from minibert.options import DEVICES, DTYPES, gpu_index, may_be_named
 from minibert.progress import notice
 from minibert.reprs import shown
 
@@ -60,7 +60,7 @@ def file_name(text: str) -> str:
     """An argparse type: the name of a file or folder, which an unset shell variable is not."""
     if not text:
         raise argparse.ArgumentTypeError("is empty")
-    if "\0" in text:
+    if not may_be_named(text):
         raise argparse.ArgumentTypeError(f"no file can have that name: {text!r}")
     return text
 

@@ -21,6 +21,7 @@ from minibert.scale.answerer import FIELDS, check_names
 from minibert.scale.tables import Column, table_of
 
 PART_ROWS = 256  # that are read at a time
+BUFFER_BYTES = 1 << 20  # of each column
 GROUP_BYTES = 64 << 20  # of a row group that is written, before it is compressed
 
 
@@ -44,7 +45,8 @@ def open_parquet(args: argparse.Namespace) -> Any:
             "--parquet needs the package pyarrow: pip install 'minibert-qa[tables]'"
         ) from None
     try:
-        file = pyarrow.parquet.ParquetFile(args.parquet)
+        # With a buffer it is read as it goes, without one a whole column of a row group at once.
+        file = pyarrow.parquet.ParquetFile(args.parquet, buffer_size=BUFFER_BYTES, pre_buffer=False)
     except (OSError, ValueError, pyarrow.ArrowException) as error:
         raise unreadable(args.parquet, error) from None
     names = (args.question_column, args.context_column)

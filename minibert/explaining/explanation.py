@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from itertools import pairwise
+from pathlib import Path as FilePath
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from minibert.explaining.attention import (
     shares,
     strongest,
 )
+from minibert.explaining.learner import Learner, Learnt
 from minibert.explaining.passes import (
     Passes,
     Target,
@@ -133,6 +135,7 @@ class Explanation:
     shares: list[Share]  # answer minus "no answer", answer minus rival
     thorough: Thorough | None
     seconds: float
+    learnt: Learnt | None = None  # where a learner's functions ran in the definition's place
     other: Explanation | None = None  # what it is compared with
 
     @property
@@ -172,6 +175,7 @@ def explain(
     *,
     window: int | None = None,
     thorough: bool = False,
+    lessons: str | FilePath | None = None,
     **options: Any,
 ) -> Explanation:
     """See `QuestionAnswerer.explain`."""
@@ -183,13 +187,17 @@ def explain(
         window = check_count("window", window, 0)
         if window >= len(windows):
             raise InputError(f"window {window}: there are {len(windows)}, counted from 0")
+    passes = Passes(model)
+    learner = None if lessons is None else Learner(lessons)
+    if learner is not None:
+        learner.run(passes, passes.forward(windows[0]))  # says what fails, if anything does
+        model = learner.model(model, passes)
     [(_, _, logits)] = model.read([(None, windows)])
     answers = qa.decode(windows, logits, LISTED, chosen)
     looks = see(windows, logits)
     shown = shown_window(looks, answers) if window is None else window
     seen = looks[shown]
 
-    passes = Passes(model)
     kept = passes.forward(seen.window)
     config = model.config
     tokens = model.tokenizer.encode(question)
@@ -204,12 +212,17 @@ def explain(
     best = best_pair(scores, allowed)
     rival = None if best is None else best_rival(scores, allowed, best)
 
+    learnt = None if learner is None else learner.run(passes, kept)
     probs = attention_probs(kept, config)
     found = [share_of(passes, kept, probs, target, words) for target in targets(seen, best, rival)]
     heads = found[0][1] if found else np.zeros((len(probs), len(probs[0])))
     order = np.argsort(-heads, axis=None, kind="stable")[:MAPS]
     chosen_heads = [divmod(int(at), heads.shape[1]) for at in order]
     hidden = [kept.layers[0].x.out, *(layer.output.out for layer in kept.layers)]
+    seen_probs = probs
+    if learnt is not None:
+        hidden = learnt.hidden(config.num_hidden_layers)
+        seen_probs = learnt.probs(config.num_hidden_layers)
     deep = None
     if thorough and found:
         pad = padding_id(model.tokenizer)
@@ -228,9 +241,9 @@ def explain(
         kept=kept,
         moves=np.array([similarity(a, b) for a, b in pairwise(hidden)]),
         early=[early_answer(passes, seen, x, chosen) for x in hidden[1:]],
-        shares_of_heads=shares(probs, groups_of(seen.window)),
-        strongest=strongest(probs),
-        maps={(i, h): probs[i][h] for i, h in chosen_heads},
+        shares_of_heads=shares(seen_probs, groups_of(seen.window)),
+        strongest=strongest(seen_probs),
+        maps={(i, h): seen_probs[i][h] for i, h in chosen_heads},
         importance=heads,
         best=best,
         rival=rival,
@@ -240,6 +253,7 @@ def explain(
         shares=[share for share, _ in found],
         thorough=deep,
         seconds=time.perf_counter() - began,
+        learnt=learnt,
     )
 
 

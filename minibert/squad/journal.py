@@ -18,6 +18,7 @@ from minibert.documents import to_json
 from minibert.errors import InputError, MinibertError
 from minibert.files import writing
 from minibert.model import Model
+from minibert.options import check_path
 from minibert.squad.decoders import Prediction, SquadSettings
 from minibert.squad.files import SquadData, SquadQuestion
 from minibert.squad.predictions import is_answer, is_number
@@ -67,9 +68,7 @@ def journal(
     if output_dir is None:
         yield {}, lambda key, answer: None
         return
-    if not isinstance(output_dir, str | os.PathLike):
-        raise InputError(f"output_dir must be a folder's name, got {output_dir!r:.80}")
-    folder = Path(os.path.expanduser(output_dir))
+    folder = check_path("output_dir", output_dir)
     path = folder / UNFINISHED
     check_folder(folder, overwrite)
     settings_of_run = {"data": data.digest, "questions": len(data.questions), **asdict(settings)}
@@ -103,8 +102,6 @@ def check_folder(folder: Path, overwrite: bool) -> None:
     Raises:
         InputError: it is none, or they are there and may not be overwritten.
     """
-    if "\0" in str(folder):
-        raise InputError(f"{str(folder)!r}: no folder can have that name")
     if os.path.exists(folder) and not os.path.isdir(folder):
         raise InputError(f"{folder}: is not a folder; name another for the output")
     present = [name for name in OUTPUTS if os.path.exists(folder / name)]

@@ -280,8 +280,6 @@ def check_folder(folder: Path) -> None:
     Raises:
         InputError: saying what it holds.
     """
-    if "\0" in str(folder):
-        raise InputError(f"{str(folder)!r}: no folder can have that name")
     if not os.path.lexists(folder):
         return
     if not folder.is_dir():

@@ -12,6 +12,7 @@ from html import escape
 from pathlib import Path
 
 from minibert.explaining.explanation import Explanation
+from minibert.explaining.learner import Learnt, named
 from minibert.pages.explanation.code import cut, listing
 from minibert.pages.explanation.data import script_data
 from minibert.pages.explanation.heads import attention_section
@@ -64,6 +65,7 @@ canvas { width: 100%; max-width: 32rem; image-rendering: pixelated; border: 1px 
 .maps { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(11rem, 1fr)) }
 .sliders { display: grid; gap: .5rem; max-width: 45rem }
 .sliders input[type=range] { width: 100% }
+.departure { padding: .6rem .9rem; background: var(--panel); border-left: 4px solid var(--c1) }
 .beside { display: grid; gap: 1rem 2rem;
   grid-template-columns: repeat(auto-fit, minmax(18rem, 1fr)) }
 """
@@ -72,6 +74,8 @@ canvas { width: 100%; max-width: 32rem; image-rendering: pixelated; border: 1px 
 def explanation_page(e: Explanation) -> str:
     """The whole page."""
     body = ["<main>", *opening(e)]
+    if e.learnt is not None:
+        body += learnt_lines(e.learnt)
     if e.other is not None:
         body += compared(e, e.other)
     for section in SECTIONS:
@@ -113,6 +117,23 @@ def opening(e: Explanation) -> Iterator[str]:
         "<p>This is the way there, step by step, with this question’s own numbers: text, tokens, "
         f"{len(e.seen)} window{'s' * (len(e.seen) > 1)}, {len(seen)} vectors, "
         f"{e.config.num_hidden_layers} layers, logits, spans, answer.</p>"
+    )
+
+
+def learnt_lines(found: Learnt) -> Iterator[str]:
+    """Whose functions ran, and the first step that is not the definition's."""
+    yield "<h2>Your functions</h2>"
+    yield (
+        f"<p>These ran in the place of the definition's: {escape(named(found.functions))}. "
+        "Answers, logits, vectors and attention are theirs; gradients are the definition's.</p>"
+    )
+    if found.departure is None:
+        yield "<p><b>Every step gives what the definition gives.</b></p>"
+        return
+    step, what = found.departure.step, found.departure.what
+    yield (
+        f'<p class="departure"><b>The first step that departs is {escape(step)}:</b> '
+        f"{escape(what)}.</p>"
     )
 
 
