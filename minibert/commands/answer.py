@@ -11,13 +11,25 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 
 from minibert.commands.options import add_model_options, at_least, dump, examples, file_name
 from minibert.errors import InputError
-from minibert.files import check_apart, check_output, writing
-from minibert.progress import notice
+from minibert.files import check_apart, check_output, open_file, writing
+from minibert.progress import harmless, notice
 from minibert.sentences import sentence_around
 
 if TYPE_CHECKING:
     from minibert.answering import QuestionAnswerer
     from minibert.spans import Answer
+
+
+# Options of a QuestionAnswerer that are options of a command too, by the same names.
+ANSWERING = (
+    "max_answer_length",
+    "max_seq_length",
+    "max_question_length",
+    "doc_stride",
+    "align_to_words",
+    "max_overlap",
+    "min_score",
+)
 
 
 def add_command(commands: Any) -> None:
@@ -243,7 +255,7 @@ def command_answer(args: argparse.Namespace) -> None:
     if args.jsonl is not None:
         check_output(args.output)
         check_apart([args.jsonl], args.output)
-        with open_file(args.jsonl) as source:  # before the model, which may take longer
+        with open_input(args.jsonl) as source:  # before the model, which may take longer
             from minibert.commands.stream import answer_rows
 
             answer_rows(load_answerer(args), source, args)
@@ -265,8 +277,7 @@ def command_answer(args: argparse.Namespace) -> None:
             shown = [answer.to_dict() for answer in answers]
             out.write(dump(shown[0] if args.top_k == 1 else shown) + "\n")
         else:
-            marks = marks_for(out)
-            blocks = [describe(a, texts[a.document], names[a.document], marks) for a in answers]
+            blocks = [describe(a, texts[a.document], names[a.document], out) for a in answers]
             out.write("\n\n".join(blocks) + "\n")
 
 
@@ -274,7 +285,7 @@ def load_answerer(args: argparse.Namespace) -> QuestionAnswerer:
     """The QuestionAnswerer that the options describe."""
     from minibert.answering import QuestionAnswerer  # here: --help needs no NumPy
 
-    options = {}
+    options = {name: getattr(args, name) for name in ANSWERING if hasattr(args, name)}
     if args.null_threshold is not None:
         options["null_score_diff_threshold"] = args.null_threshold
     return QuestionAnswerer(
@@ -283,13 +294,6 @@ def load_answerer(args: argparse.Namespace) -> QuestionAnswerer:
         dtype=args.dtype,
         num_threads=args.threads,
         revision=args.revision,
-        max_answer_length=args.max_answer_length,
-        max_seq_length=args.max_seq_length,
-        max_question_length=args.max_question_length,
-        doc_stride=args.doc_stride,
-        align_to_words=args.align_to_words,
-        max_overlap=args.max_overlap,
-        min_score=args.min_score,
         **options,
     )
 
@@ -316,7 +320,7 @@ def read_file(path: str, may_be_empty: bool = False) -> str:
         InputError: it cannot be read, is not UTF-8, or is empty and may not be.
     """
     shown = "standard input" if path == "-" else path
-    with open_file(path) as file:
+    with open_input(path) as file:
         try:
             text = file.read().decode("utf-8-sig")
         except OSError as error:
@@ -328,7 +332,7 @@ def read_file(path: str, may_be_empty: bool = False) -> str:
     return text
 
 
-def open_file(path: str) -> AbstractContextManager[BinaryIO]:
+def open_input(path: str) -> AbstractContextManager[BinaryIO]:
     """Open a file for reading, or standard input for '-', which stays open.
 
     Raises:
@@ -339,10 +343,9 @@ def open_file(path: str) -> AbstractContextManager[BinaryIO]:
             raise InputError("standard input is closed; name a file")
         return nullcontext(sys.stdin.buffer)
     try:
-        return open(path, "rb")
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{path}: cannot be read: {reason}") from None
+        return open_file(path, pipes=True)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
 
 
 def marks_for(out: TextIO) -> tuple[str, str]:
@@ -352,13 +355,24 @@ def marks_for(out: TextIO) -> tuple[str, str]:
     return "[", "]"
 
 
-def describe(answer: Answer, text: str, name: str, marks: tuple[str, str]) -> str:
-    """An answer for people: its text, its sentence with the span marked, and the figures."""
+def describe(answer: Answer, text: str, name: str, out: TextIO) -> str:
+    """An answer for people: its text, its sentence with the span marked, and the figures.
+
+    Args:
+        answer: to show.
+        text: that it stands in.
+        name: of the text's file, or empty.
+        out: where it will be written.
+    """
     figures = f"score {answer.score:.2f}, probability {answer.probability:.2f}"
     if answer.is_null:
         return f"(no answer)\n  {figures}: the text does not seem to say"
     begin, end = sentence_around(text, answer.start, answer.end)
-    before, after = text[begin : answer.start], text[answer.end : end]
-    sentence = " ".join(f"{before}{marks[0]}{answer.text}{marks[1]}{after}".split())
+    before, found, after, name = (
+        harmless(part, out)
+        for part in (text[begin : answer.start], answer.text, text[answer.end : end], name)
+    )
+    mark, unmark = marks_for(out)
+    sentence = " ".join(f"{before}{mark}{found}{unmark}{after}".split())
     place = f"characters {answer.start} to {answer.end}" + (f" of {name}" if name else "")
-    return f"{answer.text}\n  {sentence}\n  {figures}, {place}"
+    return f"{found}\n  {sentence}\n  {figures}, {place}"

@@ -13,7 +13,6 @@ import argparse
 import hashlib
 import json
 import math
-import os
 import re
 import sys
 from collections import deque
@@ -26,7 +25,7 @@ from typing import Any, BinaryIO, TextIO, TypeAlias
 from minibert.answering import Context, QuestionAnswerer
 from minibert.commands.options import dump
 from minibert.errors import InputError, MinibertError
-from minibert.files import is_device, real_file, writing
+from minibert.files import is_device, json_value, open_file, real_file, writing
 from minibert.progress import notice, on_terminal, progress
 from minibert.unfinished import header_of, lines_of, unfinished
 
@@ -212,7 +211,7 @@ def skip_answered(
     for record in lines_of(file):
         line = next(lines, None)
         match = RECORD.fullmatch(record)
-        if match is None:
+        if match is None or not is_object(match[3]):
             problem = f"{path}, line {done + 2}: is damaged"
         elif line is None:
             problem = f"{path}: an unfinished run over more rows than the {done} of {source.name}"
@@ -230,6 +229,19 @@ def skip_answered(
         file.truncate(file.tell() - len(record) - 1)
         return done, bad, lines if line is None else chain([line], lines)
     return done, bad, lines
+
+
+def is_object(text: bytes) -> bool:
+    """Whether this is an object of JSON, so that a row may be written as it stands here.
+
+    Example:
+        >>> is_object(b'{"score": 1.5}'), is_object(b'{"score": NaN}'), is_object(b'{"sco": 1.5')
+        (True, False, False)
+    """
+    try:  # of the constants NaN and Infinity, int makes a ValueError
+        return isinstance(json_value(text.decode(), parse_constant=int), dict)
+    except ValueError:
+        return False
 
 
 def digest(content: bytes) -> bytes:
@@ -331,7 +343,8 @@ def read_lines(source: BinaryIO, path: str) -> Iterator[Line]:
 
 def count_lines(path: str) -> int | None:
     """How many questions a file holds; None for what can be read only once."""
-    if not os.path.isfile(path):
+    try:
+        with open_file(path) as file:
+            return sum(1 for _ in read_lines(file, path))
+    except OSError:
         return None
-    with open(path, "rb") as file:
-        return sum(1 for _ in read_lines(file, path))
