@@ -12,6 +12,8 @@ from minibert.errors import InputError
 from minibert.parameters import TableRows
 from minibert.reprs import short
 
+UNSIGNED = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}  # by bytes of a number
+
 
 def checked_ids(
     input_ids: Ints, token_type_ids: Ints, position_ids: Ints, rows: TableRows
@@ -28,20 +30,22 @@ def checked_ids(
         InputError: the three are not as many, or one points beyond its table.
     """
     found = []
+    tokens = len(input_ids)
     given = (input_ids, token_type_ids, position_ids)
     for name, ids, count in zip(TableRows._fields, given, rows, strict=True):
-        ids = np.asarray(ids)
-        if ids.shape != (len(input_ids),) or ids.dtype.kind not in "iu":
+        ids = np.ascontiguousarray(ids)
+        if ids.shape != (tokens,) or ids.dtype.kind not in "iu":
             raise InputError(
-                f"{name} of a batch must be as many whole numbers as input_ids, "
-                f"{len(input_ids)}, got {short(ids)}"
+                f"{name} of a batch must be as many whole numbers as input_ids, {tokens}, got "
+                f"{short(ids)}"
             )
-        if len(ids) and not (ids.min() >= 0 and ids.max() < count):
+        # Without the sign, negative numbers are the largest: one look at each array is enough.
+        if tokens and ids.view(UNSIGNED[ids.dtype.itemsize]).max() >= count:
             raise InputError(
                 f"{name} of a batch must be from 0 to {count - 1}, the last row of the model's "
                 f"table, got {ids.min()} to {ids.max()}"
             )
-        found.append(np.ascontiguousarray(ids, np.int32))
+        found.append(ids.astype(np.int32, copy=False))
     return found[0], found[1], found[2]
 
 
@@ -62,7 +66,7 @@ def check_windows(cu_seqlens: Ints, tokens: int) -> None:
         or not len(borders)
         or borders[0] != 0
         or borders[-1] != tokens
-        or (borders[1:] < borders[:-1]).any()
+        or not (borders[1:] >= borders[:-1]).all()
     ):
         raise InputError(
             f"cu_seqlens must go up from 0 to {tokens}, the tokens of the batch, got "

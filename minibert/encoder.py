@@ -15,6 +15,8 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
+
 from minibert.arrays import Floats, Ints
 from minibert.batches import Batch
 from minibert.config import BertConfig
@@ -24,6 +26,7 @@ from minibert.parameters import Layer, Parameters
 from minibert.trace import Trace, note
 
 
+@np.errstate(over="ignore", divide="ignore", invalid="ignore")  # it shows in the logits
 def bert(
     batch: Batch,
     weights: Parameters[Any, Any, Any, Any],

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from minibert.batches import Batch, pack
+from minibert.batches import pack
 from minibert.checkpoints.hub import ModelFiles, find_model, find_tokenizer
 from minibert.checkpoints.safetensors import open_checkpoint
 from minibert.checkpoints.vocabularies import load_tokenizer
@@ -31,6 +31,9 @@ from minibert.tokenizer import Pair, Tokenizer
 from minibert.trace import Trace
 from minibert.weights import load_weights
 from minibert.windows import Window, make_windows
+
+# No model means a logit beyond it: sums and differences of such would leave float32's range.
+LARGEST_LOGIT = 1e30
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,7 +147,7 @@ class Model:
         """Run one packed batch: start and end logits [S] of each window."""
         batch = pack(windows)
         logits = qa_logits(batch, self.weights, self.config, self.kernels, trace)
-        return self._split(batch, logits)
+        return batch.split(self.checked(logits))
 
     def begin(self, windows: list[Window]) -> Callable[[], list[Logits]]:
         """Begin a packed batch; the function that comes back waits for what `logits` gives.
@@ -153,20 +156,26 @@ class Model:
         """
         batch = pack(windows)
         wait = begin_logits(batch, self.weights, self.config, self.kernels)
-        return lambda: self._split(batch, wait())
+        return lambda: batch.split(self.checked(wait()))
 
-    def _split(self, batch: Batch, logits: Logits) -> list[Logits]:
-        """The logits of each window.
+    def checked(self, logits: Logits) -> Logits:
+        """The logits of a batch, which can be compared and added up.
 
         Raises:
-            BackendError: they are not finite.
+            BackendError: they are not finite, or so large that their sums are not.
         """
-        if not all(np.isfinite(part).all() for part in logits):
+        if not all((np.abs(part) < LARGEST_LOGIT).all() for part in logits):
+            eps = self.config.layer_norm_eps
+            causes = [f"too large for {self.dtype}"]
+            if not np.float32(eps):
+                causes.append(f"such that a norm with layer_norm_eps {eps!r} divides by zero")
+            remedy = "" if self.dtype == "float32" else "Use dtype='float32'. "
             raise BackendError(
-                f"{self.name}: its logits are not finite numbers. The weights are damaged, or too "
-                f"large for {self.dtype}."
+                f"{self.name}: its logits are not finite numbers, or beyond {LARGEST_LOGIT:g}: the "
+                f"weights are damaged, or {', or '.join(causes)}. {remedy}`minibert doctor` with "
+                "--model says what the files hold."
             )
-        return batch.split(logits)
+        return logits
 
     def read(
         self,

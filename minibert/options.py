@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from numbers import Integral, Rational, Real
+from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from minibert.errors import InputError
 from minibert.reprs import shown
@@ -65,6 +65,7 @@ def as_float(value: object) -> float | None:
     """A number as a float; None for what is none, for NaN, and for what no float can hold.
 
     Example:
+        >>> import numpy as np
         >>> as_float(np.float32(0.5)), as_float(10**400), as_float(True), as_float("1")
         (0.5, None, None, None)
     """
@@ -83,9 +84,41 @@ def check_flag(name: str, value: object) -> bool:
     Raises:
         InputError: naming the option and the value.
     """
+    import numpy as np  # here: --help needs no NumPy
+
     if not isinstance(value, bool | np.bool_):
         raise InputError(f"{name} must be True or False, got {shown(value)}")
     return bool(value)
+
+
+def check_path(name: str, value: object) -> Path:
+    """The name of a folder as a path, with what ~ stands for.
+
+    Raises:
+        InputError: it is none, or none that a folder can have.
+    """
+    try:
+        text = os.fsdecode(value) if isinstance(value, str | os.PathLike) else ""
+    except TypeError:  # the object gives no text
+        text = ""
+    if not text:
+        raise InputError(f"{name} must be a folder's name, got {shown(value)}")
+    if not may_be_named(text):
+        raise InputError(f"{shown(text)}: no folder can have that name")
+    return Path(os.path.expanduser(text))
+
+
+def may_be_named(text: str) -> bool:
+    r"""Whether a file may have such a name; where the system ends a name at \0, and takes bytes.
+
+    Example:
+        >>> may_be_named("a\n"), may_be_named("a\0"), may_be_named("\ud800")
+        (True, False, False)
+    """
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:  # half of a character
+        return False
 
 
 def is_one_of(value: object, choices: Sequence[str]) -> bool:

@@ -142,17 +142,24 @@ def map_layers(
     layers: tuple[Layer[Dense, Norm], ...],
     dense: Callable[[Dense], DenseT],
     norm: Callable[[Norm], NormT],
+    intermediate: Callable[[Dense], DenseT] | None = None,
 ) -> tuple[Layer[DenseT, NormT], ...]:
     """Layers with each dense layer and each norm as a backend keeps it.
 
     A layer that stands there several times is brought into that form once.
+
+    Args:
+        layers: as they come from a file, where each part may be read only when it is asked for.
+        dense: brings a dense layer into that form.
+        norm: brings a norm into it.
+        intermediate: brings the intermediate layer into it; None: as every dense layer.
     """
     made = {
         id(layer): Layer(
             qkv=dense(layer.qkv),
             attention_output=dense(layer.attention_output),
             attention_norm=norm(layer.attention_norm),
-            intermediate=dense(layer.intermediate),
+            intermediate=(intermediate or dense)(layer.intermediate),
             output=dense(layer.output),
             output_norm=norm(layer.output_norm),
         )

@@ -19,7 +19,7 @@ DOCUMENTS = [
     path
     for path in sorted(ROOT.glob("**/*.md"))
     if not any(p.startswith(".") or p == "site-packages" for p in path.relative_to(ROOT).parts)
-] + [ROOT / ".github" / "CONTRIBUTING.md"]
+] + [ROOT / ".github" / name for name in ("CONTRIBUTING.md", "SECURITY.md")]
 SOURCES = [
     path
     for folder in ("minibert", "kernels")
@@ -36,6 +36,11 @@ MODULES = [
 def test_examples_in_docstrings_run(name):
     if name == "minibert.kernels.cuda.ptx" and (reason := missing_compiler()):
         pytest.skip(reason)
+    if name == "minibert.scale.haystack":
+        pytest.importorskip("haystack")
+    if name.startswith("minibert.serve."):
+        for needed in ("starlette", "uvicorn"):
+            pytest.importorskip(needed, reason="minibert's extra 'serve' is not installed")
     module = importlib.import_module(name)
     assert doctest.testmod(module, optionflags=doctest.ELLIPSIS).failed == 0
 

@@ -1,20 +1,28 @@
 """What users give: numbers of other programs, numbers beyond all bounds, objects of any kind."""
 
+import warnings
 from decimal import Decimal
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
+from squad_files import EXAMPLE
 
 from minibert.answering import Options, QuestionAnswerer
+from minibert.checkpoints.conversion import convert
 from minibert.commands.options import at_least
 from minibert.errors import BackendError, InputError, MinibertError
 from minibert.kernels.backend import get_backend
 from minibert.kernels.training import get_training_kernels
-from minibert.options import check_count, check_number
+from minibert.model import load_model
+from minibert.options import check_count, check_number, check_path
 from minibert.pipelines import PipelineOptions, QuestionAnsweringPipeline, pipeline
 from minibert.reprs import shown, spelled
 from minibert.squad.decoders import SquadSettings
+from minibert.squad.evaluation import evaluate
+from minibert.squad.files import read_squad
+from minibert.training.run import train
 from minibert.training.settings import TrainingSettings
 
 LONG = "The old ship sailed to the moon and Ada Lee wrote a book in Berlin. " * 30
@@ -149,6 +157,72 @@ def test_no_value_of_an_option_is_a_traceback(tiny, value):
     for name in ("device", "dtype", "task"):
         with pytest.raises(MinibertError):
             pipeline(model=tiny.name, **{name: value})
+
+
+def test_arguments_that_are_passed_over_may_be_anything(tiny):
+    for value in (np.zeros(3), Odd(), {}, {"a": 1}, 10**5000):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            asked = pipeline(model=tiny, framework=value, device_map=value, padding=value)
+        assert asked("who?", "a ship")
+        assert "padding" not in repr(asked)
+
+
+class Named:
+    """A path whose name is what it was given."""
+
+    def __init__(self, name):
+        self.name = name
+
+    def __fspath__(self):
+        return self.name
+
+
+@pytest.mark.parametrize("name", ["a\0b", "\ud800", "", 5, b"a", None, Named(5), Named(b"a\0")])
+def test_what_names_no_folder_is_refused(tiny, tiny_folder, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(InputError, match=r"must be a folder's name|no folder can have that name"):
+        check_path("the output", name)
+    data = read_squad(EXAMPLE)
+    with pytest.raises(InputError):
+        convert(tiny_folder, name)
+    with pytest.raises(InputError):
+        train(data, tiny_folder, name)
+    if name is not None:
+        with pytest.raises(InputError):
+            evaluate(tiny, data, output_dir=name)
+        with pytest.raises(InputError):
+            load_model("an/organisation", cache_dir=name)
+    if not isinstance(name, str | None):
+        with pytest.raises(InputError, match="revision must be"):
+            load_model("an/organisation", revision=name)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", [str, Path, Named, lambda name: Named(name.encode())])
+def test_a_folder_s_name_may_be_an_object(tiny_folder, tmp_path, kind):
+    assert convert(kind(str(tiny_folder)), kind(str(tmp_path / "out"))) == tmp_path / "out"
+    assert load_model(kind(str(tmp_path / "out")), device="reference").windows("who?", ["a ship"])
+
+
+@pytest.mark.parametrize("text", ["who\udc80?", "\ud800", "\udfff\ud800 ada"])
+def test_halves_of_characters_are_refused(tiny, text):
+    for question, context in ((text, "ada lee"), ("who?", text), ("who?", [text, "ada"])):
+        with pytest.raises(InputError, match="lone surrogate"):
+            QuestionAnswerer(tiny).answer(question, context)
+    with pytest.raises(InputError, match="lone surrogate"):
+        QuestionAnsweringPipeline(tiny)(text, "ada lee")
+
+
+@pytest.mark.parametrize("text", ["who\0?", "\0", "a\x1b[31m \x7f ada", "\u202eada\u2066"])
+def test_control_characters_are_characters(tiny, text):
+    qa, plain = QuestionAnswerer(tiny), QuestionAnsweringPipeline(tiny)
+    for question, context in ((text, "ada lee"), ("who?", text), ("who?", [text, "ada"])):
+        answer = qa.answer(question, context, null_score_diff_threshold=np.inf)
+        texts = [context] if isinstance(context, str) else context
+        assert texts[answer.document][answer.start : answer.end] == answer.text
+    assert plain(text, "ada lee")["answer"] in ("", "ada", "lee", "ada lee")
 
 
 def test_numbers_of_a_command_line_have_an_end():

@@ -6,7 +6,6 @@ stopped (journal.py).
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 
 from minibert.errors import InputError
 from minibert.model import Model
-from minibert.options import check_choice, check_number
+from minibert.options import check_choice, check_number, check_path
 from minibert.progress import notice, progress
 from minibert.reprs import short_repr, shown
 from minibert.squad.decoders import Prediction, SquadSettings, make_decoder
@@ -150,7 +149,7 @@ def evaluate(
         seconds = perf_counter() - begin
         found = {question.id: found[question.id] for question in questions}
         if output_dir is not None:
-            write_outputs(Path(os.path.expanduser(output_dir)), found)
+            write_outputs(check_path("output_dir", output_dir), found)
     predictions = {key: answer.text for key, answer in found.items()}
     odds = {key: a.null_odds for key, a in found.items() if a.null_odds is not None} or None
     return Evaluation(
