@@ -146,19 +146,27 @@ def departure(mine: Traced, right: Traced) -> str | None:
     return "logits" if compare(mine.logits, right.logits, "logits") else None
 
 
-def run_file(path: Path, code: Any) -> dict[str, Any]:
+def run_file(path: Path, code: Any, written: Collection[str]) -> dict[str, Any]:
     """Run a learner's file.
+
+    Args:
+        path: the file.
+        code: of it.
+        written: names of functions that it should then hold.
 
     Returns:
         What its names mean.
 
     Raises:
-        Unusable: it ends with an error.
+        Unusable: it ends with an error, or without these functions.
     """
     names: dict[str, Any] = {"__name__": path.stem, "__file__": str(path)}
     _, error = attempt(lambda: exec(code, names))
     if error is not None:
         raise Unusable("broken", said(error, path))
+    for name in written:
+        if not callable(names.get(name)):
+            raise Unusable("broken", f"when the file has run, {name!r} is no function in it")
     return names
 
 
@@ -212,7 +220,7 @@ def load_learner(
         try:
             code, written = read_lesson(path, lesson)
             written = [name for name in written if only is None or name in only]
-            names = run_file(path, code) if written else {}
+            names = run_file(path, code, written) if written else {}
         except Unusable as problem:
             raise InputError(f"{path}: {problem.text}") from None
         functions |= {name: names[name] for name in written}

@@ -64,7 +64,7 @@ def try_lesson(path: Path, lesson: Lesson) -> Verdict:
                 raise Unusable("unwritten", "")
             world = World()
             right = {step.name: _right(step, world) for step in lesson.steps}
-            names = run_file(path, code)
+            names = run_file(path, code, written)
             world.put({name: names[name] for name in written})
             bind(names, lesson, world)
             for step in lesson.steps:
