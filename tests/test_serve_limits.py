@@ -258,6 +258,7 @@ def test_connections_beyond_the_limit_are_told_so(tiny):
         assert status_of(head) == 503
         assert f"content-length: {len(body)}".encode() in head
         assert list(json.loads(body)) == ["error"]
+        assert served.service.metrics.refused.values == {(): 1}
         first[0].sendall(request(more="Connection: close\r\n"))
         assert status_of(received(first[0])) == 200
         until(lambda: len(served.server.server_state.connections) == 1)

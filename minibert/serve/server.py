@@ -109,7 +109,7 @@ def make_server(app: Callable[..., Any], service: Service) -> Server:
     settings: Settings = service.settings
     config = uvicorn.Config(
         app,
-        http=guarded_protocol(settings),
+        http=guarded_protocol(settings, service.metrics.refused),
         loop="asyncio",
         ws="none",
         lifespan="on",
