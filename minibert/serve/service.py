@@ -20,6 +20,8 @@ from minibert.serve.refusals import Refusal, stopping, too_busy, too_slow
 from minibert.serve.settings import Settings
 from minibert.serve.sharing import SharedModel, Ticket, released
 
+THREADS = 256  # requests that share batches; more of them wait for one of these
+
 # Understands a body: the request, and how many texts it has.
 Reader = Callable[[bytes], tuple[dict[str, Any], int]]
 # Answers such a request: what is sent as JSON.
@@ -45,8 +47,8 @@ class Service:
             join_seconds=settings.join_seconds,
             seen=self._see,
         )
-        # A thread for each request that may be under way: most of them wait for logits.
-        self.threads = ThreadPoolExecutor(settings.queue, "minibert request")
+        # A thread for each request that is under way: most of them wait for logits.
+        self.threads = ThreadPoolExecutor(min(settings.queue, THREADS), "minibert request")
         # Long texts have a lane of their own, or a few of them would hold up all others.
         self.turn = threading.Semaphore(settings.readers)
         self.long_turn = threading.Semaphore(1)
