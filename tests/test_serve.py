@@ -98,6 +98,19 @@ def test_top_k_above_one_gives_a_list_even_of_one_answer(served):
     assert served.post("/", body)[1]["answer"] == "ada"
 
 
+def test_a_long_text_is_split_while_other_threads_run(served, tiny):
+    text = "ada wrote it . " * 4000  # 60,000 characters
+    released = served.service.model.tokenizer
+    for each in ("who", text, "\u0301 a  ", ""):
+        ours, theirs = released.encode(each), tiny.tokenizer.encode(each)
+        assert ours.ids.tolist() == theirs.ids.tolist()
+        assert ours.offsets.tolist() == theirs.offsets.tolist()
+        assert ours.words.tolist() == theirs.words.tolist()
+    assert type(released.backend).encode is not type(tiny.tokenizer.backend).encode
+    pairs = [{"question": "who", "context": text}, PAIR]
+    assert [served.post("/", {"inputs": pair})[0] for pair in pairs] == [200, 200]
+
+
 def test_offsets_count_characters(served):
     text = "🦊 shalom שלום — ada"
     status, answer = served.post("/", {"inputs": {"question": "who 🦊", "context": text}})

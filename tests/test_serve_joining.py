@@ -121,7 +121,6 @@ def test_those_who_come_while_a_batch_runs_share_the_next(gate, ask, joiner):
 def test_a_long_text_holds_up_a_short_one_for_one_batch(gate, ask):
     long, _ = ask(*range(100, 110))
     gate.begun.acquire()
-    assert gate.batches == [[100, 101, 102]]  # nobody else wants the room
     ask.busy = True
     short, _ = ask(1)
     other, _ = ask(2, 3)
@@ -129,7 +128,16 @@ def test_a_long_text_holds_up_a_short_one_for_one_batch(gate, ask):
     assert first_of(short.result()) == [1]
     assert first_of(other.result()) == [2, 3]
     assert first_of(long.result()) == list(range(100, 110))
-    assert gate.batches == [[100, 101, 102], [103, 1, 2], [104, 3, 105], [106, 107, 108], [109]]
+    assert gate.batches[:4] == [[100], [101, 1, 2], [102, 3], [103]]
+
+
+def test_a_text_that_is_alone_fills_a_quarter_of_a_batch(gate, threads):
+    joiner = Joiner(gate, batch_tokens=120, join_seconds=0.0, seen=lambda batch: None)
+    gate.let_through()
+    found = joiner.read([window(token) for token in range(7)], Future())
+    assert first_of(found) == list(range(7))
+    assert gate.batches == [[0, 1, 2], [3, 4, 5], [6]]
+    joiner.close()
 
 
 def test_short_ones_do_not_starve_a_long_text(gate, ask):
@@ -174,7 +182,7 @@ def test_nothing_runs_for_those_who_left(gate, ask, joiner):
             each.result()
     gate.let_through()
     assert first_of(short.result()) == [3]
-    assert gate.batches == [[100, 101, 102], [3]]
+    assert gate.batches == [[100], [3]]
     assert joiner.tokens == 0
     assert not joiner.waiting
 

@@ -179,6 +179,7 @@ def test_headers_that_trickle_in_do_not_hold_a_connection(tiny):
         until(lambda: not served.server.server_state.connections)
 
 
+@pytest.mark.slow
 def test_a_connection_that_waits_after_an_answer_is_closed(tiny):
     with Served(tiny, idle_seconds=SHORT, head_seconds=SHORT) as served:
         with served.connect() as connection:
@@ -236,6 +237,7 @@ def test_nothing_is_run_for_a_client_that_left(tiny):
         assert served.service.metrics.batch_requests.sum == 1
 
 
+@pytest.mark.slow
 def test_a_client_that_does_not_take_its_answer_is_cut(tiny):
     times = {"body_seconds": SHORT, "answer_seconds": SHORT, "head_seconds": SHORT}
     with Served(tiny, idle_seconds=SHORT, **times) as served, served.connect() as connection:
@@ -258,6 +260,7 @@ def test_connections_beyond_the_limit_are_told_so(tiny):
         assert status_of(head) == 503
         assert f"content-length: {len(body)}".encode() in head
         assert list(json.loads(body)) == ["error"]
+        assert served.service.metrics.refused.values == {(): 1}
         first[0].sendall(request(more="Connection: close\r\n"))
         assert status_of(received(first[0])) == 200
         until(lambda: len(served.server.server_state.connections) == 1)

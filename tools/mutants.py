@@ -52,6 +52,20 @@ GRADIENTS, PASSES, LOSS = (
     "minibert/training/loss.py",
 )
 BY_DIFFERENCES = "test_gradients.py"
+CONTRACT, JOINING, SERVICE, BODIES, CONNECTIONS, KEYS, JOURNAL, SHARING = (
+    f"minibert/serve/{name}.py"
+    for name in (
+        "contract",
+        "joining",
+        "service",
+        "bodies",
+        "connections",
+        "keys",
+        "journal",
+        "sharing",
+    )
+)
+SERVED, JOINED, LIMITED = "test_serve.py", "test_serve_joining.py", "test_serve_limits.py"
 TRAINING, TRAINED = "kernels/cpu/training/", "test_cpu_training.py"
 CPU = "test_cpu_kernels.py::"
 EXPLAINING = "test_explaining.py"
@@ -461,6 +475,24 @@ MUTANTS = [
            "test_drafts.py"),
     Mutant("drafts: an old model goes before the new one is there", "minibert/drafts.py", "if not os.path.lexists(target):",
            "if not shutil.rmtree(target, ignore_errors=True):", "test_drafts.py"),
+    Mutant("CPU: damaged code is run", "kernels/cache.py", "return code if hashlib.sha256(code).digest() == digest else None",
+           "return code", "test_cpu_compiler.py"),
+    Mutant("serve: one answer of several is bare", CONTRACT, "[answers] if top_k > 1 and", "[answers] if top_k > 99 and", SERVED),
+    Mutant("serve: the address outweighs the body", CONTRACT, "{**_from_query(query), **(parameters or {})}",
+           "{**(parameters or {}), **_from_query(query)}", SERVED),
+    Mutant("serve: NaN is taken", CONTRACT, ", parse_constant=_refuse_constant", "", SERVED),
+    Mutant("serve: batches for those who left", JOINING, "if reading.result.cancelled():", "if False:", JOINED),
+    Mutant("serve: a long text goes first", JOINING, "self.waiting.append(reading)  # behind", "self.waiting.appendleft(reading)  # behind", JOINED),
+    Mutant("serve: a long text fills whole batches", JOINING, "if reading in served and room", "if False and room", JOINED),
+    Mutant("serve: a failed batch is forgotten", JOINING, "                    self._drop(reading)\n", "", JOINED),
+    Mutant("serve: places are lost", SERVICE, "            self.places.give(more)\n", "            pass\n", LIMITED),
+    Mutant("serve: work for clients that left", SERVICE, "            ticket.give_up()\n", "            pass\n", LIMITED),
+    Mutant("serve: bodies are held for ever", BODIES, "self.service.bodies.give(self.held)", "pass", LIMITED),
+    Mutant("serve: each byte moves the deadline", CONNECTIONS, "if not self.busy and self.is_busy():", "if True:", LIMITED),
+    Mutant("serve: part of a key is enough", KEYS, "hmac.compare_digest(given.strip().encode(\"utf-8\", \"replace\"), key.encode())",
+           "key.startswith(given.strip()[:4])", LIMITED),
+    Mutant("serve: lines of the log can be forged", JOURNAL, "ascii(f\"", "str(f\"'", LIMITED),
+    Mutant("serve: windows beyond number", SHARING, "if tokens > max(", "if False and tokens > max(", LIMITED),
     Mutant("CPU: old code for new sources", COMPILER, "digest.update(source.read_bytes())", "pass",
            "test_cpu_compiler.py"),
     Mutant("explain: value not multiplied", "minibert/explaining/passes.py",

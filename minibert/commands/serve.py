@@ -60,7 +60,7 @@ def add_command(commands: Any) -> None:
         "--max-characters",
         type=at_least(1),
         metavar="N",
-        help="of one request's questions and texts (default: 500000)",
+        help="of one request's questions and texts (default: 200000)",
     )
     serve.add_argument(
         "--max-texts",

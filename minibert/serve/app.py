@@ -149,7 +149,7 @@ def on_minibert_error(request: Request, error: Exception) -> Response:
             headers["retry-after"] = str(error.retry_after)
         if status == 401:
             headers["www-authenticate"] = "Bearer"
-        if status == 503:
+        if status in (408, 503):
             headers["connection"] = "close"
     return error_reply(request, status, str(error), headers)
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from minibert.serve.metrics import Counter
 from minibert.serve.settings import Settings
 
 FULL = (
@@ -21,8 +22,13 @@ FULL = (
 )
 
 
-def guarded_protocol(settings: Settings) -> type[asyncio.Protocol]:
-    """HTTP/1.1 as uvicorn has it, with these deadlines and this many connections."""
+def guarded_protocol(settings: Settings, refused: Counter) -> type[asyncio.Protocol]:
+    """HTTP/1.1 as uvicorn has it, with these deadlines and this many connections.
+
+    Args:
+        settings: the limits.
+        refused: counts connections beyond those.
+    """
     # A request that is under way has deadlines of its own, in sum less than this; what is left is
     # for a client to take its answer.
     longest = 2 * settings.body_seconds + settings.answer_seconds
@@ -38,6 +44,7 @@ def guarded_protocol(settings: Settings) -> type[asyncio.Protocol]:
             super().connection_made(transport)
             self.set_deadline(settings.head_seconds)
             if len(self.connections) > settings.max_connections:
+                refused.add()
                 transport.write(FULL)
                 transport.close()
 

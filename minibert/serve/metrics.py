@@ -117,6 +117,9 @@ class Metrics:
             SECONDS,
         )
         self.texts = Counter("minibert_texts_total", "Texts in which answers were looked for.")
+        self.refused = Counter(
+            "minibert_refused_connections_total", "Connections beyond those that may be open."
+        )
         self.batch_seconds = Histogram(
             "minibert_batch_seconds", "Time of a packed batch in the model.", SECONDS
         )
@@ -137,6 +140,7 @@ class Metrics:
             self.requests,
             self.seconds,
             self.texts,
+            self.refused,
             self.batch_seconds,
             self.batch_tokens,
             self.batch_requests,

@@ -79,10 +79,10 @@ class Server(uvicorn.Server):
         self.service = service
         self.ending: asyncio.Task[None] | None = None
 
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Begin to serve."""
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve until a signal ends it."""
         self.loop = asyncio.get_running_loop()
-        await super().startup(sockets)
+        await super().serve(sockets)
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """A signal asks for the end."""
@@ -109,7 +109,7 @@ def make_server(app: Callable[..., Any], service: Service) -> Server:
     settings: Settings = service.settings
     config = uvicorn.Config(
         app,
-        http=guarded_protocol(settings),
+        http=guarded_protocol(settings, service.metrics.refused),
         loop="asyncio",
         ws="none",
         lifespan="on",

@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections.abc import Callable
 from concurrent.futures import CancelledError, ThreadPoolExecutor
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
@@ -18,7 +18,9 @@ from minibert.serve.joining import BatchSeen, Joiner
 from minibert.serve.metrics import Metrics
 from minibert.serve.refusals import Refusal, stopping, too_busy, too_slow
 from minibert.serve.settings import Settings
-from minibert.serve.sharing import SharedModel, Ticket
+from minibert.serve.sharing import SharedModel, Ticket, released
+
+THREADS = 256  # requests that share batches; more of them wait for one of these
 
 # Understands a body: the request, and how many texts it has.
 Reader = Callable[[bytes], tuple[dict[str, Any], int]]
@@ -36,7 +38,8 @@ class Service:
     """
 
     def __init__(self, model: Model, settings: Settings, batch_tokens: int | None = None) -> None:
-        self.model, self.settings, self.metrics = model, settings, Metrics()
+        self.model = replace(model, tokenizer=released(model.tokenizer))
+        self.settings, self.metrics = settings, Metrics()
         usual = GPU_BATCH_TOKENS if model.kernels.launch is not None else BATCH_TOKENS
         self.joiner = Joiner(
             model.logits,
@@ -44,9 +47,11 @@ class Service:
             join_seconds=settings.join_seconds,
             seen=self._see,
         )
-        # A thread for each request that may be under way: most of them wait for logits.
-        self.threads = ThreadPoolExecutor(settings.queue, "minibert request")
+        # A thread for each request that is under way: most of them wait for logits.
+        self.threads = ThreadPoolExecutor(min(settings.queue, THREADS), "minibert request")
+        # Long texts have a lane of their own, or a few of them would hold up all others.
         self.turn = threading.Semaphore(settings.readers)
+        self.long_turn = threading.Semaphore(1)
         self.places = Places(settings.queue)
         self.bodies = Places(settings.max_bodies)
         self.stopping = False
@@ -115,8 +120,9 @@ class Service:
     ) -> tuple[bytes, int]:
         """Understand a request, answer it and write the answer, in a thread."""
         more = 0
+        turn = self.turn if len(body) < self.settings.long_body else self.long_turn
         try:
-            with self.turn:
+            with turn:
                 ticket.check()
                 request, count = read(body)
                 check_texts(request, count, self.settings)
@@ -127,7 +133,7 @@ class Service:
                     **{each.name: getattr(self.model, each.name) for each in fields(Model)},
                     joiner=self.joiner,
                     ticket=ticket,
-                    turn=self.turn,
+                    turn=turn,
                     max_tokens=self.settings.max_tokens,
                 )
                 found = written(answer(request, model, self.settings))

@@ -13,9 +13,9 @@ class Settings:
 
     # Of one request.
     max_body: int = 4 * MEGABYTE  # bytes; a text of `max_characters` fits, however it is escaped
-    max_characters: int = 500_000  # in its questions and texts
+    max_characters: int = 200_000  # in its questions and texts
     max_texts: int = 64  # pairs of a question and a text, or texts that are searched together
-    max_tokens: int = 400_000  # in its windows: a text of half a million letters has 200,000
+    max_tokens: int = 400_000  # in its windows: 200,000 letters of English have 85,000
     max_answers: int = 100  # top_k and n
 
     # Of all requests together.
@@ -32,4 +32,5 @@ class Settings:
 
     # How requests are joined.
     join_seconds: float = 0.002  # that a busy server waits for more requests to fill a batch
-    readers: int = 2  # threads that split texts and choose answers at the same time
+    readers: int = 2  # threads that split texts and choose answers at the same time, and one more
+    long_body: int = 32_768  # bytes; longer ones are read by that one

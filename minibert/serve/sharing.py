@@ -12,11 +12,14 @@ from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 from typing import Any
 
+import tokenizers
+
 from minibert.model import Model
 from minibert.reading import Example, Key
 from minibert.serve.joining import Joiner
 from minibert.serve.refusals import too_large
 from minibert.spans import Logits
+from minibert.tokenizer import Tokenizer
 from minibert.windows import Window
 
 
@@ -111,7 +114,34 @@ class SharedModel(Model):
         finally:
             self.turn.acquire()
         for key, each in mine:
+            self.ticket.check()  # an answer is chosen between two of them
             yield key, each, [next(logits) for _ in each]
+
+
+class Releasing:
+    """A splitter that lets other threads run while it splits a text.
+
+    Of the two ways that `tokenizers` has, only the one for many texts lets go of Python's lock;
+    and a long text takes a second.
+    """
+
+    def __init__(self, backend: tokenizers.Tokenizer) -> None:
+        self.backend = backend
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.backend, name)
+
+    def encode(self, text: Any, **options: Any) -> tokenizers.Encoding:
+        """See tokenizers.Tokenizer."""
+        return self.backend.encode_batch([text], **options)[0]
+
+
+def released(tokenizer: Tokenizer) -> Tokenizer:
+    """A tokenizer with the same tokens, whose splitter lets other threads run."""
+    kind, arguments = tokenizer.__reduce__()
+    made: Any = kind(*arguments)
+    made.backend = Releasing(made.backend)
+    return made
 
 
 def parts_of(length: int, room: int, step: int) -> int:
