@@ -1,7 +1,7 @@
 """The other front door: `pipeline("question-answering")`, as transformers had it up to 5.2.
 
 Same arguments, defaults, inputs and outputs, and the same answers; minibert/README.md lists the few
-differences.  Scores are products of probabilities; see `decode_probabilities` in spans.py.
+differences.  Scores are sums of products of probabilities; see `decode_probabilities` in spans.py.
 """
 
 from __future__ import annotations
@@ -237,7 +237,9 @@ class QuestionAnsweringPipeline:
         Returns:
             For one question a dict with score, start, end and answer, or a list of them if there
             is not exactly one.  For several questions a list of those; for a generator an
-            iterator.
+            iterator.  A score is no probability: as in transformers, the scores of equal texts are
+            summed over all places and windows, and can exceed 1.  `QuestionAnswerer` gives a
+            `probability`; minibert/README.md says more.
 
         Raises:
             InputError: the arguments cannot be understood.

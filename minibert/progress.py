@@ -31,10 +31,10 @@ def say(text: str, clear: bool = False) -> None:
             sys.stderr.flush()
     except (OSError, ValueError):  # ValueError: it was closed by Python
         if speaking:
-            _forget(sys.stderr)
+            forget(sys.stderr)
 
 
-def _forget(stream: TextIO) -> None:
+def forget(stream: TextIO) -> None:
     """Drop what a stream did not take: Python would try again at its end, and exit with 120."""
     with suppress(OSError, ValueError), open(os.devnull, "wb") as nowhere:
         os.dup2(nowhere.fileno(), stream.fileno())

@@ -17,7 +17,9 @@ from typing import Any, BinaryIO
 
 from minibert import __version__
 from minibert.documents import to_json
-from minibert.errors import InputError
+from minibert.drafts import try_lock
+from minibert.errors import InputError, ModelNotFoundError
+from minibert.files import unwritable
 from minibert.model import Model
 
 
@@ -82,8 +84,12 @@ def unfinished(path: Path, header: Mapping[str, Any], overwrite: bool) -> Iterat
                 path.unlink()
         if os.name == "nt":
             path.unlink()
+    except ModelNotFoundError:  # an OSError too
+        raise
     except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from None
+        if error.filename not in (None, str(path)):  # of something else, in the midst of the run
+            raise
+        raise unwritable(path, error) from None
 
 
 def begin_again(file: BinaryIO, header: Mapping[str, Any]) -> None:
@@ -108,16 +114,8 @@ def lock(file: BinaryIO, path: Path) -> None:
     Raises:
         InputError: another process is writing there.
     """
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise InputError(f"{path}: another run is writing there") from None
-    except OSError:  # this file system has no locks
-        return
+    if try_lock(file.fileno()) is False:
+        raise InputError(f"{path}: another run is writing there")
 
 
 def differences(path: Path, line: bytes, header: Mapping[str, Any]) -> list[str]:

@@ -255,12 +255,16 @@ def test_a_header_that_cannot_be_so_long_is_an_error(tmp_path, length):
     assert f"byte {8 + length}" in problem(path)
 
 
-def test_a_header_above_the_limit_of_the_format_is_not_read(tmp_path):
+@pytest.mark.parametrize(
+    ("size", "most"),
+    [(2_000_000, 1_000_000), (100_000_000, 10_000_000), (2_000_000_000, 100_000_000)],
+)
+def test_a_header_that_is_longer_than_any_is_not_read(tmp_path, size, most):
     path = tmp_path / "model.safetensors"
     with path.open("wb") as file:
-        file.write(struct.pack("<Q", 100_000_001))
-        file.truncate(100_000_100)  # a hole: it takes no room on most disks
-    assert "100000000" in problem(path)
+        file.write(struct.pack("<Q", most + 1))
+        file.truncate(size)  # a hole: it takes no room on most disks
+    assert f"at most {most}" in problem(path)
 
 
 @pytest.mark.parametrize(
@@ -409,7 +413,7 @@ def test_all_problems_of_a_file_are_reported_at_once(tmp_path):
 
 
 def test_a_message_stays_short_whatever_the_file_holds(tmp_path):
-    header = {"n" * 10_000 + str(i): {"dtype": ["d"] * 10_000} for i in range(30)}
+    header = {"n" * 5_000 + str(i): {"dtype": ["d"] * 5_000} for i in range(30)}
     message = problem(write(tmp_path, header))
     assert "90 problems" in message
     assert message.count("\n") == 12  # the first line, ten problems, "...", the advice

@@ -102,6 +102,11 @@ HOSTILE = {
     ),
     "many steps": ({"normalizer": sequence([{"type": "NFC"}] * 101)}, "101 steps"),
     "a long text before": ({"normalizer": {"type": "Prepend", "prepend": LONG}}, "prepend"),
+    "nothing before": ({"normalizer": {"type": "Prepend", "prepend": ""}}, "prepend of the norm"),
+    "more cut than there is": (
+        {"decoder": {"type": "Strip", "content": " ", "start": 0, "stop": 1}},
+        "stop of the decoder Strip must be 0, got 1",
+    ),
     "pieces of no length": (
         {"pre_tokenizer": {"type": "FixedLength", "length": 0}},
         "length of the pre_tokenizer FixedLength must be a whole number from 1 to 1000, got 0",
@@ -113,7 +118,7 @@ HOSTILE = {
     ),
     "an option of the future": (
         {"pre_tokenizer": {"type": "Whitespace", "speed": 1}},
-        "has an option 'speed', which is not known",
+        "has an option 'speed', which is not known and not off",
     ),
     "a step of the future": ({"pre_tokenizer": {"type": "Magic"}}, "pre_tokenizer is 'Magic'"),
     "a step that is none": ({"normalizer": [1]}, "normalizer is [1]"),
@@ -251,6 +256,11 @@ HARMLESS = {
                 replace(" {2,}", " ", "Regex"),
             ]
         )
+    },
+    "options of the future that are off": {
+        "pre_tokenizer": {"type": "WhitespaceSplit", "fast": False, "how": None},
+        "model": WORD_PIECE | {"fuse_unk": False},
+        "added_tokens": added(content="ab ", id=9, blue=False),
     },
     "punctuation": {
         "pre_tokenizer": sequence(

@@ -4,6 +4,8 @@ import json
 import os
 import shutil
 import stat
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -302,6 +304,60 @@ def test_an_output_that_cannot_be_written_is_named(tmp_path, tiny_folder):
     message = str(caught.value)
     assert "cannot be written" in message
     assert str(tmp_path / "file" / "new") in message
+
+
+CONVERT = """
+import sys
+from minibert import convert
+convert(sys.argv[1], sys.argv[2], bits=[5, 6, 6])
+"""
+
+
+def test_the_same_model_gives_the_same_bytes_whatever_the_seed_of_hashes(tmp_path, tensors):
+    source = write_pickle(tmp_path / "old", dict(reversed(tensors.items())))
+    convert(source, tmp_path / "1", bits=[5, 6, 6])
+    for seed in ("2", "3"):
+        subprocess.run(
+            [sys.executable, "-c", CONVERT, str(source), str(tmp_path / seed)],
+            env=os.environ | {"PYTHONHASHSEED": seed},
+            check=True,
+        )
+        for path in (tmp_path / "1").iterdir():
+            assert (tmp_path / seed / path.name).read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
+def test_the_package_safetensors_reads_and_would_write_the_same_file(tmp_path, tiny_folder, dtype):
+    folder = convert(tiny_folder, tmp_path / "new", dtype=dtype)
+    ours = folder / "model.safetensors"
+    arrays, metadata = load_file(ours), open_checkpoint(ours).metadata
+    save_file(arrays, tmp_path / "theirs", metadata)
+    if len(metadata) == 1:  # it writes several in any order
+        assert (tmp_path / "theirs").read_bytes() == ours.read_bytes()
+    for name, array in load_file(tmp_path / "theirs").items():
+        np.testing.assert_array_equal(open_checkpoint(ours).read(name), array)
+
+
+def test_a_disk_that_is_full_is_named_and_leaves_the_old_model(tmp_path, tiny_folder):
+    limited = """
+import resource, sys
+from minibert.cli import main
+resource.setrlimit(resource.RLIMIT_FSIZE, (9_000, 9_000))
+sys.exit(main(["convert", *sys.argv[1:], "--overwrite"]))
+"""
+    if os.name == "nt":
+        pytest.skip("Windows has no such limit")
+    target = convert(tiny_folder, tmp_path / "new", dtype="float16")
+    before = logits(target)
+    done = subprocess.run(
+        [sys.executable, "-c", limited, str(tiny_folder), str(target)],
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"minibert: error: {target}: cannot be written: File too large\n"
+    np.testing.assert_array_equal(logits(target), before)
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]
 
 
 # --- models that are refused -----------------------------------------------------------------

@@ -5,13 +5,19 @@ import hashlib
 import html
 import json
 import re
+import shutil
 from html.parser import HTMLParser
+from pathlib import Path
 
+import numpy as np
 import pytest
 from browser import load, needs_browser
+from random_models import random_tensors
+from safetensors.numpy import save_file
 
 from minibert import QuestionAnswerer
 from minibert.cli import main
+from minibert.config import BertConfig
 from minibert.pages.explanation import SECTIONS
 from minibert.spans import decode_probabilities
 
@@ -130,6 +136,24 @@ def test_a_page_of_384_tokens_is_small_and_has_few_elements(embedded):
     page = found.html()
     assert len(page.encode()) < 3e6
     assert Elements(page).count < NODES
+
+
+FAMILIES = sorted((Path(__file__).parent / "goldens" / "families").iterdir())
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda path: path.name)
+def test_every_family_has_a_page(family, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(family, folder)
+    (folder / "golden.safetensors").unlink()
+    config = BertConfig.from_json(folder / "config.json")
+    save_file(random_tensors(config, 1), folder / "model.safetensors")
+    qa = QuestionAnswerer(folder, device="reference")
+    found = qa.explain(QUESTION, TEXT, max_seq_length=40, doc_stride=10)
+    np.testing.assert_allclose(found.kept.start_logits, found.window.start, atol=2e-5)
+    words = [word.text for word in found.words]
+    assert "".join(QUESTION.split()) in "".join(words)
+    assert Elements(found.html()).count < NODES
 
 
 # ---------------------------------------------------------------- in a browser

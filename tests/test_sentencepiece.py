@@ -112,6 +112,7 @@ def test_the_longest_text_is_found():
         rules(*BLOCK, size=2**32 - 4),
         rules(*BLOCK, size=1023),
         rules(1 << 10),
+        rules(*BLOCK[:100]),
         rules(256 << 10, *BLOCK[1:]),
         rules(2**31 | 256 << 10, *BLOCK[1:]),
         rules(1 << 10 | 1 << 9, *BLOCK[1:]),

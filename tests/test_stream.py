@@ -17,7 +17,7 @@ from safetensors.numpy import load_file, save_file
 
 from minibert import QuestionAnswerer
 from minibert.cli import main
-from minibert.commands.stream import answer_lines, digest
+from minibert.commands.stream import Source, answer_lines, digest
 from minibert.reading import BATCH_TOKENS, groups
 
 QUESTION = "who wrote it?"
@@ -232,8 +232,8 @@ def test_rows_are_taken_as_needed(tiny, contents):
             taken.append(number)
             yield number, content
 
-    args = Namespace(jsonl="in", top_k=1, batch_size=None)
-    rows = answer_lines(QuestionAnswerer(tiny), lines(), args)
+    args = Namespace(top_k=1, batch_size=None)
+    rows = answer_lines(QuestionAnswerer(tiny), Source("in", "line", lines(), lambda: None), args)
     for number, row in enumerate(islice(rows, 6_000), 1):
         assert row.digest == digest(contents[(number - 1) % len(contents)])
         assert len(taken) < number + 5_000
@@ -385,10 +385,17 @@ def test_with_overwrite_what_fits_is_kept(run, interrupted, tmp_path, place):
     ]
 
 
-@pytest.mark.parametrize("damage", [b"hello", b"", b"0123456789abcdef ok [1]", b"\xff\x00"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        *(b"hello", b"", b"0123456789abcdef ok [1]", b"\xff\x00", b'DIGEST ok {"a": "\x89"}'),
+        *(b'DIGEST ok {"a": 1ore: {}}', b'DIGEST ok {"score": NaN}'),
+    ],
+)
 def test_a_damaged_row_is_refused(run, fails, interrupted, tmp_path, damage):
     kept = tmp_path / "out.unfinished"
-    header, first, _ = kept.read_bytes().splitlines()
+    header, first, second = kept.read_bytes().splitlines()
+    damage = damage.replace(b"DIGEST", second[:16])
     kept.write_bytes(b"\n".join([header, first, damage, b""]))
     assert f"{kept}, line 3: is damaged. " in fails(*interrupted)
     assert run(*interrupted, "--overwrite")[0] == 0

@@ -40,6 +40,7 @@ GEMM, ROWS, STEPS, THREADS, ATTENTION, ACTIVATIONS, COMPILER = (
     f"kernels/cpu/{name}.py"
     for name in ("gemm", "rows", "steps", "threads", "attention", "activations", "compiler")
 )
+COMPONENTS = "minibert/checkpoints/components.py"
 VOCABULARIES, SPLITTERS = (
     f"minibert/checkpoints/{name}.py" for name in ("vocabularies", "splitters")
 )
@@ -52,6 +53,7 @@ GRADIENTS, PASSES, LOSS = (
 BY_DIFFERENCES = "test_gradients.py"
 TRAINING, TRAINED = "kernels/cpu/training/", "test_cpu_training.py"
 CPU = "test_cpu_kernels.py::"
+EXPLAINING = "test_explaining.py"
 INT8 = "test_rows_of_zeros_and_of_one_sign_are_quantised"
 WINDOWS_OF_ALL = "test_attention_over_several_windows"
 MUTANTS = [
@@ -226,6 +228,16 @@ MUTANTS = [
            "test_vocabularies.py"),
     Mutant("tokenizer: tokens of the vocabulary are not added", SPLITTERS, "[token for _, token in tokens]",
            "[token for number, token in tokens if number >= backend.get_vocab_size()]", "test_vocabularies.py"),
+    Mutant("tokenizer.json: a regex may be repeated within", COMPONENTS, "(ended and not piece[\"bar\"])",
+           "False", "test_components.py"),
+    Mutant("tokenizer.json: replacements are not multiplied", COMPONENTS, "> MOST_GROWTH:", "> MOST_GROWTH**9:",
+           "test_components.py"),
+    Mutant("tokenizer.json: merges into nothing", "minibert/checkpoints/subwords.py", "and made in vocab)", ")",
+           "test_components.py"),
+    Mutant("tokenizer: rules lead out of their trie", "minibert/checkpoints/sentencepiece.py", "((links | 255) >=",
+           "(links >=", "test_sentencepiece.py"),
+    Mutant("tokenizer: a panic is passed on", "minibert/tokenizer.py", '!= "PanicException"', '!= "x"',
+           "test_tokenizer.py"),
     Mutant("tokenizer: a short text brings a warning", "minibert/tokenizer.py", "len(ids) < FEWEST_TOKENS",
            "len(ids) < 1", "test_tokenizer.py"),
     Mutant("SQuAD: no space before the first word", "minibert/tokenizer.py", 'if text[begin].isspace() else " "',
@@ -277,7 +289,7 @@ MUTANTS = [
            "file.truncate(min(size, file.tell()))", "pass",
            "test_training_run.py"),
     Mutant("training: damaged checkpoints go on", "minibert/training/run_folder.py",
-           'if checksum(array) != document["checksums"][name]:', "if False:",
+           'if checksum(array) != sums[name]:', "if False:",
            "test_training_run.py"),
     Mutant("training: a finished model is overwritten", "minibert/training/run_folder.py",
            "if (folder / WEIGHTS).exists():", "if False:",
@@ -387,8 +399,20 @@ MUTANTS = [
            f"{CPU}test_linear_add_norm"),
     Mutant("CPU: mean over the padding", ROWS, '1.0 / code.cast("sitofp", count, F32)',
            '1.0 / code.cast("sitofp", width, F32)', f"{CPU}test_linear_add_norm"),
-    Mutant("CPU: variance over the padding", ROWS, "whole = count & -lanes",
-           "whole = (count + (lanes - 1)) & -lanes", f"{CPU}test_linear_add_norm"),
+    Mutant("CPU: variance over the padding", ROWS, "& -panel, count & -lanes",
+           "& -panel, (count + (lanes - 1)) & -lanes", f"{CPU}test_linear_add_norm"),
+    Mutant("CPU: what is no number is the smaller one", "kernels/cpu/simd.py", "self.select(b > a, b, a)",
+           "self.select(a > b, a, b)", f"{CPU}test_what_is_no_number_stays_none_through_every_step"),
+    Mutant("CPU: huge scores are shifted as others are", ATTENTION, "HUGE = 2.0**20", "HUGE = 2.0**63",
+           f"{CPU}test_attention_with_scores_beyond_all_sense"),
+    Mutant("CPU: integers hide what is no number", ROWS, "scale = scale + code.reduce(odd + odd2, Value.__add__)",
+           "scale = scale + 0.0", f"{CPU}test_what_is_no_number_stays_none_through_every_step"),
+    Mutant("ids beyond the tables", "kernels/bounds.py", ".max() >= count:", ".max() < 0:", "test_bounds.py"),
+    Mutant("counts stay NumPy's", "minibert/options.py", "count = int(value)", "count = value", "test_options.py"),
+    Mutant("logits that are no numbers", "minibert/model.py", "(np.abs(part) < LARGEST_LOGIT).all()", "part.size >= 0",
+           "test_answering.py"),
+    Mutant("terminals are steered", "minibert/progress.py", "    if not on_terminal(stream):", "    if True:",
+           "test_cli.py"),
     Mutant("CPU: eps forgotten", ROWS, "code.sqrt(variance + epsilon)", "code.sqrt(variance)",
            f"{CPU}test_layer_norm_adds_eps_to_the_variance"),
     Mutant("CPU: GELU not cut off", ACTIVATIONS, "clip(code, x * math.sqrt(0.5), -4.0, 4.0)",
@@ -417,10 +441,43 @@ MUTANTS = [
     Mutant("CPU: bfloat16 cut off", "kernels/numbers.py", "(bits + np.uint32(0x7FFF) + odd) >>", "bits >>", "test_cpu_packing.py"),
     Mutant("CPU: scales of 128 steps", "kernels/numbers.py", "largest / np.float32(127)", "largest / np.float32(128)",
            "test_cpu_packing.py"),
-    Mutant("CPU: damaged code is run", "kernels/cache.py", "return code if hashlib.sha256(code).digest() == digest else None",
-           "return code", "test_cpu_compiler.py"),
+    Mutant("cache: damaged code is run", "kernels/cache.py", "return code if _digest(path.name, code) == digest else None",
+           "return code", "test_cache.py"),
+    Mutant("cache: another user's code is run", "kernels/cache.py", "if facts.st_uid not in (os.geteuid(), 0):", "if False:",
+           "test_cache.py"),
+    Mutant("cache: code that others may write is run", "kernels/cache.py", "if facts.st_mode & 0o022:", "if False:",
+           "test_cache.py"),
+    Mutant("drafts: those of living processes are swept", "minibert/drafts.py", "free = got is not False and", "free =",
+           "test_drafts.py"),
+    Mutant("drafts: an old model goes before the new one is there", "minibert/drafts.py", "if not os.path.lexists(target):",
+           "if not shutil.rmtree(target, ignore_errors=True):", "test_drafts.py"),
     Mutant("CPU: old code for new sources", COMPILER, "digest.update(source.read_bytes())", "pass",
            "test_cpu_compiler.py"),
+    Mutant("explain: value not multiplied", "minibert/explaining/passes.py",
+           "probs.append(d_context @ value.swapaxes(-1, -2))", "probs.append(d_context @ d_context.swapaxes(-1, -2))",
+           EXPLAINING),
+    Mutant("explain: gradients of layers in the order of the way back", "minibert/explaining/passes.py",
+           "probs[::-1]", "probs", EXPLAINING),
+    Mutant("explain: rules in the wrong order", "minibert/explaining/spans.py",
+           "(TOO_LONG, end - start >= max_answer_length)", "(TOO_LONG, end - start > max_answer_length)", EXPLAINING),
+    Mutant("explain: the rival counts twice", "minibert/explaining/explanation.py",
+           "float(seen.end[best.end] - seen.end[pair.end])", "float(seen.end[best.end] + seen.end[pair.end])",
+           EXPLAINING),
+    Mutant("explain: half a path", "minibert/explaining/words.py", "total / count * way", "total / count * way / 2",
+           EXPLAINING),
+    Mutant("explain: the page sums in float64", "minibert/pages/explanation/script.js",
+           "visit(i, j, f(w.start[i] + w.end[j]))", "visit(i, j, w.start[i] + w.end[j])", "test_explanation_page.py"),
+    Mutant("explain: the page forgets who owns a token", "minibert/pages/explanation/script.js",
+           "if (!has(w, i, MINE | MAY_START)) continue;", "if (!has(w, i, MAY_START)) continue;",
+           "test_explanation_page.py"),
+    Mutant("lessons: a small mistake is right", "minibert/lessons/outcomes.py", '"float64": 1e-7', '"float64": 1e-2',
+           "test_lessons.py"),
+    Mutant("lessons: changed arguments go unnoticed", "minibert/lessons/trial.py", "if name not in step.changes and", "if False and",
+           "test_lessons.py"),
+    Mutant("lessons: any call of the library is lent", "minibert/lessons/watching.py", "if code in self.lent or", "if code or",
+           "test_lessons.py"),
+    Mutant("lessons: the library is called within a learner's world", "minibert/lessons/learner.py",
+           "if value is before or value is definition:", "if value is before:", "test_lessons.py"),
 ]  # fmt: skip
 
 

@@ -115,7 +115,7 @@ def charsmap_growth(said: str) -> int:
 def count(highest: int, lowest: int = 0) -> Rule:
     """A whole number within bounds."""
     return Rule(
-        f"a whole number from {lowest} to {highest}",
+        f"a whole number from {lowest} to {highest}" if lowest < highest else str(lowest),
         lambda said: type(said) is int and lowest <= said <= highest,
     )
 
@@ -130,6 +130,9 @@ def one_of(*values: str) -> Rule:
 FLAG = Rule("true or false", lambda said: isinstance(said, bool))
 FLAG_OR_NULL = Rule("true, false or null", lambda said: isinstance(said, bool | None))
 TEXT = Rule(f"a text of at most {LONGEST_TEXT} characters", _is_text)
+SOME_TEXT = Rule(
+    f"a text of 1 to {LONGEST_TEXT} characters", lambda said: said != "" and _is_text(said)
+)
 TEXT_OR_NULL = Rule(f"null or {TEXT.expected}", lambda said: said is None or _is_text(said))
 CHARACTER = Rule("one character", lambda said: isinstance(said, str) and len(said) == 1)
 PATTERN = Rule(
@@ -183,7 +186,7 @@ PARTS: dict[str, dict[str, dict[str, Rule]]] = {
         **{kind: {} for kind in ("NFC", "NFD", "NFKC", "NFKD", "Nmt", "Lowercase", "StripAccents")},
         "Strip": {"strip_left": FLAG, "strip_right": FLAG},
         "Replace": REPLACE,
-        "Prepend": {"prepend": TEXT},
+        "Prepend": {"prepend": SOME_TEXT},
         "Precompiled": {"precompiled_charsmap": CHARSMAP},
         "ByteLevel": {},
     },
@@ -211,7 +214,8 @@ PARTS: dict[str, dict[str, dict[str, Rule]]] = {
         "BPEDecoder": {"suffix": TEXT},
         "CTC": {"pad_token": TEXT, "word_delimiter_token": TEXT, "cleanup": FLAG},
         "Replace": REPLACE,
-        "Strip": {"content": CHARACTER, "start": count(100), "stop": count(100)},
+        # Where it may cut at the end, it may cut more than there is.
+        "Strip": {"content": CHARACTER, "start": count(100), "stop": count(0)},
         "Fuse": {},
         "ByteFallback": {},
     },
@@ -299,7 +303,9 @@ def option_problems(of: str, said: Mapping[str, Any], rules: Mapping[str, Rule])
     """
     for option, value in said.items():
         if (rule := rules.get(option)) is None:
-            yield f"{of} has an option {shown(option)}, which is not known"
+            # Later versions of the package may store more options than are known here.
+            if value is not None and value is not False:
+                yield f"{of} has an option {shown(option)}, which is not known and not off"
         elif not rule.fits(value):
             yield f"{option} of {of} must be {rule.expected}, got {shown(value)}"
 

@@ -45,7 +45,7 @@ class Name:
     name: str
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Object:
     """What a call would have given that is not made: inert, whatever it would have been."""
 
@@ -75,8 +75,12 @@ class Tensor:
     strides: tuple[int, ...]
 
 
-def step_through(program: BinaryIO) -> tuple[Any, dict[str, Storage]]:
+def step_through(program: BinaryIO, most: int) -> tuple[Any, dict[str, Storage]]:
     """Step through one pickle, from where the file stands to behind its STOP instruction.
+
+    Args:
+        program: the file.
+        most: instructions that it may have.
 
     Returns:
         What the pickle describes, with a `Tensor` for a tensor, and all storages by their key.
@@ -89,7 +93,9 @@ def step_through(program: BinaryIO) -> tuple[Any, dict[str, Storage]]:
     memo: dict[Any, Any] = {}
     storages: dict[str, Storage] = {}
     try:
-        for opcode, argument, position in pickletools.genops(program):
+        for number, (opcode, argument, position) in enumerate(pickletools.genops(program)):
+            if number >= most:
+                raise ValueError(f"the pickle has more than {most} instructions")
             match opcode.name:
                 case "PROTO" | "FRAME":
                     pass

@@ -26,8 +26,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import save_file
 
 from minibert.arrays import Floats
 from minibert.errors import CheckpointError, MinibertError, ModelNotFoundError
@@ -40,9 +38,14 @@ DTYPES = {
     "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1",
     "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1", "BOOL": "u1",
 }  # fmt: skip
+CODES = {np.dtype(kind): code for code, kind in DTYPES.items() if code not in ("BF16", "BOOL")}
+CODES[np.dtype(bool)] = "BOOL"
 FLOAT_DTYPES = ("F32", "F16", "BF16", "F64")
 
-MAX_HEADER_BYTES = 100_000_000  # the limit of the format itself
+# Bytes that a header may have: so many, or the tenth part of a larger file.  As Python's objects it
+# takes up to 50 times as much; that of BERT-base, 440 million bytes, has 25,000.
+MAX_HEADER_BYTES = 1_000_000
+LARGEST_HEADER = 100_000_000  # of the format itself
 MAX_ELEMENTS = 2**59  # NumPy counts bytes in an int64, and so do we, with room to spare
 MAX_DIMENSIONS = 32  # NumPy 1's limit
 MAX_SHARDS = 1000  # each is a file that stays open for a while; the largest models have 200
@@ -132,15 +135,35 @@ class Checkpoint:
 def write_arrays(
     path: Path, arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]
 ) -> None:
-    """Write a safetensors file.
+    """Write a safetensors file: for the same arrays and metadata, the same bytes.
+
+    The package safetensors does not promise that, and on a full disk raises an error of its own.
+
+    Args:
+        path: of the file.
+        arrays: name -> array, of a dtype that is in DTYPES.
+        metadata: free text.
 
     Raises:
         OSError: it cannot be written.
     """
-    try:
-        save_file(dict(arrays), path, dict(metadata))
-    except SafetensorError as error:  # a full disk, too
-        raise OSError(str(error)) from None
+    # Wide numbers first, as the package does it, so that all are aligned.
+    ordered = sorted(arrays.items(), key=lambda item: (-item[1].dtype.itemsize, item[0]))
+    header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))}
+    end = 0
+    for name, array in ordered:
+        begin, end = end, end + array.nbytes
+        header[name] = {
+            "dtype": CODES[array.dtype],
+            "shape": list(array.shape),
+            "data_offsets": [begin, end],
+        }
+    line = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    line += b" " * (-len(line) % 8)
+    with path.open("wb") as file:
+        file.write(len(line).to_bytes(8, "little") + line)
+        for _, array in ordered:
+            file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
@@ -164,8 +187,6 @@ def of_arrays(
         arrays: name -> array, of a dtype that is in DTYPES.
         unread: names under which something else stands, and what that is, in place of its dtype.
     """
-    codes = {np.dtype(kind): code for code, kind in DTYPES.items() if code not in ("BF16", "BOOL")}
-    codes[np.dtype(bool)] = "BOOL"
 
     def read(array: NDArray[Any]) -> NDArray[np.uint8]:
         return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
@@ -173,7 +194,7 @@ def of_arrays(
     nothing = partial(read, np.empty(0, np.uint8))
     tensors = {name: _Tensor(path, kind, (), nothing) for name, kind in (unread or {}).items()}
     for name, array in arrays.items():
-        tensors[name] = _Tensor(path, codes[array.dtype], array.shape, partial(read, array))
+        tensors[name] = _Tensor(path, CODES[array.dtype], array.shape, partial(read, array))
     return Checkpoint(path, tensors, {})
 
 
@@ -230,13 +251,18 @@ class WeightsFile:
         Raises:
             CheckpointError: they are not there, or the file has changed since it was opened.
         """
-        content = np.empty(size, np.uint8)
         try:
+            content = np.empty(size, np.uint8)
             self.file.seek(begin)
             found = self.file.readinto(content.data)
         except OSError as error:
             reason = f"cannot read it: {error.strerror}"
             raise _error(self.path, [reason], "Check the disk and the network.") from None
+        except MemoryError:
+            reason = f"there is not enough memory for {size} bytes of it"
+            raise _error(
+                self.path, [reason], "Take a smaller model, or a larger machine."
+            ) from None
         if found < size or self._look() != self._state:
             raise _error(
                 self.path,
@@ -264,10 +290,12 @@ def _parse_object(path: Path, text: bytes) -> dict[str, Any]:
     problems: list[str] = []
 
     def build(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        counts = Counter(key for key, _ in pairs)
-        repeated = [quote(key) for key, count in counts.items() if count > 1]
-        problems.extend(f"the name {key} occurs more than once" for key in repeated)
-        return dict(pairs)
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            counts = Counter(key for key, _ in pairs)
+            repeated = [quote(key) for key, count in counts.items() if count > 1]
+            problems.extend(f"the name {key} occurs more than once" for key in repeated)
+        return found
 
     try:
         value = json_value(text.decode("utf-8"), object_pairs_hook=build)
@@ -284,9 +312,10 @@ def _open_file(path: Path) -> Checkpoint:
     """Open one safetensors file and check its header."""
     file = WeightsFile(path)
     start = 8 + int.from_bytes(file.read(0, min(file.size, 8)).tobytes(), "little")
-    if start > min(file.size, 8 + MAX_HEADER_BYTES):
+    most = min(max(MAX_HEADER_BYTES, file.size // 10), LARGEST_HEADER)
+    if start > min(file.size, 8 + most):
         found = f"the file has {file.size} bytes, its header should end at byte {start}"
-        problem = f"{found} (and take at most {MAX_HEADER_BYTES}): is it a safetensors file?"
+        problem = f"{found} (and take at most {most}): is it a safetensors file?"
         raise _error(path, [problem])
     header = _parse_object(path, file.read(8, start - 8).tobytes())
     metadata = header.pop("__metadata__", None)
@@ -367,7 +396,10 @@ def open_shards(path: Path, open_file: Callable[[Path], Checkpoint]) -> Checkpoi
         CheckpointError: one of them is damaged, or they do not belong together.
     """
     files = _read_index(path)
-    shards = sorted(set(files.values()))
+    tensors_of: dict[str, list[str]] = {}
+    for name, file in files.items():
+        tensors_of.setdefault(file, []).append(name)
+    shards = sorted(tensors_of)
     missing = [f"there is no {name!r}" for name in shards if not os.path.exists(path.parent / name)]
     if missing:
         raise _error(path, missing, "Download these files too.", ModelNotFoundError)
@@ -381,7 +413,7 @@ def open_shards(path: Path, open_file: Callable[[Path], Checkpoint]) -> Checkpoi
         twice = [name for name in part if name in tensors]
         problems += [f"{quote(name)} is in two files, {shard!r} is one" for name in twice]
         tensors.update(part._tensors)
-        absent = [name for name, file in files.items() if file == shard and name not in part]
+        absent = [name for name in tensors_of[shard] if name not in part]
         problems += [f"{quote(name)} is not in {shard!r}" for name in absent]
     if problems:
         raise _error(path, problems, "Are the index and the files from the same model?")

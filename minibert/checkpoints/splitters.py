@@ -19,6 +19,7 @@ import tokenizers
 from tokenizers import AddedToken, Regex, models, normalizers, pre_tokenizers, processors
 
 from minibert.checkpoints.components import (
+    ADDED,
     LONGEST_TOKEN,
     MODELS,
     PARTS,
@@ -120,23 +121,6 @@ def _numbered(
     return found
 
 
-def _text(file: Path) -> str:
-    """The text of a file.
-
-    Raises:
-        ModelNotFoundError: it cannot be read.
-        TokenizerError: it is not UTF-8.
-    """
-    try:
-        return read_file(file, at_most=LARGEST_VOCABULARY).decode("utf-8-sig")
-    except OSError as error:
-        raise ModelNotFoundError(f"{file}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise TokenizerError(
-            f"{file}: is not UTF-8: {error.reason} at byte {error.start}"
-        ) from None
-
-
 def _lines(file: Path) -> list[str]:
     """The lines of a text file, whichever system wrote it.
 
@@ -144,7 +128,15 @@ def _lines(file: Path) -> list[str]:
         ModelNotFoundError: it cannot be read.
         TokenizerError: it is not UTF-8.
     """
-    lines = _text(file).replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    try:
+        text = read_file(file, at_most=LARGEST_VOCABULARY).decode("utf-8-sig")
+    except OSError as error:
+        raise ModelNotFoundError(f"{file}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise TokenizerError(
+            f"{file}: is not UTF-8: {error.reason} at byte {error.start}"
+        ) from None
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     if lines[-1] == "":
         lines.pop()
     return lines
@@ -181,7 +173,7 @@ def from_tokenizer_json(file: Path, settings: Mapping[str, Any]) -> tokenizers.T
             f"{file}: {'; '.join(wrong[:5])}{more}. No tokenizer of the families that minibert "
             "runs is so: fetch the file again, or take another model"
         )
-    options = {key: value for key, value in options.items() if value is not None}
+    options = {key: options[key] for key in MODELS[kind] if options.get(key) is not None}
     parts = {part: raw.get(part) for part in PARTS}
     empty = {"type": "BPE", "vocab": {}, "merges": []}
     with reporting(f"{file}: is not a tokenizer file"):
@@ -196,7 +188,7 @@ def from_tokenizer_json(file: Path, settings: Mapping[str, Any]) -> tokenizers.T
             backend.model = unigram(
                 file, model.get("vocab"), model.get("unk_id"), bool(options.get("byte_fallback"))
             )
-        add_numbered(backend, file, [(token.pop("id"), AddedToken(**token)) for token in added])
+        add_numbered(backend, file, [(token["id"], _added_token(token)) for token in added])
         check_added(backend, file)
     normalizer = backend.normalizer
     if isinstance(normalizer, normalizers.BertNormalizer):
@@ -221,6 +213,11 @@ def _json(file: Path, kind: str) -> dict[str, Any]:
         return read_json_object(file, LARGEST_VOCABULARY)
     except ConfigError as error:
         raise TokenizerError(f"{file}: is not {kind}: {error}") from None
+
+
+def _added_token(said: Mapping[str, Any]) -> AddedToken:
+    """An added token as tokenizer.json describes it."""
+    return AddedToken(**{key: said[key] for key in (ADDED.keys() & said.keys()) - {"id"}})
 
 
 def _model_kind(model: Mapping[str, Any]) -> str:

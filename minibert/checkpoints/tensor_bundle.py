@@ -26,6 +26,9 @@ from minibert.errors import CheckpointError
 MAGIC = 0xDB4775248B80FB57
 FOOTER = 48  # bytes: where the blocks are listed, and the magic number
 LONGEST_NAME = 1000
+# The entries of an index, unpacked, take at most so many times its size, and each at least so many
+# bytes; names of BERT are three times as long as what is said of them.
+LONGER, ENTRY = 16, 100
 MAX_INDEX_BYTES = 1_000_000  # that of BERT-large with its optimizer has about 60,000
 DTYPES = {1: "<f4", 2: "<f8", 3: "<i4", 9: "<i8", 19: "<f2"}  # TensorFlow's numbers -> NumPy's
 SLOTS = ("adam_m", "adam_v")  # what the optimizer keeps of each variable
@@ -123,11 +126,14 @@ def _table(index: bytes) -> list[tuple[bytes, bytes]]:
         raise ValueError("its index is no table of LevelDB's")
     _, _, begin, size, _ = _numbers(index, len(index) - FOOTER, 4)
     entries: list[tuple[bytes, bytes]] = []
+    left = LONGER * len(index)
     for _, handle in _entries(index, begin, size):
-        entries += _entries(index, *_numbers(handle, 0, 2)[:2])
-        if len(entries) > len(index):  # the same block again and again
-            break
-    if not entries or entries[0][0] or len(entries) > len(index):
+        for key, value in _entries(index, *_numbers(handle, 0, 2)[:2]):
+            entries.append((key, value))
+            left -= ENTRY + len(key) + len(value)
+            if left < 0:  # the same block again and again, or long names of which little is said
+                raise ValueError("its index names more than it has room for")
+    if not entries or entries[0][0]:
         raise ValueError("its index does not begin with a header")
     return entries
 

@@ -34,6 +34,13 @@ LEGACY_PROTOCOL = 1001
 DAMAGE = (ValueError, OSError, EOFError, RuntimeError, OverflowError, struct.error, zlib.error,
           zipfile.BadZipFile)  # fmt: skip
 MAX_PICKLE_BYTES = 100_000_000  # the pickle of BERT-large has about 60,000
+# All tensors together may be so many times as large as the file, or have so many bytes: a table
+# that is also the output of a language model stands there once, and counts twice.
+SHARED = 4
+SHARED_ALWAYS = 1_000_000
+# Bytes of a file for each instruction of its pickle, beyond the first 100,000.  An instruction may
+# leave 300 bytes in memory; BERT-base with its optimizer has 30,000 in 1,300,000,000 bytes.
+BYTES_AN_INSTRUCTION = 100
 
 # Under which of these a training program's dict holds the weights; the first that has tensors.
 STATE_DICTS = (
@@ -86,6 +93,11 @@ def read_torch_file(path: Path, unread: dict[str, str] | None = None) -> dict[st
         ) from error
 
 
+def instructions(file_size: int) -> int:
+    """How many instructions a pickle in a file of so many bytes may have."""
+    return max(100_000, file_size // BYTES_AN_INSTRUCTION)
+
+
 def _read_zip(
     archive: zipfile.ZipFile, file_size: int, unread: dict[str, str]
 ) -> dict[str, NDArray[Any]]:
@@ -100,7 +112,8 @@ def _read_zip(
         if name not in entries:
             raise ValueError(f"the archive has no entry {quote(name)}")
         info = entries[name]
-        if info.compress_type != zipfile.ZIP_STORED:  # else a small entry could fill the memory
+        # Else a small entry could fill the memory, or one that says it is packed into more.
+        if info.compress_type != zipfile.ZIP_STORED or info.compress_size > file_size:
             raise ValueError(f"entry {quote(name)} is compressed, which torch.save never does")
         if not least <= info.file_size <= most:
             expected = f"{least}" if least == most else f"at most {most}"
@@ -117,7 +130,8 @@ def _read_zip(
     prefix = programs[0].removesuffix("data.pkl")
     if f"{prefix}byteorder" in entries and read(f"{prefix}byteorder", 0, 16) != b"little":
         raise ValueError("it was written on a big-endian machine, expected little-endian numbers")
-    state, _ = step_through(io.BytesIO(read(programs[0], 0, MAX_PICKLE_BYTES)))
+    program = io.BytesIO(read(programs[0], 0, MAX_PICKLE_BYTES))
+    state, _ = step_through(program, instructions(file_size))
 
     def read_storage(storage: Storage) -> bytes:
         size = storage.count * np.dtype(DTYPES[storage.dtype]).itemsize
@@ -128,19 +142,20 @@ def _read_zip(
 
 def _read_legacy(file: WeightsFile, unread: dict[str, str]) -> dict[str, NDArray[Any]]:
     """Read the pickles one after another; the storages follow in the order of the last one."""
-    content = file.file
-    content.seek(0)
-    magic, _ = step_through(content)
+    # Not the file itself: a pickle can ask for more bytes than there are, which are made room for.
+    content = io.BytesIO(file.read(0, min(file.size, MAX_PICKLE_BYTES)).tobytes())
+    most = instructions(file.size)
+    magic, _ = step_through(content, most)
     if magic != LEGACY_MAGIC:
         raise ValueError("it is a pickle, but not one that torch.save wrote")
-    version, _ = step_through(content)
+    version, _ = step_through(content, most)
     if version != LEGACY_PROTOCOL:
         raise ValueError(f"its protocol is {quote(version)}, expected {LEGACY_PROTOCOL}")
-    system, _ = step_through(content)
+    system, _ = step_through(content, most)
     if not isinstance(system, dict) or system.get("little_endian") is not True:
         raise ValueError("it was written on a big-endian machine, expected little-endian numbers")
-    state, storages = step_through(content)
-    keys, _ = step_through(content)
+    state, storages = step_through(content, most)
+    keys, _ = step_through(content, most)
     if not isinstance(keys, list):
         raise ValueError(f"expected the list of storages, found {quote(keys)}")
 
@@ -178,6 +193,15 @@ def _arrays(
     """Read the storages that tensors need, each once, and cut the tensors out of them."""
     rows: dict[str, NDArray[Any]] = {}
     arrays = {}
+    # Tensors may share their numbers, and with stride 0 a few bytes pose as any number of them.
+    total = sum(
+        math.prod(tensor.shape) * np.dtype(DTYPES[tensor.storage.dtype]).itemsize
+        for tensor in tensors.values()
+    )
+    if total > max(SHARED * file_size, SHARED_ALWAYS):
+        raise ValueError(
+            f"its tensors have {total} bytes, more than {SHARED} times the {file_size} of the file"
+        )
     for name, tensor in tensors.items():
         storage = tensor.storage
         if storage.key not in rows:
@@ -188,7 +212,6 @@ def _arrays(
                 row = row != 0
             row.flags.writeable = False  # tied weights share it
             rows[storage.key] = row
-        # With stride 0 a few bytes can pose as any number of elements.
         if math.prod(max(n, 1) for n in tensor.shape) > file_size:
             raise ValueError(
                 f"tensor {quote(name)} of shape {list(tensor.shape)} is larger than the file"

@@ -1,4 +1,4 @@
-"""minibert answer: one question; stream.py answers a file of them."""
+"""minibert answer: one question; stream.py and parquet.py answer a file of them."""
 
 from __future__ import annotations
 
@@ -65,27 +65,55 @@ def add_command(commands: Any) -> None:
         "their name); a row that cannot be answered gets an 'error' instead; - for standard input",
     )
     answer.add_argument(
+        "--parquet",
+        type=file_name,
+        metavar="FILE",
+        help="answer the rows of a table (needs pyarrow): the output is the same table with "
+        "columns answer_text, answer_start, answer_end, answer_score, answer_probability, "
+        "answer_null_score and answer_error; a row that cannot be answered has nulls and an error",
+    )
+    answer.add_argument(
+        "--question-column",
+        default="question",
+        metavar="NAME",
+        help="with --parquet: the column with the questions (default: question)",
+    )
+    answer.add_argument(
+        "--context-column",
+        default="context",
+        metavar="NAME",
+        help="with --parquet: the column with the texts (default: context)",
+    )
+    answer.add_argument(
+        "--prefix",
+        default="answer_",
+        metavar="TEXT",
+        help="with --parquet: what names of new columns begin with (default: answer_)",
+    )
+    answer.add_argument(
         "--batch-size",
         type=at_least(1),
         metavar="N",
-        help="with --jsonl: at most so many questions wait for each other; 1 answers each line as "
-        "it comes (default: as many as fill a batch)",
+        help="with --jsonl or --parquet: at most so many questions wait for each other; 1 answers "
+        "each as it comes (default: as many as fill a batch)",
     )
     answer.add_argument(
-        "--strict", action="store_true", help="with --jsonl: stop at the first row with an error"
+        "--strict",
+        action="store_true",
+        help="with --jsonl or --parquet: stop at the first row with an error",
     )
     answer.add_argument(
         "--output",
         type=file_name,
         metavar="FILE",
-        help="write there instead of standard output; with --jsonl, a run that was interrupted "
-        "goes on where it was",
+        help="write there instead of standard output; with --jsonl and --parquet, a run that was "
+        "interrupted goes on where it was",
     )
     answer.add_argument(
         "--overwrite",
         action="store_true",
-        help="with --jsonl and --output: drop what an unfinished run has left, as far as it does "
-        "not fit this one",
+        help="with --jsonl or --parquet, and --output: drop what an unfinished run has left, as "
+        "far as it does not fit this one",
     )
     answer.add_argument("--json", action="store_true", help="print JSON instead of prose")
     answer.add_argument(
@@ -170,20 +198,26 @@ def check_usage(parser: argparse.ArgumentParser, args: argparse.Namespace) -> No
     """End with status 2 if options contradict each other."""
     if args.question is None and args.file:
         args.question = take_question(args.file)
-    sources = [name for name in ("text", "file", "jsonl") if getattr(args, name) is not None]
-    if args.jsonl is not None and args.question is not None:
-        parser.error("with --jsonl the questions come from the file: give no QUESTION")
-    if args.jsonl is None and args.question is None:
+    given = ("text", "file", "jsonl", "parquet")
+    sources = [name for name in given if getattr(args, name) is not None]
+    many = next((f"--{name}" for name in sources if name in ("jsonl", "parquet")), None)
+    if many and args.question is not None:
+        parser.error(f"with {many} the questions come from the file: give no QUESTION")
+    if not many and args.question is None:
         where = "; it goes before --file, which takes all that follows" if args.file else ""
         parser.error(f"a QUESTION is needed{where or ', or --jsonl FILE'}")
     if len(sources) > 1:
-        parser.error("give the text once: as TEXT, with --file, or with --jsonl")
-    if args.strict and args.jsonl is None:
-        parser.error("--strict needs --jsonl")
-    if args.batch_size is not None and args.jsonl is None:
-        parser.error("--batch-size needs --jsonl")
-    if args.overwrite and (args.jsonl is None or args.output is None):
-        parser.error("--overwrite needs --jsonl and --output")
+        parser.error("give the text once: as TEXT, with --file, --jsonl or --parquet")
+    if args.strict and not many:
+        parser.error("--strict needs --jsonl or --parquet")
+    if args.batch_size is not None and not many:
+        parser.error("--batch-size needs --jsonl or --parquet")
+    if args.overwrite and (not many or args.output is None):
+        parser.error("--overwrite needs --jsonl and --output, or --parquet")
+    if args.parquet is not None and args.output is None:
+        parser.error("--parquet needs --output")
+    if args.parquet is not None and args.top_k > 1:
+        parser.error("--parquet gives one answer a row: give no --top-k")
     if args.null_threshold != args.null_threshold:
         parser.error("argument --null-threshold: must be a number, got nan")
 
@@ -225,6 +259,14 @@ def command_answer(args: argparse.Namespace) -> None:
             from minibert.commands.stream import answer_rows
 
             answer_rows(load_answerer(args), source, args)
+        return
+    if args.parquet is not None:
+        check_output(args.output)
+        check_apart([args.parquet], args.output)
+        from minibert.commands.parquet import answer_parquet, open_parquet
+
+        table = open_parquet(args)
+        answer_parquet(load_answerer(args), table, args)
         return
     names, texts = read_texts(args)
     if args.output is not None:

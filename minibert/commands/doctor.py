@@ -12,7 +12,7 @@ from typing import Any
 
 from minibert import __version__
 from minibert.commands.options import dump, examples, file_name
-from minibert.errors import BackendError, CheckpointError, MinibertError
+from minibert.errors import BackendError, CheckpointError, InputError, MinibertError
 from minibert.progress import harmless
 
 Findings = dict[str, dict[str, str]]
@@ -55,6 +55,8 @@ def add_command(commands: Any) -> None:
 
 def command_doctor(args: argparse.Namespace) -> None:
     """Run `minibert doctor`."""
+    if sys.stdout is None:
+        raise InputError("standard output is closed, and there is nothing else that is written")
     if args.model is not None:
         from minibert.checkpoints.examination import examine_model
 

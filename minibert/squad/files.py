@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import lzma
 import os
 import zlib
@@ -24,6 +25,12 @@ from minibert.files import json_value, read_file
 from minibert.reprs import short_repr, shown
 
 SHOWN = 10  # problems of a file that are listed
+
+# A compressed file may become so many times as large, or so many bytes, and is hostile beyond
+# both: gzip can make a thousand of one, xz seven thousand.  SQuAD 2.0 becomes 7 times as large, and
+# 20 times as rows that repeat the text for each question.
+UNPACKED_RATIO = 100
+UNPACKED_ALWAYS = 10_000_000
 
 
 @dataclass(frozen=True)
@@ -129,14 +136,37 @@ def read_compressed(path: str | Path, pipes: bool = False) -> bytes:
         data = read_file(os.path.expanduser(os.fsdecode(path)), pipes=pipes)
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    if data.startswith(b"\x1f\x8b"):
+        with gzip.GzipFile(fileobj=io.BytesIO(data)) as packed:
+            return unpack(path, packed, len(data))
+    if data.startswith(b"\xfd7zXZ\x00"):
+        with lzma.LZMAFile(io.BytesIO(data)) as packed:
+            return unpack(path, packed, len(data))
+    return data
+
+
+def unpack(path: str | Path, packed: gzip.GzipFile | lzma.LZMAFile, size: int) -> bytes:
+    """What gzip or xz packed into a file of so many bytes.
+
+    Raises:
+        InputError: it is damaged, or becomes larger than any honest file would.
+    """
+    most = max(UNPACKED_RATIO * size, UNPACKED_ALWAYS)
+    unpacked = io.BytesIO()
     try:
-        if data.startswith(b"\x1f\x8b"):
-            return gzip.decompress(data)
-        if data.startswith(b"\xfd7zXZ\x00"):
-            return lzma.decompress(data)
+        while part := packed.read(2**20):
+            unpacked.write(part)
+            if unpacked.tell() > most:
+                raise InputError(
+                    f"{path}: its {size} bytes become more than {most} when they are unpacked, "
+                    f"more than {UNPACKED_RATIO} times as many. If that is meant, unpack the file "
+                    "and name what comes out."
+                )
     except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
         raise InputError(f"{path}: its compressed data are damaged: {error}") from None
-    return data
+    except MemoryError:  # xz says how much it needs, up to 4 GB
+        raise InputError(f"{path}: there is not enough memory to unpack it") from None
+    return unpacked.getvalue()
 
 
 class Lines(dict[int, Any]):

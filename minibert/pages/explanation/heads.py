@@ -12,6 +12,8 @@ from minibert.explaining.explanation import Explanation
 from minibert.kernels import reference
 from minibert.pages.explanation.code import folded
 
+FIRST_KIND = 1  # question to text
+
 
 def attention_section(e: Explanation) -> Iterator[str]:
     """A grid of heads, one head's readings, and the heads that matter most."""
@@ -27,7 +29,8 @@ def attention_section(e: Explanation) -> Iterator[str]:
         f"({mean[order[1]]:.0%}).</p>"
     )
     kinds = "".join(
-        f'<option value="{n}">{escape(name)}</option>' for n, (name, *_) in enumerate(KINDS)
+        f'<option value="{n}"{" selected" * (n == FIRST_KIND)}>{escape(name)}</option>'
+        for n, (name, *_) in enumerate(KINDS)
     )
     yield (
         f'<p><label>Kind of reading <select id="kind">{kinds}</select></label> '
@@ -43,7 +46,7 @@ def attention_section(e: Explanation) -> Iterator[str]:
         cells = []
         for head in range(heads):
             chosen = (layer, head) == first
-            share = e.shares_of_heads[layer, head, 0]
+            share = e.shares_of_heads[layer, head, FIRST_KIND]
             cells.append(
                 f'<td role="gridcell" tabindex="{0 if chosen else -1}" '
                 f'aria-selected="{str(chosen).lower()}">{round(100 * share)}</td>'

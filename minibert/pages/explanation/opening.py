@@ -71,7 +71,7 @@ def windows_section(e: Explanation) -> Iterator[str]:
             "The windows, from the text's beginning to its end",
             ribbon(e),
             "Thin: what a window shows. Thick: the tokens that count there. "
-            f"The dark one is window {e.shown}.",
+            f"The coloured one is window {e.shown}.",
         )
     yield from folded(windows.make_windows)
 

@@ -93,7 +93,7 @@ def with_shares(
     values: NDArray[np.float64], words: Sequence[Word], order: Sequence[int]
 ) -> list[str]:
     """Words with their shares."""
-    return [f"{escape(words[i].text)} ({signed(values[i])})" for i in order]
+    return [f"“{escape(words[i].text)}” ({signed(values[i])})" for i in order]
 
 
 def part(word: Word) -> str:
@@ -133,7 +133,7 @@ def pairs_lines(e: Explanation, share: Share) -> Iterator[str]:
     yield "<h3>Question words with text words</h3>"
     yield (
         "<p>Attention probability times its gradient, both directions, summed over all layers and "
-        f"heads. The strongest pair is {escape(questions[row])} with {escape(texts[column])} "
+        f"heads. The strongest pair is “{escape(questions[row])}” with “{escape(texts[column])}” "
         f"({signed(values[row, column])}).</p>"
     )
     head = "".join(f'<th scope="col">{escape(cut(texts[at]))}</th>' for at in chosen)

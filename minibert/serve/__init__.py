@@ -1,0 +1,1 @@
+"""A model as a web service: `minibert serve`.  README.md says what it answers, and how it works."""
