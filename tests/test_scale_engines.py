@@ -216,8 +216,10 @@ def ray_folder(tmp_path):
 @pytest.mark.parametrize("form", ["pyarrow", "numpy", "pandas"])
 def test_ray_data(ray_folder, expected, form):
     rows = 2000 if form == "pyarrow" else 400
+    ray_of_four = "import ray\nray.init(num_cpus=4, include_dashboard=False)\n"
     write_rows(ray_folder / "questions.parquet", range(rows))
     code = recipe("Ray").replace('batch_format="pyarrow"', f'batch_format="{form}"')
+    code = ray_of_four + code
     if form == "numpy":  # which has no null for an integer
         code = code.replace('fn_constructor_kwargs={"dtype": "float32"},', "")
         code += "\nstarts = ray.data.read_parquet('answers').take_all()\n"
