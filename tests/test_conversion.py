@@ -362,7 +362,7 @@ sys.exit(main(["convert", *sys.argv[1:], "--overwrite"]))
 
 @pytest.mark.parametrize("name", ["x" * 300, "a\0b", "\ud800"])
 def test_a_name_that_no_folder_can_have_is_refused_before_anything_is_read(tmp_path, name):
-    with pytest.raises(InputError, match="cannot be written"):
+    with pytest.raises(InputError, match="cannot be written|no folder can have that name"):
         convert("no such model", tmp_path / name)
 
 

@@ -186,7 +186,7 @@ rows = spark.read.parquet("answers").where("answer_text <> ''")
 cut = "substring(context, answer_start + 1, answer_end - answer_start)"
 print("cut otherwise:", rows.where(f"{cut} <> answer_text").count(), "of", rows.count())
 for text, start, end in json.loads(open("places.json").read()):
-    print("java:", spark._jvm.java.lang.String(text).substring(start, end))
+    print("java:", spark._jvm.org.apache.commons.lang3.StringUtils.substring(text, start, end))
 """
 
 

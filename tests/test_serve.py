@@ -205,7 +205,10 @@ def test_thresholds_may_be_infinite(served):
         ("/answer", {}, 400, "no 'question' and no 'context'"),
         ("/answer", {**PAIR, "n": 0}, 422, "n must be"),
         ("/answer", {**PAIR, "n": 10**6}, 422, "at most 100"),
-        ("/answer", {**PAIR, "size": 1}, 422, "unknown option size"),
+        ("/answer", {**PAIR, "size": 1}, 422, "unknown option 'size'"),
+        ("/answer", {**PAIR, "self": 1}, 422, "unknown option 'self'"),
+        ("/answer", {**PAIR, "examples": 1}, 422, "unknown option 'examples'"),
+        ("/", {"inputs": PAIR, "parameters": {"model": 1}}, 422, "unknown option 'model'"),
         ("/answer", {**PAIR, "context": []}, 422, "non-empty list"),
         ("/answer", {**PAIR, "context": [TEXT, 1]}, 422, "context[1] must be a string"),
         ("/answer", {**PAIR, "context": {"a": "b"}}, 422, "context must be"),
@@ -213,7 +216,7 @@ def test_thresholds_may_be_infinite(served):
         ("/answer", {**PAIR, "max_overlap": 2}, 422, "from 0 to 1"),
         ("/answer", {**PAIR, "min_score": "low"}, 422, "must be a number"),
     ],
-    ids=range(42),
+    ids=range(45),
 )
 def test_what_cannot_be_answered_is_told_why(served, path, body, status, words):
     got, answer = served.post(path, body)

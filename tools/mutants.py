@@ -45,6 +45,7 @@ VOCABULARIES, SPLITTERS = (
     f"minibert/checkpoints/{name}.py" for name in ("vocabularies", "splitters")
 )
 UNFINISHED, STREAM = "minibert/unfinished.py", "minibert/commands/stream.py"
+TABLES = "minibert/scale/answerer.py"
 GRADIENTS, PASSES, LOSS = (
     "kernels/gradients.py",
     "minibert/training/passes.py",
@@ -226,6 +227,13 @@ MUTANTS = [
            "test_stream.py"),
     Mutant("rows wait in a buffer", STREAM, """b"bad" if row.error else b"ok", text))
             file.flush()""", """b"bad" if row.error else b"ok", text))""", "test_stream.py"),
+    Mutant("tables: a row that cannot be answered ends all", TABLES, 'if failed and self.on_error == "raise":',
+           "if failed:", "test_scale.py"),
+    Mutant("tables: each batch loads a model", TABLES, "_ANSWERERS.loaded[settings] = answerer", "pass",
+           "test_scale.py"),
+    Mutant("tables: the child of a fork waits for a thread that is gone", TABLES,
+           "after_in_child=_ANSWERERS.after_fork,", "",
+           "test_scale.py::test_a_fork_while_a_thread_loads_leaves_a_child_that_can_load"),
     Mutant("rows with errors wait without end", "minibert/reading.py", "sum(map(len, windows)) or 1",
            "sum(map(len, windows))", "test_stream.py"),
     Mutant("an error comes before its turn", "minibert/reading.py", "failures.append(error)", "raise",
