@@ -507,6 +507,7 @@ def test_the_code_is_shown_when_it_is_asked_for_and_after_passing(tmp_path, caps
         code, out, _ = command(capsys, "check", tmp_path, *arguments)
         assert code == 0
         assert "    return exp / exp.sum(axis=-1, keepdims=True)\n" in out
+    assert "    Ada Lovelace, score " in out
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ def run_apart(module: str, folder: Path, what: str, seconds: float = SECONDS) ->
 
 
 def _run(
-    command: list[str], environment: dict[str, str], errors: Any, seconds: float
+    command: list[str], environment: dict[str, str], errors: BinaryIO, seconds: float
 ) -> int | None:
     """Run a command; its status, or None if it had to be killed."""
     try:
