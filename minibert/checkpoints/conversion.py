@@ -112,7 +112,9 @@ def convert(
     check_choice("dtype", dtype, STORED_DTYPES)
     if bits is not None:
         if dtype != "float32":
-            raise InputError(f"give either dtype or bits: dtype is {dtype!r}, bits is {shown(bits)}")
+            raise InputError(
+                f"give either dtype or bits: dtype is {dtype!r}, bits is {shown(bits)}"
+            )
         bits = check_bits(bits)
     target = check_path("the output", output)
     if target.name in ("", ".."):  # as in '.', which has no name beside which a draft could lie
