@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from minibert.arrays import Floats, Ints
-from minibert.errors import BackendError
-from minibert.options import DEVICE_DTYPES, DEVICES, DTYPES, gpu_index
+from minibert.errors import BackendError, InputError
+from minibert.options import DEVICE_DTYPES, DEVICES, DTYPES, check_count, gpu_index, is_one_of
 from minibert.parameters import Dense, Norm, Tables, Weights
+from minibert.reprs import shown
 
 from . import reference
 
@@ -103,21 +103,20 @@ def check_device(device: str, dtype: str | None, num_threads: int | None) -> tup
         BackendError: there is no such device or dtype, or it does not go with the others.
     """
     if not isinstance(device, str):
-        raise BackendError(f"device must be one of {', '.join(DEVICES)}, got {device!r}")
+        raise BackendError(f"device must be one of {', '.join(DEVICES)}, got {shown(device)}")
     index = gpu_index(device)
     if index is None and device not in DEVICES:
         raise BackendError(
-            f"unknown device {device!r}; choose one of {', '.join(DEVICES)}, or 'cuda:1' for the "
-            "second GPU"
+            f"unknown device {shown(device)}; choose one of {', '.join(DEVICES)}, or 'cuda:1' for "
+            "the second GPU"
         )
-    if dtype is not None and dtype not in DTYPES:
-        raise BackendError(f"unknown dtype {dtype!r}; choose one of {', '.join(DTYPES)}")
-    if num_threads is not None and (
-        isinstance(num_threads, bool)
-        or not isinstance(num_threads, numbers.Integral)
-        or num_threads < 1
-    ):
-        raise BackendError(f"num_threads must be a whole number of at least 1, got {num_threads!r}")
+    if dtype is not None and not is_one_of(dtype, DTYPES):
+        raise BackendError(f"unknown dtype {shown(dtype)}; choose one of {', '.join(DTYPES)}")
+    if num_threads is not None:
+        try:
+            check_count("num_threads", num_threads, 1)
+        except InputError as error:
+            raise BackendError(str(error)) from None
     kind = "cpu" if device == "auto" else "cuda" if index is not None else device
     known = DEVICE_DTYPES[kind]
     if dtype is not None and dtype not in known:

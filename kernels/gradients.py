@@ -29,6 +29,7 @@ from minibert.arrays import Floats, Ints
 from minibert.parameters import Dense, Norm, Parameters, Tables, Weights, full
 
 from . import reference
+from .bounds import check_windows, checked_ids
 from .reference import erf, split_heads
 
 if TYPE_CHECKING:
@@ -224,6 +225,7 @@ def embed(
     dropout: Dropout | None,
 ) -> Normalised:
     """reference.embed, then dropout: [T, D]."""
+    checked_ids(input_ids, token_type_ids, position_ids, tables.rows)
     x = tables.words.rows(input_ids)  # [T, D]
     x += tables.token_types.rows(token_type_ids)
     x += tables.positions.rows(position_ids)
@@ -422,6 +424,7 @@ def join_heads(x: Floats) -> Floats:
 def attention(qkv: Record, cu_seqlens: Ints, num_heads: int, dropout: Dropout | None) -> Attended:
     """reference.attention, with dropout of the probabilities: [T, 3D] -> [T, D]."""
     tokens, width = qkv.out.shape
+    check_windows(cu_seqlens, tokens)
     context = np.empty((tokens, width // 3), qkv.out.dtype)  # [T, D]
     log_sums = np.empty((tokens, num_heads), qkv.out.dtype)  # [T, H]
     for begin, end in pairwise(cu_seqlens.tolist()):

@@ -23,6 +23,8 @@ import numpy as np
 from minibert.arrays import Floats, Ints
 from minibert.parameters import Dense, Norm, Parameters, Tables, Weights, full, map_layers
 
+from .bounds import check_windows, checked_ids
+
 # ---------------------------------------------------------------- activations
 
 # erf(x) / x = P(x^2) / Q(x^2) for |x| <= 4, fitted by weighted least squares (error 2e-9); beyond 4
@@ -157,6 +159,7 @@ def embed(
     Returns:
         [T, D] hidden states.
     """
+    checked_ids(input_ids, token_type_ids, position_ids, tables.rows)
     x = tables.words.rows(input_ids)  # [T, D]
     x += tables.token_types.rows(token_type_ids)
     x += tables.positions.rows(position_ids)
@@ -221,6 +224,7 @@ def attention(qkv: Floats, cu_seqlens: Ints, num_heads: int) -> Floats:
     Source: Vaswani et al. 2017, section 3.2 (arXiv:1706.03762); `attention_layer` in
     google-research/bert.
     """
+    check_windows(cu_seqlens, len(qkv))
     context = np.empty((len(qkv), qkv.shape[1] // 3), qkv.dtype)  # [T, D]
     for begin, end in pairwise(cu_seqlens):
         window = qkv[begin:end]  # [S, 3D]

@@ -23,7 +23,7 @@ from typing import Any
 
 from minibert.arrays import Floats, Ints
 from minibert.errors import BackendError
-from minibert.options import gpu_index
+from minibert.options import gpu_index, is_one_of
 from minibert.parameters import Dense, Weights
 
 from . import gradients
@@ -138,7 +138,7 @@ def get_training_kernels(
         raise BackendError(
             f"training runs on the processor for now, got device={device!r}. Use device='cpu'."
         )
-    if dtype == "int8":
+    if is_one_of(dtype, ("int8",)):
         raise BackendError(
             "training multiplies in float32 or bfloat16, got dtype='int8': its steps are larger "
             "than what a weight changes by. Train in one of these, then convert."

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     )
     from minibert.model import Model, load_model
     from minibert.pipelines import QuestionAnsweringPipeline, pipeline
+    from minibert.scale.answerer import BatchAnswerer
     from minibert.spans import Answer
     from minibert.squad.decoders import SquadSettings
     from minibert.squad.evaluation import Evaluation, evaluate
@@ -43,6 +44,7 @@ if os.path.isfile(os.path.join(_ROOT, "kernels", "reference.py")):
 __all__ = [
     "Answer",
     "BackendError",
+    "BatchAnswerer",
     "BertConfig",
     "CheckpointError",
     "ConfigError",
@@ -81,6 +83,7 @@ _HOMES = {
     "squad.metrics": ("squad_evaluate",),
     "model": ("Model", "load_model"),
     "pipelines": ("QuestionAnsweringPipeline", "pipeline"),
+    "scale.answerer": ("BatchAnswerer",),
     "spans": ("Answer",),
     "squad.files": ("Gold", "SquadData", "SquadQuestion", "read_squad"),
     "trace": ("Trace",),

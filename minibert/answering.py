@@ -5,23 +5,22 @@ Scores are sums of logits, as SQuAD 2.0 defines them, and "no answer" is an answ
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from numbers import Real
 from pathlib import Path
-from typing import Any, TypeAlias
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from minibert.errors import InputError
 from minibert.model import Model, load_model
-from minibert.options import check_count, listed
+from minibert.options import check_count, check_flag, check_number, listed, settle
 from minibert.reading import Example
-from minibert.reprs import changed_fields
-from minibert.spans import Answer, decode_answers
+from minibert.reprs import changed_fields, shown
+from minibert.spans import Answer, Answers, Logits, decode_answers
 from minibert.tokenizer import Tokenizer
 from minibert.windows import Window
+
+if TYPE_CHECKING:
+    from minibert.explaining.explanation import Explanation
 
 # One text, or several that are searched together.
 Context: TypeAlias = "str | Sequence[str]"
@@ -47,19 +46,20 @@ class Options:
     min_score: float | None = None  # answers below it are not given, only "no answer"
 
     def __post_init__(self) -> None:
-        for name, least in (("max_seq_length", 1), ("max_question_length", 1), ("doc_stride", 0)):
-            if getattr(self, name) is not None:
-                check_count(name, getattr(self, name), least)
-        check_count("max_answer_length", self.max_answer_length, 1)
-        check_number("null_score_diff_threshold", self.null_score_diff_threshold)
-        if not isinstance(self.align_to_words, bool | np.bool_):
-            raise InputError(f"align_to_words must be True or False, got {self.align_to_words!r}")
-        if self.min_score is not None:
-            check_number("min_score", self.min_score)
-        if self.max_overlap is not None:
-            check_number("max_overlap", self.max_overlap)
-            if not 0 <= self.max_overlap <= 1:
-                raise InputError(f"max_overlap must be from 0 to 1, got {self.max_overlap!r}")
+        for name, least in (
+            ("max_seq_length", 1),
+            ("doc_stride", 0),
+            ("max_question_length", 1),
+            ("max_answer_length", 1),
+        ):
+            if (value := getattr(self, name)) is not None or name == "max_answer_length":
+                settle(self, name, check_count(name, value, least))
+        for name in ("null_score_diff_threshold", "max_overlap", "min_score"):
+            if (value := getattr(self, name)) is not None or name == "null_score_diff_threshold":
+                settle(self, name, check_number(name, value))
+        if self.max_overlap is not None and not 0 <= self.max_overlap <= 1:
+            raise InputError(f"max_overlap must be from 0 to 1, got {self.max_overlap!r}")
+        settle(self, "align_to_words", check_flag("align_to_words", self.align_to_words))
 
 
 class QuestionAnswerer:
@@ -104,7 +104,7 @@ class QuestionAnswerer:
         cache_dir: str | Path | None = None,
         **options: Any,
     ) -> None:
-        _changed(Options(), options)  # before a model is loaded
+        changed_options(Options(), options)  # before a model is loaded
         self.model = load_model(
             model,
             tokenizer=tokenizer,
@@ -116,7 +116,7 @@ class QuestionAnswerer:
             cache_dir=cache_dir,
         )
         own = Options(null_score_diff_threshold=self.model.config.null_threshold)
-        self.options = _changed(own, options)
+        self.options = changed_options(own, options)
 
     def __repr__(self) -> str:
         return f"QuestionAnswerer({', '.join([repr(self.model), *changed_fields(self.options)])})"
@@ -134,7 +134,7 @@ class QuestionAnswerer:
         Raises:
             InputError: empty or non-string input, or a wrong option.
         """
-        return self.n_best(question, context, 1, **options)[0]
+        return _raised(next(self._answers([(question, context)], 1, None, options)))[0]
 
     def n_best(self, question: str, context: Context, n: int = 20, **options: Any) -> list[Answer]:
         """Up to `n` answers, best first; "no answer" is among them.
@@ -143,7 +143,7 @@ class QuestionAnswerer:
         they sum to 1 when n is large enough to list them all.  They depend neither on n nor on
         which spans the options leave out.
         """
-        return _raised(next(self.n_best_or_error([(question, context)], n, **options)))
+        return _raised(next(self._answers([(question, context)], n, None, options)))
 
     def answer_many(
         self,
@@ -166,8 +166,7 @@ class QuestionAnswerer:
         Raises:
             InputError: a pair cannot be read; after the answers to those before it.
         """
-        results = self.n_best_many(examples, 1, batch_size=batch_size, **options)
-        return (answers[0] for answers in results)
+        return (answers[0] for answers in self._all_answers(examples, 1, batch_size, options))
 
     def n_best_many(
         self,
@@ -178,8 +177,7 @@ class QuestionAnswerer:
         **options: Any,
     ) -> Iterator[list[Answer]]:
         """As answer_many, with the `n` best answers to each question."""
-        found = self.n_best_or_error(examples, n, batch_size=batch_size, **options)
-        return (_raised(answers, f"example {n}: ") for n, answers in enumerate(found, 1))
+        return self._all_answers(examples, n, batch_size, options)
 
     def n_best_or_error(
         self,
@@ -194,25 +192,79 @@ class QuestionAnswerer:
         An InputError among the examples stands for a pair that the caller could not read, and comes
         back in its place.
         """
-        check_count("n", n, 1)
+        return self._answers(examples, n, batch_size, options)
+
+    def _all_answers(
+        self, examples: Iterable[Any], n: int, batch_size: int | None, options: dict[str, Any]
+    ) -> Iterator[list[Answer]]:
+        """As `_answers`, but the first error is raised."""
+        found = self._answers(examples, n, batch_size, options)
+        return (_raised(answers, f"example {n}: ") for n, answers in enumerate(found, 1))
+
+    def _answers(
+        self, examples: Iterable[Any], n: int, batch_size: int | None, options: dict[str, Any]
+    ) -> Iterator[list[Answer] | InputError]:
+        """What all the others do."""
+        n = check_count("n", n, 1)
         if batch_size is not None:
-            check_count("batch_size", batch_size, 1)
-        chosen = _changed(self.options, options)
+            batch_size = check_count("batch_size", batch_size, 1)
+        chosen = changed_options(self.options, options)
         read = (self._read(each, chosen) for each in _all(examples))
         return (
-            error
-            or decode_answers(
-                windows,
-                logits,
-                n=n,
-                max_answer_length=chosen.max_answer_length,
-                null_score_diff_threshold=chosen.null_score_diff_threshold,
-                align_to_words=chosen.align_to_words,
-                max_overlap=chosen.max_overlap,
-                min_score=chosen.min_score,
-                temperature=self.model.config.temperature,
-            )
+            error or self.decode(windows, logits, n, chosen)
             for error, windows, logits in self.model.read(read, batch_size=batch_size)
+        )
+
+    def decode(
+        self, windows: Sequence[Window], logits: Sequence[Logits], n: int, options: Options
+    ) -> Answers:
+        """The `n` best answers that the logits of a question's windows give."""
+        return decode_answers(
+            windows,
+            logits,
+            n=n,
+            max_answer_length=options.max_answer_length,
+            null_score_diff_threshold=options.null_score_diff_threshold,
+            align_to_words=options.align_to_words,
+            max_overlap=options.max_overlap,
+            min_score=options.min_score,
+            temperature=self.model.config.temperature,
+        )
+
+    def explain(
+        self,
+        question: str,
+        context: Context,
+        *,
+        window: int | None = None,
+        thorough: bool = False,
+        lessons: str | Path | None = None,
+        **options: Any,
+    ) -> Explanation:
+        """How one question is answered, step by step, as a page: `.save("page.html")`.
+
+        One window is run once more by the definition in NumPy, with its gradients, which takes
+        about a second for 384 tokens of the embedded model.
+
+        Args:
+            question: one question.
+            context: a text, or several.
+            window: number of the window that is shown, from 0; None: that of the answer.
+            thorough: add integrated gradients, words left out, and a check of the shares; it says
+                how long that takes.
+            lessons: a folder of `minibert lessons`, whose functions run in the definition's place;
+                the page says which step departs from it first.
+            **options: fields of `Options`, for this call.
+
+        Raises:
+            InputError: empty or non-string input, or a wrong option.
+        """
+        from minibert.explaining.explanation import (
+            explain,  # here: it needs much that others do not
+        )
+
+        return explain(
+            self, question, context, window=window, thorough=thorough, lessons=lessons, **options
         )
 
     def _read(self, example: Any, options: Options) -> Example[InputError | None]:
@@ -222,14 +274,18 @@ class QuestionAnswerer:
         try:
             example = listed(example)
             if not isinstance(example, list) or len(example) != 2:
-                raise InputError(f"it must be a (question, context) pair, got {example!r:.80}")
+                raise InputError(f"it must be a (question, context) pair, got {shown(example)}")
             question, context = example
-            return None, self._windows(question, context, options)
+            return None, self.windows(question, context, options)
         except InputError as error:  # which holds on to the frames it came through, and their texts
             return InputError(str(error)), []
 
-    def _windows(self, question: str, context: Context, options: Options) -> list[Window]:
-        """Tokenise one question and its texts."""
+    def windows(self, question: str, context: Context, options: Options) -> list[Window]:
+        """Tokenise one question and its texts, and lay them out.
+
+        Raises:
+            InputError: empty or non-string input, or windows that cannot be made.
+        """
         question = listed(question)
         texts = [context] if isinstance(context, str) else listed(context)
         if isinstance(texts, str):  # an array of no dimensions
@@ -237,7 +293,7 @@ class QuestionAnswerer:
         if not isinstance(texts, list) or not texts:
             raise InputError(
                 "context must be a string or a non-empty list of strings, "
-                f"got {type(context).__name__}: {context!r:.80}"
+                f"got {type(context).__name__}: {shown(context)}"
             )
         return self.model.windows(
             question,
@@ -248,17 +304,7 @@ class QuestionAnswerer:
         )
 
 
-def check_number(name: str, value: object) -> None:
-    """Refuse what is no number.
-
-    Raises:
-        InputError: naming the option and the value.
-    """
-    if isinstance(value, bool) or not isinstance(value, Real) or math.isnan(value):
-        raise InputError(f"{name} must be a number, got {value!r:.80}")
-
-
-def _changed(options: Options, changes: dict[str, Any]) -> Options:
+def changed_options(options: Options, changes: dict[str, Any]) -> Options:
     """`options` with some fields set anew; unknown names are refused."""
     if unknown := sorted(set(changes) - set(Options.__dataclass_fields__)):
         raise InputError(

@@ -9,32 +9,66 @@ Examples:
   minibert train --data train-v2.0.json --model base_folder --output-dir trained
   minibert convert old_model_folder new_folder
   minibert serve --model my_model --port 8000
+  minibert lessons my_bert
   minibert doctor
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-import signal
 import sys
-import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn, TextIO, cast
 
 from minibert import __version__
 from minibert import progress as progress_module
-from minibert.commands import answer, compare, convert, doctor, evaluate, serve, train, warmup
+from minibert.commands import (
+    answer,
+    compare,
+    completion,
+    convert,
+    doctor,
+    evaluate,
+    explain,
+    lessons,
+    serve,
+    train,
+    warmup,
+)
 from minibert.errors import MinibertError
-from minibert.progress import say
+from minibert.progress import forget, harmless, say
+from minibert.signals import STATUS, heeding
 
-COMMANDS = (answer, evaluate, compare, train, convert, serve, doctor, warmup)
+COMMANDS = (
+    answer,
+    explain,
+    evaluate,
+    compare,
+    train,
+    convert,
+    serve,
+    lessons,
+    doctor,
+    warmup,
+    completion,
+)
 
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM asks the program to end, which it does as after Ctrl-C."""
+class Parser(argparse.ArgumentParser):
+    """An argparse parser whose errors, which repeat what was given, steer no terminal."""
+
+    def error(self, message: str) -> NoReturn:
+        """End with status 2, and say why."""
+        super().error(harmless(message, sys.stderr))
+
+    def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
+        """The value of an argument; before Python 3.13, --model=-- had none and was no error."""
+        values = super()._get_values(action, arg_strings)
+        if values == [] and action.nargs is None:
+            raise argparse.ArgumentError(action, "expected one argument")
+        return values
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -61,7 +95,7 @@ def build_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argument
     Returns:
         The parser of the whole, and those of the commands by name.
     """
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="minibert",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -77,57 +111,96 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        0; 1 for bad input, said in one line on stderr; 130 and 143 after Ctrl-C and SIGTERM; wrong
-        usage exits with 2.
+        0; 1 for bad input, said in one line on stderr; 130, 143 and 129 after Ctrl-C, SIGTERM and
+        SIGHUP; wrong usage exits with 2.
     """
-    args = parse(sys.argv[1:] if argv is None else argv)
+    try:
+        with heeding(), own_output(), saying_warnings():
+            return run_command(sys.argv[1:] if argv is None else argv)
+    except OutputError as error:
+        if sys.stdout is not None:
+            forget(sys.stdout)
+        if isinstance(error.cause, BrokenPipeError):
+            return 0  # `minibert ... | head`: the reader has seen enough
+        say(f"minibert: error: standard output: cannot be written: {error}\n")
+        return 1
+    except KeyboardInterrupt as stop:
+        # Some of Python's decoders wrap what comes while they are at work into words of their own.
+        said = "" if stop.__cause__ else str(stop)
+        say(f"minibert: interrupted{': ' * bool(said)}{said}\n")
+        return STATUS.get(type(stop), 130)
+
+
+def run_command(argv: Sequence[str]) -> int:
+    """Run one command; 1 if it fails, which is said in one line on stderr, and 0 otherwise."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # Windows and LANG=C would choke on an answer in Greek
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+    args = parse(argv)
     progress_module.speaking = True  # say so when kernels are compiled
     try:
-        with heeding_sigterm(), saying_warnings():
-            args.run(args)
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        args.run(args)
     except MinibertError as error:
         line = " ".join(part.strip() for part in str(error).splitlines())
         say(f"minibert: error: {line}\n")
         return 1
-    except BrokenPipeError:  # `minibert ... | head`: the reader has seen enough
-        forget_output()
-        return 0
-    except KeyboardInterrupt as stop:
-        say(f"minibert: interrupted{': ' * bool(str(stop))}{stop}\n")
-        return 143 if isinstance(stop, Terminated) else 130
     except OSError as error:
-        place = error.filename
-        if place is None:  # it is standard output
-            forget_output()
-            place = "standard output: cannot be written"
-        say(f"minibert: error: {place}: {error.strerror or error}\n")
+        place = "" if error.filename is None else f"{error.filename}: "
+        say(f"minibert: error: {place}{error.strerror or error}\n")
         return 1
     return 0
 
 
+class OutputError(Exception):
+    """Standard output does not take what is written: no other file is to be blamed for that."""
+
+    def __init__(self, cause: OSError) -> None:
+        super().__init__(cause.strerror or str(cause))
+        self.cause = cause
+
+
+class Output:
+    """Standard output, with errors of its own; in everything else as it is."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+    def write(self, text: str) -> int:
+        """Write a text."""
+        try:
+            return self.stream.write(text)
+        except OSError as error:
+            raise OutputError(error) from None
+
+    def flush(self) -> None:
+        """Write what is waiting."""
+        try:
+            self.stream.flush()
+        except OSError as error:
+            raise OutputError(error) from None
+
+
 @contextmanager
-def heeding_sigterm() -> Iterator[None]:
-    """Let SIGTERM end a command as Ctrl-C does, unless the caller has other plans for it."""
+def own_output() -> Iterator[None]:
+    """Let standard output have errors of its own, and write all of it in the end.
 
-    def stop(*_: Any) -> None:
-        raise Terminated
-
-    if (
-        threading.current_thread() is not threading.main_thread()
-        or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL
-    ):
+    Raises:
+        OutputError: it does not take that.
+    """
+    stream = sys.stdout
+    if stream is None:  # it is closed
         yield
         return
-    signal.signal(signal.SIGTERM, stop)
+    output = Output(stream)
+    sys.stdout = cast(TextIO, output)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        sys.stdout = stream
+        output.flush()
 
 
 @contextmanager
@@ -143,12 +216,3 @@ def saying_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
         usual, warnings.showwarning = warnings.showwarning, show
         yield
-
-
-def forget_output() -> None:
-    """Drop what is left to be written to standard output, or Python complains when it ends."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-if __name__ == "__main__":
-    sys.exit(main())

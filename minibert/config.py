@@ -7,7 +7,6 @@ What only minibert uses stands there too, in an object "minibert":
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,8 @@ from typing import Any
 
 from minibert.errors import ConfigError, ModelNotFoundError
 from minibert.families import FAMILIES, why_not
+from minibert.files import LARGEST_JSON, json_value, read_file
+from minibert.reprs import shown
 
 # Sizes beyond these are a damaged file, not a model.
 LARGEST = {"num_hidden_layers": 1000, "num_hidden_groups": 1000, "inner_group_num": 1000}
@@ -82,6 +83,8 @@ class BertConfig:
     def __post_init__(self) -> None:
         """Reject shapes the encoder cannot run; all problems at once."""
         problems = []
+        if self.family not in tuple(FAMILIES):  # it may be unhashable
+            raise ConfigError(why_not(self.family))
         family = FAMILIES[self.family]
         for name in (
             "vocab_size",
@@ -98,29 +101,30 @@ class BertConfig:
             if type(value) is not int or not 1 <= value <= largest:
                 problems.append(
                     f"{name} must be a whole number of at least 1 and at most {largest}, "
-                    f"got {value!r:.80}"
+                    f"got {shown(value)}"
                 )
         types, least = self.type_vocab_size, max(1, family.token_types)
         if type(types) is not int or not least <= types <= LARGEST_SIZE:
             why = " (question and text)" if least == 2 else ""
-            problems.append(f"type_vocab_size must be at least {least}{why}, got {types!r}")
+            problems.append(f"type_vocab_size must be at least {least}{why}, got {shown(types)}")
         first, positions = self.first_position, self.max_position_embeddings
         if not problems and (type(first) is not int or not 0 <= first < positions):
             problems.append(
-                f"the first position, pad_token_id + 1, must be below {positions}, got {first!r}"
+                f"the first position, pad_token_id + 1, must be below {positions}, "
+                f"got {shown(first)}"
             )
         eps = self.layer_norm_eps
         if type(eps) not in (int, float) or not 0 <= eps <= 1:
-            problems.append(f"layer_norm_eps must be a number from 0 to 1, got {eps!r:.80}")
+            problems.append(f"layer_norm_eps must be a number from 0 to 1, got {shown(eps)}")
         for name, (lowest, highest) in OWN_FIELDS.items():
             value = getattr(self, name)
             if type(value) not in (int, float) or not lowest <= value <= highest:
                 problems.append(
-                    f"{name} must be a number from {lowest} to {highest}, got {value!r:.80}"
+                    f"{name} must be a number from {lowest} to {highest}, got {shown(value)}"
                 )
         if self.hidden_act not in tuple(ACTIVATIONS):  # it may be unhashable
             problems.append(
-                f"hidden_act must be one of {', '.join(ACTIVATIONS)}, got {self.hidden_act!r}"
+                f"hidden_act must be one of {', '.join(ACTIVATIONS)}, got {shown(self.hidden_act)}"
             )
         if not problems and self.hidden_size % self.num_attention_heads:
             problems.append(
@@ -175,7 +179,7 @@ class BertConfig:
             family = FAMILIES["bert"]
         position = raw.get("position_embedding_type", "absolute")
         if position != "absolute":
-            reasons.append(f"position_embedding_type is {position!r}, expected 'absolute'")
+            reasons.append(f"position_embedding_type is {shown(position)}, expected 'absolute'")
         for flag in ("is_decoder", "is_encoder_decoder", "add_cross_attention"):
             if raw.get(flag):
                 reasons.append(f"{flag} is true, expected an encoder")
@@ -189,7 +193,8 @@ class BertConfig:
         if not family.own_embedding_size and width not in (None, hidden):
             able = ", ".join(name for name, each in FAMILIES.items() if each.own_embedding_size)
             reasons.append(
-                f"embedding_size {width!r} differs from hidden_size, which it may in {able} only"
+                f"embedding_size {shown(width)} differs from hidden_size, which it may in {able} "
+                "only"
             )
         if reasons:
             raise ConfigError("minibert does not run this model: " + "; ".join(reasons))
@@ -200,7 +205,7 @@ class BertConfig:
             values["first_position"] = padding + 1 if type(padding) is int else padding
         own = raw.get("minibert", {})
         if not isinstance(own, dict):
-            raise ConfigError(f"minibert must be an object, got {own!r:.80}")
+            raise ConfigError(f"minibert must be an object, got {shown(own)}")
         values |= {name: own[name] for name in OWN_FIELDS if name in own}
         return cls(family=str(model_type), **values)
 
@@ -218,20 +223,18 @@ class BertConfig:
             raise ConfigError(f"{path}: {error}") from None
 
 
-def read_json_object(path: Path) -> dict[str, Any]:
-    """Read a file that holds one JSON object.
+def read_json_object(path: Path, at_most: int = LARGEST_JSON) -> dict[str, Any]:
+    """Read a file of at most so many bytes that holds one JSON object.
 
     Raises:
         ModelNotFoundError: it cannot be opened.
         ConfigError: it holds something else.
     """
-    if path.exists() and not path.is_file():  # a pipe would be waited for
-        raise ModelNotFoundError(f"{path}: cannot be read: it is a folder or a device")
     try:
-        raw = json.loads(path.read_text(encoding="utf-8-sig"))
+        raw = json_value(read_file(path, at_most=at_most).decode("utf-8-sig"))
     except OSError as error:
         raise ModelNotFoundError(f"{path}: cannot be read: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ConfigError(f"is not JSON: {error}") from None
     if not isinstance(raw, dict):
         raise ConfigError(f"must hold a JSON object, found {type(raw).__name__}")

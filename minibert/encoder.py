@@ -15,6 +15,8 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
+
 from minibert.arrays import Floats, Ints
 from minibert.batches import Batch
 from minibert.config import BertConfig
@@ -24,6 +26,7 @@ from minibert.parameters import Layer, Parameters
 from minibert.trace import Trace, note
 
 
+@np.errstate(over="ignore", divide="ignore", invalid="ignore")  # it shows in the logits
 def bert(
     batch: Batch,
     weights: Parameters[Any, Any, Any, Any],
@@ -90,11 +93,11 @@ def encoder_layer(
     eps = config.layer_norm_eps
 
     qkv = note(trace, f"{name}.qkv", kernels.linear(x, layer.qkv))  # [T, 3D]
+    context = kernels.attention(qkv, cu_seqlens, config.num_attention_heads)  # [T, D]
     if trace is not None:  # fast kernels never write the probabilities down
         for b, (begin, end) in enumerate(pairwise(cu_seqlens)):
             probs = reference.attention_probs(qkv[begin:end], config.num_attention_heads)
             note(trace, f"{name}.attention.probs.{b}", probs)  # [H, S, S]
-    context = kernels.attention(qkv, cu_seqlens, config.num_attention_heads)  # [T, D]
     note(trace, f"{name}.attention.context", context)
     x = kernels.linear_add_norm(context, layer.attention_output, x, layer.attention_norm, eps)
     note(trace, f"{name}.attention.output", x)

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from minibert.reprs import shown
+
 
 @dataclass(frozen=True)
 class Family:
@@ -182,7 +184,7 @@ distilbert/distilbert-base-cased-distilled-squad (DistilBERT)"
     if isinstance(model_type, str) and model_type in OTHERS:
         reason, instead = OTHERS[model_type]
         return f"model_type is {model_type!r}: {reason}. The nearest that runs: {instead}"
-    return f"model_type is {model_type!r}, and minibert runs {', '.join(FAMILIES)}"
+    return f"model_type is {shown(model_type)}, and minibert runs {', '.join(FAMILIES)}"
 
 
 # ---------------------------------------------------------------- names in checkpoints

@@ -1,16 +1,113 @@
-"""Files that are written whole or not at all."""
+"""Files that are read without waiting, and written whole or not at all."""
 
 from __future__ import annotations
 
+import errno
+import io
+import json
 import os
+import stat
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
+from minibert.drafts import whole_file
 from minibert.errors import InputError, ModelNotFoundError
+
+# ---------------------------------------------------------------- reading
+
+# Windows has other pipes, and does not turn line ends around if it is told so.
+WITHOUT_WAITING = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
+READ = os.O_RDONLY | getattr(os, "O_BINARY", 0)
+
+# Bytes of a JSON file in a model's folder.  As Python's objects they take up to 50 times as much;
+# config.json has 1,000, the index of a model in 200 parts 100,000, and 30,000 added tokens take
+# 3,000,000.
+LARGEST_JSON = 4_000_000
+# And of a file with a vocabulary: XLM-R's 250,000 pieces fill a tokenizer.json of 17,000,000.
+LARGEST_VOCABULARY = 100_000_000
+
+
+def open_file(path: str | os.PathLike[str], *, pipes: bool = False) -> io.BufferedReader:
+    """Open a file for reading, without waiting for anybody.
+
+    What opens as a file but is none (a folder, a pipe, a device) would be waited for, or have no
+    end.  What was opened is looked at, and not what had that name a moment before.
+
+    Args:
+        path: of the file.
+        pipes: whether a pipe or a terminal is as good: `<(command)` of a shell, or /dev/stdin.
+
+    Raises:
+        OSError: it cannot be opened, or is no file; its strerror says why.
+    """
+    try:
+        waits = pipes and stat.S_ISFIFO(os.stat(path).st_mode)  # for the one who writes into it
+        handle = os.open(path, READ if waits else READ | WITHOUT_WAITING)
+    except ValueError:  # a NUL in the name, or half of a surrogate pair
+        raise OSError(errno.EINVAL, "no file can have such a name", path) from None
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            raise OSError(errno.ENXIO, "it is a socket or a device, not a file", path) from None
+        raise
+    try:
+        mode = os.fstat(handle).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, "it is a folder, not a file", path)
+        if not (stat.S_ISREG(mode) or (pipes and (stat.S_ISFIFO(mode) or os.isatty(handle)))):
+            kind = "a pipe" if stat.S_ISFIFO(mode) else "a device"
+            raise OSError(errno.EINVAL, f"it is {kind}, not a file", path)
+        if WITHOUT_WAITING:
+            os.set_blocking(handle, True)
+        return os.fdopen(handle, "rb")
+    except BaseException:
+        os.close(handle)
+        raise
+
+
+def read_file(
+    path: str | os.PathLike[str], *, at_most: int | None = None, pipes: bool = False
+) -> bytes:
+    """The content of a file.
+
+    Args:
+        path: of the file.
+        at_most: bytes; None: any number.
+        pipes: as open_file takes it.
+
+    Raises:
+        OSError: it cannot be read, is no file, or is larger; its strerror says why.
+    """
+    with open_file(path, pipes=pipes) as file:
+        if at_most is None:
+            return file.read()
+        content = io.BytesIO()
+        while part := file.read(2**20):  # files that the system makes up do not say their size
+            content.write(part)
+            if content.tell() > at_most:
+                raise OSError(errno.EFBIG, f"it has more than {at_most} bytes", path)
+    return content.getvalue()
+
+
+def json_value(text: str, **hooks: Any) -> Any:
+    """What a JSON text says.
+
+    Args:
+        text: the document.
+        hooks: as json.loads takes them.
+
+    Raises:
+        ValueError: it is not JSON, or nested deeper than Python goes.
+    """
+    try:
+        return json.loads(text, **hooks)
+    except RecursionError:
+        raise ValueError("lists or objects are nested too deeply in it") from None
+
+
+# ---------------------------------------------------------------- writing
 
 
 def check_output(path: str | None) -> None:
@@ -36,8 +133,7 @@ def check_output(path: str | None) -> None:
     except FileNotFoundError:
         pass
     except (OSError, ValueError) as error:  # a name that the system does not allow
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{path}: cannot be written: {reason}") from None
+        raise unwritable(path, error) from None
     if os.path.isdir(target):
         raise InputError(f"{path}: cannot be written: it is a folder")
     if is_device(path):
@@ -88,29 +184,67 @@ def writing(path: str | None) -> Iterator[TextIO]:
         check_output(path)
         yield sys.stdout
         return
-    target = real_file(path)
-    if is_device(path):
-        try:
-            with open(target, "w", encoding="utf-8", errors="backslashreplace") as out:
+    encoding, errors = "utf-8", "backslashreplace"
+    with naming(path):
+        if is_device(path):
+            with open(os.path.expanduser(path), "w", encoding=encoding, errors=errors) as out:
                 yield out
-        except ModelNotFoundError:  # an OSError too
-            raise
-        except OSError as error:
-            raise InputError(f"{path}: cannot be written: {error.strerror}") from None
-        return
+            return
+        with whole_file(real_file(path)) as file:
+            out = io.TextIOWrapper(file, encoding, errors)
+            try:
+                yield out
+            finally:
+                out.detach()  # which writes what is waiting, and leaves the file open
+
+
+@contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """Say what it is that cannot be written.
+
+    Raises:
+        InputError: the system said so, or no file can have that name.
+    """
     try:
-        handle, draft = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+        with suppress(FileNotFoundError, NotADirectoryError):
+            os.lstat(os.path.expanduser(path))
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{path}: cannot be written: {reason}") from None
+        raise unwritable(path, error) from None
     try:
-        with open(handle, "w", encoding="utf-8", errors="backslashreplace") as out:
-            yield out
-        os.chmod(draft, 0o644)  # mkstemp's files are for one user only
-        os.replace(draft, target)
+        yield
     except ModelNotFoundError:  # an OSError too
         raise
     except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error.strerror}") from None
-    finally:
-        Path(draft).unlink(missing_ok=True)
+        raise unwritable(path, error) from None
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copy the content of a small file of a model.
+
+    Raises:
+        ModelNotFoundError: it cannot be read.
+        OSError: the copy cannot be written.
+    """
+    try:
+        content = read_file(source)
+    except OSError as error:
+        raise ModelNotFoundError(f"{source}: cannot be read: {error.strerror}") from None
+    target.write_bytes(content)
+
+
+def unwritable(path: str | Path, error: OSError | ValueError) -> InputError:
+    """What there is to say of something that cannot be written."""
+    reason = getattr(error, "strerror", None) or error
+    return InputError(f"{path}: cannot be written: {reason}")
+
+
+def remedy(error: OSError) -> str:
+    """What can be done so that something can be written the next time.
+
+    Example:
+        >>> remedy(OSError(errno.ENOSPC, "No space left on device"))
+        'Make room'
+        >>> remedy(PermissionError(errno.EACCES, "Permission denied"))
+        'Mend that'
+    """
+    return "Make room" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "Mend that"

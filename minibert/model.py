@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from minibert.batches import Batch, pack
+from minibert.batches import pack
 from minibert.checkpoints.hub import ModelFiles, find_model, find_tokenizer
 from minibert.checkpoints.safetensors import open_checkpoint
 from minibert.checkpoints.vocabularies import load_tokenizer
@@ -22,14 +22,18 @@ from minibert.config import BertConfig
 from minibert.encoder import begin_logits, qa_logits
 from minibert.errors import BackendError, InputError, TokenizerError
 from minibert.kernels.backend import Backend, get_backend
+from minibert.options import check_count
 from minibert.parameters import Parameters
 from minibert.reading import BATCH_TOKENS, GPU_BATCH_TOKENS, Example, Key, read_examples
-from minibert.reprs import short
+from minibert.reprs import short, shown
 from minibert.spans import Logits
 from minibert.tokenizer import Pair, Tokenizer
 from minibert.trace import Trace
 from minibert.weights import load_weights
 from minibert.windows import Window, make_windows
+
+# No model means a logit beyond it: sums and differences of such would leave float32's range.
+LARGEST_LOGIT = 1e30
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,6 +109,7 @@ class Model:
         positions = self.config.longest_window
         if max_seq_length is None:
             max_seq_length = self.usual_seq_length
+        max_seq_length = check_count("max_seq_length", max_seq_length, 1)
         if max_seq_length > positions:
             raise InputError(
                 f"max_seq_length {max_seq_length} is beyond the {positions} positions of this "
@@ -112,6 +117,9 @@ class Model:
             )
         if doc_stride is None:
             doc_stride = min(128, max_seq_length // 2)
+        doc_stride = check_count("doc_stride", doc_stride, 0)
+        if max_question_length is not None:
+            max_question_length = check_count("max_question_length", max_question_length, 1)
         tokens = self.tokenizer.encode(question)
         room = self.pair.text_room(tokens, max_seq_length)
         windows = []
@@ -139,7 +147,7 @@ class Model:
         """Run one packed batch: start and end logits [S] of each window."""
         batch = pack(windows)
         logits = qa_logits(batch, self.weights, self.config, self.kernels, trace)
-        return self._split(batch, logits)
+        return batch.split(self.checked(logits))
 
     def begin(self, windows: list[Window]) -> Callable[[], list[Logits]]:
         """Begin a packed batch; the function that comes back waits for what `logits` gives.
@@ -148,20 +156,26 @@ class Model:
         """
         batch = pack(windows)
         wait = begin_logits(batch, self.weights, self.config, self.kernels)
-        return lambda: self._split(batch, wait())
+        return lambda: batch.split(self.checked(wait()))
 
-    def _split(self, batch: Batch, logits: Logits) -> list[Logits]:
-        """The logits of each window.
+    def checked(self, logits: Logits) -> Logits:
+        """The logits of a batch, which can be compared and added up.
 
         Raises:
-            BackendError: they are not finite.
+            BackendError: they are not finite, or so large that their sums are not.
         """
-        if not all(np.isfinite(part).all() for part in logits):
+        if not all((np.abs(part) < LARGEST_LOGIT).all() for part in logits):
+            eps = self.config.layer_norm_eps
+            causes = [f"too large for {self.dtype}"]
+            if not np.float32(eps):
+                causes.append(f"such that a norm with layer_norm_eps {eps!r} divides by zero")
+            remedy = "" if self.dtype == "float32" else "Use dtype='float32'. "
             raise BackendError(
-                f"{self.name}: its logits are not finite numbers. The weights are damaged, or too "
-                f"large for {self.dtype}."
+                f"{self.name}: its logits are not finite numbers, or beyond {LARGEST_LOGIT:g}: the "
+                f"weights are damaged, or {', or '.join(causes)}. {remedy}`minibert doctor` with "
+                "--model says what the files hold."
             )
-        return batch.split(logits)
+        return logits
 
     def read(
         self,
@@ -188,7 +202,7 @@ def check_text(name: str, text: object, may_be_empty: bool = False) -> None:
         InputError: `text` is not a string, or is empty and may not be.
     """
     if not isinstance(text, str):
-        raise InputError(f"{name} must be a string, got {type(text).__name__}: {text!r:.80}")
+        raise InputError(f"{name} must be a string, got {type(text).__name__}: {shown(text)}")
     if not text and not may_be_empty:
         raise InputError(f"{name} cannot be empty")
 
@@ -229,7 +243,7 @@ def load_model(
     if not isinstance(tokenizer, Tokenizer | str | os.PathLike | None):
         raise InputError(
             "tokenizer must be a folder, a name or a Tokenizer of minibert, got "
-            f"{type(tokenizer).__name__}: {tokenizer!r:.80}"
+            f"{type(tokenizer).__name__}: {shown(tokenizer)}"
         )
 
     def fitting(config: BertConfig, where: Path) -> Tokenizer:

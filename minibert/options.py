@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Mapping, Sequence
-from numbers import Integral
+from numbers import Integral, Rational, Real
+from pathlib import Path
 from typing import Any
 
 from minibert.errors import InputError
+from minibert.reprs import shown
 
 DEVICES = ("auto", "cpu", "cuda", "reference")
 DTYPES = ("float32", "bfloat16", "float16", "int8")  # in which matrices are multiplied
@@ -22,14 +26,119 @@ STORED_DTYPES = ("float32", "float16", "int8")  # in which `convert` writes numb
 STORED_BITS = range(4, 9)  # of an integer that it writes
 
 
-def check_count(name: str, value: object, least: int) -> None:
-    """Refuse what is not a whole number of at least `least`.
+def check_count(name: str, value: object, least: int, bits: int = 63) -> int:
+    """A whole number of at least `least` as Python's own: those of NumPy wrap around.
+
+    Args:
+        name: of the option, for the message.
+        value: a whole number of any program's; no truth value.
+        least: what it may be at least.
+        bits: how many it may have at most; larger ones are a mistake, and cannot be printed.
 
     Raises:
         InputError: naming the option and the value.
     """
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-        raise InputError(f"{name} must be a whole number of at least {least}, got {value!r}")
+    if isinstance(value, Integral) and not isinstance(value, bool):
+        count = int(value)
+        if least <= count < 2**bits:
+            return count
+    beyond = f" and below 2**{bits}" if isinstance(value, Integral) and value >= 2**bits else ""
+    raise InputError(
+        f"{name} must be a whole number of at least {least}{beyond}, got {shown(value)}"
+    )
+
+
+def check_number(name: str, value: object) -> float:
+    """A number of any program's as a float, also an infinite one; no truth value and no NaN.
+
+    Raises:
+        InputError: naming the option and the value.
+    """
+    if (number := as_float(value)) is None:
+        large = isinstance(value, Rational) and not isinstance(value, bool)
+        kind = "a number that a float can hold" if large else "a number"
+        raise InputError(f"{name} must be {kind}, got {shown(value)}")
+    return number
+
+
+def as_float(value: object) -> float | None:
+    """A number as a float; None for what is none, for NaN, and for what no float can hold.
+
+    Example:
+        >>> import numpy as np
+        >>> as_float(np.float32(0.5)), as_float(10**400), as_float(True), as_float("1")
+        (0.5, None, None, None)
+    """
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:  # a whole number or a fraction of hundreds of digits
+        return None
+    return None if math.isnan(number) else number
+
+
+def check_flag(name: str, value: object) -> bool:
+    """True or False, also as NumPy has them.
+
+    Raises:
+        InputError: naming the option and the value.
+    """
+    import numpy as np  # here: --help needs no NumPy
+
+    if not isinstance(value, bool | np.bool_):
+        raise InputError(f"{name} must be True or False, got {shown(value)}")
+    return bool(value)
+
+
+def check_path(name: str, value: object) -> Path:
+    """The name of a folder as a path, with what ~ stands for.
+
+    Raises:
+        InputError: it is none, or none that a folder can have.
+    """
+    try:
+        text = os.fsdecode(value) if isinstance(value, str | os.PathLike) else ""
+    except TypeError:  # the object gives no text
+        text = ""
+    if not text:
+        raise InputError(f"{name} must be a folder's name, got {shown(value)}")
+    if not may_be_named(text):
+        raise InputError(f"{shown(text)}: no folder can have that name")
+    return Path(os.path.expanduser(text))
+
+
+def may_be_named(text: str) -> bool:
+    r"""Whether a file may have such a name; where the system ends a name at \0, and takes bytes.
+
+    Example:
+        >>> may_be_named("a\n"), may_be_named("a\0"), may_be_named("\ud800")
+        (True, False, False)
+    """
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:  # half of a character
+        return False
+
+
+def is_one_of(value: object, choices: Sequence[str]) -> bool:
+    """Whether a value is one of some texts; arrays, which `in` cannot compare, are none."""
+    return isinstance(value, str) and value in choices
+
+
+def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
+    """Refuse what is not one of some texts.
+
+    Raises:
+        InputError: naming the option and the value.
+    """
+    if not is_one_of(value, choices):
+        raise InputError(f"{name} must be one of {', '.join(choices)}, got {shown(value)}")
+
+
+def settle(record: Any, name: str, value: object) -> None:
+    """Keep in a frozen record, while it is made, what a check made of one of its fields."""
+    object.__setattr__(record, name, value)
 
 
 def listed(values: Any) -> Any:
@@ -66,7 +175,7 @@ def check_bits(bits: int | Sequence[int]) -> tuple[int, int, int]:
     ):
         raise InputError(
             "bits must be a whole number from 4 to 8, or three of them, for word embeddings, "
-            f"attention and feed-forward; got {bits!r:.80}"
+            f"attention and feed-forward; got {shown(bits)}"
         )
     return int(each[0]), int(each[1]), int(each[2])
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Generic, TypeAlias, TypeVar
+from typing import Generic, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +46,9 @@ class Table:
 
     __repr__ = short_repr
 
+    def __len__(self) -> int:
+        return len(self.matrix.values if isinstance(self.matrix, Int8) else self.matrix)
+
     def rows(self, ids: Ints) -> Floats:
         """The rows `ids` [T] as a new array [T, D]."""
         if isinstance(self.matrix, Int8):
@@ -73,6 +76,14 @@ class Norm:
     __repr__ = short_repr
 
 
+class TableRows(NamedTuple):
+    """How many rows the tables have that a batch's ids point to."""
+
+    input_ids: int
+    token_type_ids: int
+    position_ids: int
+
+
 @dataclass(frozen=True)
 class Tables:
     """The three embedding tables, and the norm of their sum; as wide as the layers, or E."""
@@ -81,6 +92,11 @@ class Tables:
     positions: Table  # [P, D]
     token_types: Table  # [2, D]
     norm: Norm
+
+    @property
+    def rows(self) -> TableRows:
+        """How many rows each has."""
+        return TableRows(len(self.words), len(self.token_types), len(self.positions))
 
 
 # The parts of a model, as they come from a file or as a backend keeps them.
@@ -126,17 +142,24 @@ def map_layers(
     layers: tuple[Layer[Dense, Norm], ...],
     dense: Callable[[Dense], DenseT],
     norm: Callable[[Norm], NormT],
+    intermediate: Callable[[Dense], DenseT] | None = None,
 ) -> tuple[Layer[DenseT, NormT], ...]:
     """Layers with each dense layer and each norm as a backend keeps it.
 
     A layer that stands there several times is brought into that form once.
+
+    Args:
+        layers: as they come from a file, where each part may be read only when it is asked for.
+        dense: brings a dense layer into that form.
+        norm: brings a norm into it.
+        intermediate: brings the intermediate layer into it; None: as every dense layer.
     """
     made = {
         id(layer): Layer(
             qkv=dense(layer.qkv),
             attention_output=dense(layer.attention_output),
             attention_norm=norm(layer.attention_norm),
-            intermediate=dense(layer.intermediate),
+            intermediate=(intermediate or dense)(layer.intermediate),
             output=dense(layer.output),
             output_norm=norm(layer.output_norm),
         )

@@ -1,7 +1,7 @@
 """The other front door: `pipeline("question-answering")`, as transformers had it up to 5.2.
 
 Same arguments, defaults, inputs and outputs, and the same answers; minibert/README.md lists the few
-differences.  Scores are products of probabilities; see `decode_probabilities` in spans.py.
+differences.  Scores are sums of products of probabilities; see `decode_probabilities` in spans.py.
 """
 
 from __future__ import annotations
@@ -15,12 +15,18 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from minibert.errors import InputError
 from minibert.model import Model, load_model
-from minibert.options import DEVICE_DTYPES, check_count, gpu_index, listed
-from minibert.reprs import changed_fields
+from minibert.options import (
+    DEVICE_DTYPES,
+    check_count,
+    check_flag,
+    gpu_index,
+    is_one_of,
+    listed,
+    settle,
+)
+from minibert.reprs import changed_fields, shown, spelled
 from minibert.spans import decode_probabilities
 from minibert.tokenizer import Tokenizer
 from minibert.windows import Window
@@ -62,19 +68,18 @@ class PipelineOptions:
     num_workers: object = field(default=None, repr=False)  # taken and not needed
 
     def __post_init__(self) -> None:
-        check_count("top_k", self.top_k, 1)
-        check_count("max_answer_len", self.max_answer_len, 1)
+        for name in ("top_k", "max_answer_len"):
+            settle(self, name, check_count(name, getattr(self, name), 1))
         for name, least in (
             ("max_seq_len", 1),
             ("doc_stride", 0),
             ("max_question_len", 1),
             ("batch_size", 1),
         ):
-            if getattr(self, name) is not None:
-                check_count(name, getattr(self, name), least)
+            if (value := getattr(self, name)) is not None:
+                settle(self, name, check_count(name, value, least))
         for name in ("handle_impossible_answer", "align_to_words"):
-            if not isinstance(getattr(self, name), bool | np.bool_):
-                raise InputError(f"{name} must be True or False, got {getattr(self, name)!r}")
+            settle(self, name, check_flag(name, getattr(self, name)))
 
 
 def pipeline(
@@ -119,8 +124,8 @@ def pipeline(
         >>> qa(question="Where do I live?", context="My name is Wolfgang and I live in Berlin")
         {'score': ..., 'start': 34, 'end': 40, 'answer': 'Berlin'}
     """
-    if task not in ("question-answering", None):
-        raise InputError(f"the task must be 'question-answering', got {task!r}")
+    if task is not None and not is_one_of(task, (QuestionAnsweringPipeline.task,)):
+        raise InputError(f"the task must be 'question-answering', got {shown(task)}")
     _pass_over(options)
     renamed = {ours: options.pop(theirs, None) for theirs, ours in RENAMED.items()}
     names = ("model", "tokenizer", *(pipeline.__kwdefaults__ or ()), *TAKEN, *RENAMED)
@@ -148,7 +153,9 @@ def explain_once(text: str) -> None:
 def _pass_over(options: dict[str, Any]) -> None:
     """Take what is in `TAKEN` out of `options`."""
     for name, reason in TAKEN.items():
-        if options.pop(name, None) and reason:
+        value = options.pop(name, None)
+        nothing = value is None or value is False or (isinstance(value, Mapping) and not value)
+        if reason and not nothing:
             explain_once(f"{name} is ignored: {reason}")
 
 
@@ -162,9 +169,10 @@ def device_name(device: object) -> str:
     if device is None:
         return "auto"
     if not isinstance(device, Integral) or isinstance(device, bool):
-        return str(device)  # torch.device prints as its name
+        return spelled(device)  # torch.device prints as its name
     if device < 0:
         return "cpu"
+    device = check_count("device", device, 0)
     from minibert.kernels.cuda.detect import find_gpus, why_not
 
     if problem := why_not(find_gpus()):
@@ -184,7 +192,7 @@ def dtype_name(dtype: object, device: str) -> str | None:
         >>> [dtype_name(d, "cpu") for d in (None, "auto", "torch.bfloat16", "int8")]
         [None, None, 'bfloat16', 'int8']
     """
-    name = str(dtype).removeprefix("torch.")
+    name = spelled(dtype).removeprefix("torch.")
     if name in ("None", "auto"):
         return None
     kind = "cpu" if device == "auto" else "cuda" if gpu_index(device) is not None else device
@@ -229,7 +237,9 @@ class QuestionAnsweringPipeline:
         Returns:
             For one question a dict with score, start, end and answer, or a list of them if there
             is not exactly one.  For several questions a list of those; for a generator an
-            iterator.
+            iterator.  A score is no probability: as in transformers, the scores of equal texts are
+            summed over all places and windows, and can exceed 1.  `QuestionAnswerer` gives a
+            `probability`; minibert/README.md says more.
 
         Raises:
             InputError: the arguments cannot be understood.
@@ -325,7 +335,7 @@ def _arguments(args: tuple[Any, ...], question: Any, context: Any) -> list[Any] 
                 return (inputs[i] for i in range(len(inputs)))
         raise InputError(
             "an example must be a dict with 'question' and 'context', "
-            f"got {type(inputs).__name__}: {inputs!r:.80}"
+            f"got {type(inputs).__name__}: {shown(inputs)}"
         )
     if question is None or context is None:
         missing = [n for n, v in (("question", question), ("context", context)) if v is None]
@@ -360,7 +370,7 @@ def _question_and_context(item: Any) -> tuple[Any, Any]:
         return item.question_text, item.context_text
     if not isinstance(item, Mapping):
         raise InputError(
-            f"an example must be a dict with 'question' and 'context', got {item!r:.80}"
+            f"an example must be a dict with 'question' and 'context', got {shown(item)}"
         )
     if missing := [key for key in ("question", "context") if key not in item]:
         raise InputError(f"the example has no {' and no '.join(map(repr, missing))}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,22 +14,27 @@ Item = TypeVar("Item")
 
 EVERY = 0.1  # seconds between two drawings
 
+# What steers a terminal: control characters of both sets but tabs and ends of lines, and those
+# that turn the direction of writing.
+STEERING = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]|\r(?!\n)")
+CLEAR = "\r\x1b[K"  # go to the beginning of the line, and empty it
+
 # Nothing here may spoil a result: where standard error is closed, full, or read by nobody any
 # more, there is just no progress to be seen.
 
 
-def say(text: str) -> None:
-    """Write to standard error, if that can be done."""
+def say(text: str, clear: bool = False) -> None:
+    """Write to standard error, if that can be done; with `clear`, over what stands on the line."""
     try:
         if sys.stderr is not None:
-            sys.stderr.write(text)
+            sys.stderr.write(CLEAR * clear + harmless(text, sys.stderr))
             sys.stderr.flush()
     except (OSError, ValueError):  # ValueError: it was closed by Python
         if speaking:
-            _forget(sys.stderr)
+            forget(sys.stderr)
 
 
-def _forget(stream: TextIO) -> None:
+def forget(stream: TextIO) -> None:
     """Drop what a stream did not take: Python would try again at its end, and exit with 120."""
     with suppress(OSError, ValueError), open(os.devnull, "wb") as nowhere:
         os.dup2(nowhere.fileno(), stream.fileno())
@@ -39,6 +45,17 @@ def on_terminal(stream: TextIO | None) -> bool:
     with suppress(ValueError):
         return stream is not None and stream.isatty()
     return False
+
+
+def harmless(text: str, stream: TextIO | None) -> str:
+    r"""A text as it is; on a terminal, with escapes such as \x1b in place of what would steer it.
+
+    Texts, names of files and messages go through here before they are written for people: what
+    is in them may move the cursor, change colours and titles, or turn the order of letters around.
+    """
+    if not on_terminal(stream):
+        return text
+    return STEERING.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 # Whether `stages` and `notice` say anything: the command line sets it, a library stays silent.
@@ -70,7 +87,7 @@ def progress(
     try:
         for count, item in enumerate(items, 1):
             if with_results and drawn > begin and on_terminal(sys.stdout):
-                say("\r\x1b[K")  # results go to the same screen: make room
+                say("", clear=True)  # results go to the same screen: make room
             yield item
             if (now := time.monotonic()) - drawn >= EVERY:
                 drawn = now
@@ -91,7 +108,7 @@ def _draw(count: int, total: int | None, unit: str, seconds: float, done: int) -
         left = f", {(total - count) / rate:.0f} s left" if count < total else f", {seconds:.0f} s"
     else:
         bar, left = f"{count} {unit}", ""
-    say(f"\r\x1b[K{bar}, {rate:.1f}/s{left}")
+    say(f"{bar}, {rate:.1f}/s{left}", clear=True)
 
 
 def notice(text: str) -> None:
@@ -121,10 +138,10 @@ def stages(title: str, names: Sequence[str]) -> Iterator[Callable[[], None]]:
         number += 1
         if terminal:
             bar = "#" * number + "." * (len(names) - number)
-            say(f"\r\x1b[K{title} [{bar}] {names[number - 1]}")
+            say(f"{title} [{bar}] {names[number - 1]}", clear=True)
 
     if not terminal:
         say(f"{title} ...\n")
     yield following
     seconds = time.monotonic() - begin
-    say(f"{chr(13) + chr(27) + '[K' if terminal else ''}{title}: {seconds:.1f} s\n")
+    say(f"{title}: {seconds:.1f} s\n", clear=terminal)

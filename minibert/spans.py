@@ -12,7 +12,7 @@ Next: minibert/answering.py and minibert/pipelines.py.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from minibert.arrays import Floats, Ints
 from minibert.reprs import short_repr
 from minibert.scripts import Borders, borders
+from minibert.sentences import LONGEST_SENTENCE
 from minibert.windows import Window
 
 # What a window's logits are: (start_logits [S], end_logits [S]), both float32.
@@ -42,6 +43,8 @@ class Answer:
     null_score: float  # logit sum of [CLS], the lowest over all windows: how unanswerable it looks
     document: int = 0  # which text, if the question was asked of several
     window: int = 0  # which window of that text
+    # What stands before and after it, as much as is needed to show its sentence.
+    around: tuple[str, str] = field(default=("", ""), repr=False, compare=False)
 
     __repr__ = short_repr
 
@@ -50,8 +53,26 @@ class Answer:
         """Whether this says that the text holds no answer."""
         return not self.text
 
+    def to_dict(self) -> dict[str, Any]:
+        """Its fields but `around`, as `minibert answer --json` prints them."""
+        return {each.name: getattr(self, each.name) for each in fields(self) if each.repr}
+
     def __str__(self) -> str:
         return self.text
+
+    def _repr_html_(self) -> str:
+        from minibert.pages.answers import answer_html  # here: only notebooks ask for it
+
+        return answer_html(self)
+
+
+class Answers(list[Answer]):
+    """The answers to a question, best first: a list that a notebook shows as a table."""
+
+    def _repr_html_(self) -> str:
+        from minibert.pages.answers import answers_html
+
+        return answers_html(self)
 
 
 class Span(NamedTuple):
@@ -226,7 +247,7 @@ def decode_answers(
     max_overlap: float | None = None,
     min_score: float | None = None,
     temperature: float = 1.0,
-) -> list[Answer]:
+) -> Answers:
     """Rank all spans of all windows, and "no answer", by their logit sums.
 
     A span is a candidate in the one window that sees its first token with the most context.
@@ -316,10 +337,11 @@ def decode_answers(
 
     first_window = {w.document: i for i, w in reversed(list(enumerate(windows)))}
 
-    def answer(text: str, start: int, end: int, score: float, number: int) -> Answer:
-        document = windows[number].document
+    def answer(start: int, end: int, score: float, number: int) -> Answer:
+        document, text = windows[number].document, windows[number].context.text
+        around = text[max(0, start - LONGEST_SENTENCE) : start], text[end : end + LONGEST_SENTENCE]
         return Answer(
-            text=text,
+            text=text[start:end],
             start=start,
             end=end,
             score=score,
@@ -327,17 +349,18 @@ def decode_answers(
             null_score=null_score,
             document=document,
             window=number - first_window[document],
+            around=around if end else ("", ""),
         )
 
-    answers = []
+    answers = Answers()
     for span, number in found[:n]:
         ends = ends_of[number]
         first, past = int(ends.starts[span.start]), int(ends.ends[span.end])
-        text_of_span = windows[number].context.text[first:past]
-        answers.append(answer(text_of_span, first, past, span.score, number))
+        answers.append(answer(first, past, span.score, number))
     rank = sum(not null_score - a.score > null_score_diff_threshold for a in answers)
-    answers.insert(rank, answer("", 0, 0, null_score, null_window))
-    return answers[:n]
+    answers.insert(rank, answer(0, 0, null_score, null_window))
+    del answers[n:]
+    return answers
 
 
 # ---------------------------------------------------------------- products of probabilities

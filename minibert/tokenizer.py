@@ -12,7 +12,8 @@ from __future__ import annotations
 import re
 import unicodedata
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,9 +23,9 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 from minibert.arrays import Ints
 from minibert.config import BertConfig
-from minibert.errors import InputError, TokenizerError
+from minibert.errors import InputError, MinibertError, TokenizerError
 from minibert.recent import Recent
-from minibert.reprs import short_repr
+from minibert.reprs import short_repr, shown
 
 MOST_ROUNDING = 128  # trainers round embedding tables up to a multiple of so many rows
 WORD = re.compile("[^ \t\r\n\u202f]+")  # what run_squad.py takes for a word
@@ -176,16 +177,19 @@ class Tokenizer:
 
     def _split(self, text: str, given: str | Sequence[str]) -> tokenizers.Encoding:
         """The tokens of a text, given whole or as its words."""
-        try:
-            return self.backend.encode(
-                given, is_pretokenized=not isinstance(given, str), add_special_tokens=False
-            )
-        except (UnicodeError, TypeError) as error:
-            at = next((i for i, c in enumerate(text) if "\ud800" <= c <= "\udfff"), None)
-            reason = (
-                f"character {at} is the lone surrogate {text[at]!r}" if at is not None else error
-            )
-            raise InputError(f"the text cannot be split into tokens: {reason}") from None
+        with reporting(f"{self.name}: its tokenizer cannot split a text"):
+            try:
+                return self.backend.encode(
+                    given, is_pretokenized=not isinstance(given, str), add_special_tokens=False
+                )
+            except (UnicodeError, TypeError) as error:
+                at = next((i for i, c in enumerate(text) if "\ud800" <= c <= "\udfff"), None)
+                reason = (
+                    f"character {at} is the lone surrogate {text[at]!r}"
+                    if at is not None
+                    else error
+                )
+                raise InputError(f"the text cannot be split into tokens: {reason}") from None
 
     def _check_known(self, ids: Ints) -> None:
         """Warn, once a tokenizer, of a text that the vocabulary mostly knows nothing of."""
@@ -212,27 +216,33 @@ class Tokenizer:
         """
         normalizer, splitter = self.backend.normalizer, self.backend.pre_tokenizer
         if not isinstance(self.backend.model, models.WordPiece):
-            lowers = normalizer is not None and normalizer.normalize_str("A") == "a"
-            normalizer = normalizers.BertNormalizer(lowercase=lowers)
+            normalizer = normalizers.BertNormalizer(lowercase=self.normalized("A") == "a")
             splitter = pre_tokenizers.BertPreTokenizer()
             text = unicodedata.normalize("NFC", text)
-        if normalizer is not None:
-            text = normalizer.normalize_str(text)
-        if splitter is None:
-            return text.split()
-        return [word for word, _ in splitter.pre_tokenize_str(text)]
+        with reporting(f"{self.name}: its tokenizer cannot split a text"):
+            if normalizer is not None:
+                text = normalizer.normalize_str(text)
+            if splitter is None:
+                return text.split()
+            return [word for word, _ in splitter.pre_tokenize_str(text)]
+
+    def normalized(self, text: str) -> str:
+        """A text as it is before it is split."""
+        normalizer = self.backend.normalizer
+        with reporting(f"{self.name}: its tokenizer cannot normalise a text"):
+            return text if normalizer is None else str(normalizer.normalize_str(text))
 
     def plain_text(self, ids: Ints) -> str:
         """What tokens stand for, as far as their names tell, with one space between words."""
         names = self.names(ids)
+        decoder = self.backend.decoder
         if isinstance(self.backend.model, models.WordPiece):
-            text = " ".join(names).replace(" ##", "")
-        elif self.backend.decoder is not None:
-            text = self.backend.decoder.decode(names)
-        else:
+            return " ".join(" ".join(names).replace(" ##", "").split())
+        if decoder is None:
             spaces = isinstance(self.backend.model, models.Unigram)
-            text = (decoders.Metaspace() if spaces else decoders.ByteLevel()).decode(names)
-        return " ".join(text.split())
+            decoder = decoders.Metaspace() if spaces else decoders.ByteLevel()
+        with reporting(f"{self.name}: its tokenizer cannot join tokens"):
+            return " ".join(decoder.decode(names).split())
 
     def names(self, ids: Ints) -> list[str]:
         """The vocabulary's names of tokens: "##" begins what continues a word."""
@@ -279,7 +289,8 @@ def find_pair(backend: tokenizers.Tokenizer, cls_id: int, sep_id: int) -> Pair:
     """
     if backend.post_processor is None:
         return Pair(cls_id, sep_id)
-    both = backend.encode("a", "b")
+    with reporting("the tokenizer cannot join a question and a text"):
+        both = backend.encode("a", "b")
     question, text = (
         [i for i, part in zip(both.ids, both.sequence_ids, strict=True) if part == n]
         for n in (0, 1)
@@ -291,8 +302,8 @@ def find_pair(backend: tokenizers.Tokenizer, cls_id: int, sep_id: int) -> Pair:
         if both.ids == ids and both.type_ids == types:
             return Pair(cls_id, sep_id, separators, text_type)
     raise TokenizerError(
-        f"the tokenizer joins a question and a text as {' '.join(both.tokens)} (token types "
-        f"{both.type_ids}), and BERT as [CLS] question [SEP] text [SEP] (token types 0 and 1), "
+        f"the tokenizer joins a question and a text as {' '.join(both.tokens):.200} (token types "
+        f"{shown(both.type_ids)}), and BERT as [CLS] question [SEP] text [SEP] (types 0 and 1), "
         "RoBERTa as <s> question </s></s> text </s>"
     )
 
@@ -301,5 +312,18 @@ def _special_id(backend: tokenizers.Tokenizer, token: str) -> int:
     """The id of a token that every BERT vocabulary has."""
     found = backend.token_to_id(token)
     if found is None:
-        raise TokenizerError(f"the vocabulary has no {token!r} token, which BERT needs")
+        raise TokenizerError(f"the vocabulary has no {shown(token)} token, which BERT needs")
     return int(found)
+
+
+@contextmanager
+def reporting(problem: str) -> Iterator[None]:
+    """What the `tokenizers` package raises, as a TokenizerError that begins with `problem`."""
+    try:
+        yield
+    except MinibertError:
+        raise
+    except BaseException as error:  # of all kinds; and a panic of its Rust is no Exception
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise TokenizerError(f"{problem}: {error!s:.200}") from None

@@ -16,7 +16,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from minibert import __version__
-from minibert.errors import InputError
+from minibert.documents import to_json
+from minibert.drafts import try_lock
+from minibert.errors import InputError, ModelNotFoundError
+from minibert.files import unwritable
 from minibert.model import Model
 
 
@@ -51,6 +54,7 @@ def unfinished(path: Path, header: Mapping[str, Any], overwrite: bool) -> Iterat
             or another run is writing there.
         KeyboardInterrupt: as it came, and saying that the run can go on.
     """
+    header = json.loads(to_json(header))  # as it reads when it comes back
     if os.path.islink(path) or (os.path.exists(path) and not os.path.isfile(path)):
         raise InputError(f"{path}: is not a file of an earlier run; remove it")
     try:
@@ -59,7 +63,7 @@ def unfinished(path: Path, header: Mapping[str, Any], overwrite: bool) -> Iterat
             file.seek(0)
             first = file.readline()
             if not first.endswith(b"\n"):
-                if not json.dumps(header).encode().startswith(first):
+                if not to_json(header).encode().startswith(first):
                     raise InputError(f"{path}: is not the file of an earlier run; remove it")
                 begin_again(file, header)
             elif different := differences(path, first, header):
@@ -80,14 +84,18 @@ def unfinished(path: Path, header: Mapping[str, Any], overwrite: bool) -> Iterat
                 path.unlink()
         if os.name == "nt":
             path.unlink()
+    except ModelNotFoundError:  # an OSError too
+        raise
     except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from None
+        if error.filename not in (None, str(path)):  # of something else, in the midst of the run
+            raise
+        raise unwritable(path, error) from None
 
 
 def begin_again(file: BinaryIO, header: Mapping[str, Any]) -> None:
     """Leave nothing but the header in the file of a run."""
     file.truncate(0)
-    file.write(json.dumps(header).encode() + b"\n")
+    file.write(to_json(header).encode() + b"\n")
     file.flush()
 
 
@@ -106,16 +114,8 @@ def lock(file: BinaryIO, path: Path) -> None:
     Raises:
         InputError: another process is writing there.
     """
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise InputError(f"{path}: another run is writing there") from None
-    except OSError:  # this file system has no locks
-        return
+    if try_lock(file.fileno()) is False:
+        raise InputError(f"{path}: another run is writing there")
 
 
 def differences(path: Path, line: bytes, header: Mapping[str, Any]) -> list[str]:

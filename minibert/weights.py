@@ -8,6 +8,9 @@ minibert/checkpoints says how, conversion.py there writes it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 
 from minibert.checkpoints.layouts import (
@@ -218,18 +221,42 @@ def stack(parts: list[Dense]) -> Dense:
     return Dense(np.concatenate([full(weight) for weight in weights]), bias)
 
 
+class StoredLayer(Layer[Dense, Norm]):
+    """A layer in a checkpoint, of which each part is read whenever it is asked for.
+
+    So a model is nowhere in memory as a whole beside what a backend makes of it.
+
+    Args:
+        parts: what reads each field of a layer.
+    """
+
+    def __init__(self, **parts: Callable[[], Dense | Norm]) -> None:
+        object.__setattr__(self, "_parts", parts)  # a layer is frozen
+
+    def __getattr__(self, name: str) -> Dense | Norm:
+        read = self.__dict__.get("_parts", {}).get(name)
+        if read is None:
+            raise AttributeError(name)
+        part: Dense | Norm = read()
+        return part
+
+
 def load_weights(
     checkpoint: Checkpoint, config: BertConfig, new_head: Dense | None = None
 ) -> Weights:
-    """Read all arrays of a model.
+    """The arrays of a model.
 
     Args:
         checkpoint: the file.
         config: of the model.
         new_head: the question-answering head of a model that has none; None: it must have one.
 
+    Returns:
+        The arrays; those of the layers are read whenever they are asked for.
+
     Raises:
-        CheckpointError: the file does not fit the config, or holds NaN or infinite numbers.
+        CheckpointError: the file does not fit the config, has changed since it was opened, or holds
+            NaN or infinite numbers; of a layer, when it is read.
     """
     names = check_weights(checkpoint, config, needs_head=new_head is None)
 
@@ -245,13 +272,14 @@ def load_weights(
         )
 
     def layer(prefix: str) -> Layer[Dense, Norm]:
-        return Layer(
-            qkv=stack([dense(f"{prefix}attention.self.{x}") for x in ("query", "key", "value")]),
-            attention_output=dense(prefix + "attention.output.dense"),
-            attention_norm=norm(prefix + "attention.output.LayerNorm"),
-            intermediate=dense(prefix + "intermediate.dense"),
-            output=dense(prefix + "output.dense"),
-            output_norm=norm(prefix + "output.LayerNorm"),
+        own = [f"{prefix}attention.self.{name}" for name in ("query", "key", "value")]
+        return StoredLayer(
+            qkv=lambda: stack([dense(name) for name in own]),
+            attention_output=partial(dense, prefix + "attention.output.dense"),
+            attention_norm=partial(norm, prefix + "attention.output.LayerNorm"),
+            intermediate=partial(dense, prefix + "intermediate.dense"),
+            output=partial(dense, prefix + "output.dense"),
+            output_norm=partial(norm, prefix + "output.LayerNorm"),
         )
 
     types = "embeddings.token_type_embeddings.weight"

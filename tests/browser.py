@@ -1,4 +1,4 @@
-"""Chromium, driven through its debugging pipe: pages as people see, hear and type them."""
+"""Chromium: what it makes of a page; and, through its debugging pipe, pages as people use them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import subprocess
 import threading
 import time
 
+import pytest
+
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 PATIENCE = 60.0  # seconds; only a fault takes so long
 MISSING = "no Chromium or Chrome on PATH, nor named by MINIBERT_CHROMIUM"
@@ -18,6 +20,24 @@ KEYS = {"Tab": 9, "Enter": 13}
 def find_browser():
     """The program, or None."""
     return os.environ.get("MINIBERT_CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
+
+
+needs_browser = pytest.mark.skipif(find_browser() is None, reason=MISSING)
+QUIETLY = "--headless --no-sandbox --disable-gpu --disable-background-networking"
+
+
+def load(path, tmp_path):
+    """What the browser makes of a page, and what it has to say about it."""
+    profile = f"--user-data-dir={tmp_path / 'profile'}"
+    options = [*QUIETLY.split(), "--enable-logging=stderr", "--dump-dom", profile]
+    done = subprocess.run(
+        [find_browser(), *options, path.as_uri()],
+        capture_output=True,
+        encoding="utf-8",
+        timeout=2 * PATIENCE,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
 
 
 class Browser:

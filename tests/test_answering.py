@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from random_models import answer_with_the_embedded_model
+from random_models import answer_with_the_embedded_model, tiny_config, write_model
 from safetensors.numpy import load_file, save_file
 
 from minibert import (
@@ -413,15 +413,69 @@ def test_a_question_answerer_can_be_pickled(tiny):
     assert qa.answer(question, text) == QuestionAnswerer(tiny).answer(question, text)
 
 
-@pytest.mark.parametrize("device", ["reference", "cpu"])
-def test_logits_that_are_not_finite_are_an_error(tiny_folder, tmp_path, device):
-    folder = tmp_path / "model"
+def spoilt(tiny_folder, folder, name, factor):
+    """The tiny model with one array so many times as large."""
     shutil.copytree(tiny_folder, folder)
     tensors = load_file(folder / "model.safetensors")
-    name = "qa_outputs.weight"
-    save_file(tensors | {name: np.full_like(tensors[name], 3e38)}, folder / "model.safetensors")
-    with np.errstate(all="ignore"), pytest.raises(BackendError, match="not finite numbers"):
-        QuestionAnswerer(folder, device=device).answer("who sailed?", "ada lee sailed")
+    save_file(tensors | {name: tensors[name] * np.float32(factor)}, folder / "model.safetensors")
+    return folder
+
+
+DEVICES = {"device": "reference"}, *({"dtype": d} for d in ("float32", "bfloat16", "int8"))
+
+
+@pytest.mark.parametrize("how", DEVICES, ids=str)
+@pytest.mark.parametrize(
+    ("name", "factor"),
+    [
+        ("qa_outputs.weight", 1e38),
+        ("qa_outputs.weight", 1e33),  # finite, but no sum of two is
+        ("bert.embeddings.LayerNorm.weight", 1e20),
+        ("bert.embeddings.LayerNorm.bias", 1e20),
+        ("bert.encoder.layer.1.output.LayerNorm.bias", 1e35),
+        ("bert.embeddings.word_embeddings.weight", 3e37),
+    ],
+)
+def test_logits_that_are_not_finite_are_an_error(tiny_folder, tmp_path, name, factor, how):
+    folder = spoilt(tiny_folder, tmp_path / "model", name, factor)
+    qa = QuestionAnswerer(folder, **how)
+    with pytest.raises(BackendError, match="not finite numbers") as no:
+        qa.answer("who sailed?", "ada lee sailed")
+    assert f"too large for {qa.model.dtype}" in str(no.value)
+    assert ("Use dtype='float32'" in str(no.value)) == (qa.model.dtype != "float32")
+
+
+@pytest.mark.parametrize("how", DEVICES, ids=str)
+def test_a_norm_without_an_epsilon_is_named_where_it_divides_by_zero(tmp_path, how):
+    folder = write_model(tmp_path / "model", tiny_config(layer_norm_eps=0.0))
+    tensors = load_file(folder / "model.safetensors")
+    tables = {name: tensors[name] * 0 for name in tensors if "_embeddings." in name}
+    save_file(tensors | tables, folder / "model.safetensors")
+    with pytest.raises(BackendError, match="layer_norm_eps 0.0 divides"):
+        QuestionAnswerer(folder, **how).answer("who sailed?", "ada lee sailed")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("factor", [1e10, 1e20, 1e30])
+@pytest.mark.parametrize("name", ["self.query.weight", "self.key.weight", "output.dense.weight"])
+def test_weights_beyond_all_sense_give_the_definition_s_answers(
+    tiny_folder, tmp_path, name, factor, dtype
+):
+    folder = spoilt(tiny_folder, tmp_path / "m", f"bert.encoder.layer.0.attention.{name}", factor)
+    truth, ours = (
+        QuestionAnswerer(folder, device=device, dtype=kind).model
+        for device, kind in (("reference", None), ("cpu", dtype))
+    )
+    windows = ours.windows("who sailed?", ["the old captain and ada lee sailed north last year"])
+    expected = np.concatenate(truth.logits(windows)[0])
+    off = np.abs(np.concatenate(ours.logits(windows)[0]) - expected)
+    assert off.max() < (1e-4 if dtype == "float32" else 0.5)
+
+
+@pytest.mark.parametrize("option", [{"n": 3}, {"examples": 3}, {"options": 3}, {"batch_size": 3}])
+def test_what_is_no_option_of_one_answer_is_named(qa, option):
+    with pytest.raises(InputError, match=f"unknown option {next(iter(option))}"):
+        qa.answer(WHO, TEXT, **option)
 
 
 @pytest.mark.parametrize("value", ["no", 1, None])

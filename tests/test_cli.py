@@ -15,8 +15,8 @@ from programs import command, read_terminal
 
 from minibert import __version__
 from minibert.cli import COMMANDS, main, parse
-from minibert.commands.answer import LONGEST_SENTENCE, sentence_around
-from minibert.progress import progress
+from minibert.progress import harmless, progress
+from minibert.sentences import LONGEST_SENTENCE, sentence_around
 
 pytestmark = pytest.mark.usefixtures("compiled_before")
 
@@ -435,12 +435,89 @@ def test_the_answer_is_marked_in_bold_on_a_terminal_that_can(tiny_folder, tmp_pa
     assert ("[" in shown.replace("\x1b[", "")) == (variables != {})
 
 
-# --- progress --------------------------------------------------------------------------------
+# --- what steers a terminal ------------------------------------------------------------------
 
 
 class Terminal(io.StringIO):
     def isatty(self):
         return True
+
+
+STEERING = "\x1b[31m \x07 \x9b2J \x7f \r \x08 \u202e \u2066 \x00"
+ESCAPED = r"\x1b[31m \x07 \x9b2J \x7f \r \x08 \u202e \u2066 \x00"
+
+
+def steers(text):
+    """Whether a text holds what steers a terminal, beside the marks of an answer."""
+    text = text.replace("\x1b[1;4m", "").replace("\x1b[0m", "")
+    return any(each in text for each in STEERING.replace("[31m", "").replace("2J", "").split(" "))
+
+
+def test_a_terminal_gets_escapes_and_everything_else_the_text_as_it_is():
+    text = f"a {STEERING} b\tc\r\nd\nΩμέγα שלום 東京 é\u200d"
+    assert harmless(text, Terminal()) == text.replace(STEERING, ESCAPED)
+    assert harmless(text, io.StringIO()) == harmless(text, None) == text
+
+
+@pytest.mark.parametrize("options", [[], ["--json"], ["--top-k", "3"]])
+def test_no_text_steers_the_terminal(monkeypatch, tmp_path, tiny_folder, options):
+    path = tmp_path / "a\x1b[31m.txt"
+    path.write_text(f"Ada {STEERING} Lee".replace("\r", "") + "\r wrote it.\r\n", newline="")
+    argv = ["answer", "Who wrote it?", "--file", str(path), "--model", str(tiny_folder)]
+    argv += ["--null-threshold", "inf", "--device", "reference", *options]
+    shown = {}
+    for kind in (io.StringIO, Terminal):
+        monkeypatch.setattr(sys, "stdout", kind())
+        assert main(argv) == 0
+        shown[kind] = sys.stdout.getvalue()
+    assert not steers(shown[Terminal])
+    if "--json" in options:
+        assert shown[Terminal] == shown[io.StringIO]
+    else:
+        assert "\x1b[31m" in shown[io.StringIO]
+        assert r"\x1b[31m" in shown[Terminal]
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["evaluate", "--data", f"./{STEERING}".replace("\0", "")],
+        ["answer", "Who?", "--file", f"/nowhere/{STEERING}"],
+        ["answer", "Who?", "a text", "--model", f"./{STEERING}"],
+        ["answer", "Who?", "a text", f"--{STEERING}"],
+        ["answer", "Who?", "a text", "--top-k", STEERING],
+        ["answer", "Who?", "a text", "--device", STEERING],
+        [STEERING],
+        ["evaluate", "--data", f"./{STEERING}"],
+        ["doctor", "--model", f"./{STEERING}"],
+    ],
+)
+def test_no_message_steers_the_terminal(monkeypatch, argv):
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    try:
+        assert main(argv) == 1
+    except SystemExit as end:
+        assert end.code == 2
+    assert sys.stderr.getvalue()
+    assert not steers(sys.stderr.getvalue() + sys.stdout.getvalue())
+
+
+@pytest.mark.parametrize("option", ["--model=--", "--device=--", "--top-k=--"])
+def test_an_option_is_never_two_dashes(capsys, option):
+    with pytest.raises(SystemExit) as end:
+        main(["answer", "Who?", "a text", option])
+    assert end.value.code == 2
+    assert "error: argument" in capsys.readouterr().err
+
+
+def test_help_loads_no_numpy():
+    code = "import sys, minibert.cli; minibert.cli.build_parser(); print('numpy' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout == "False\n"
+
+
+# --- progress --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("total", [3, None, 0, 2])

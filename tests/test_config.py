@@ -8,6 +8,7 @@ from random_models import tiny_config
 from minibert.config import ACTIVATIONS, BertConfig
 from minibert.errors import ConfigError, MinibertError, ModelNotFoundError
 from minibert.families import FAMILIES, OTHERS
+from minibert.reprs import shown
 
 SIZES = (
     "vocab_size",
@@ -162,7 +163,7 @@ def test_one_token_type_is_too_few():
 def test_an_eps_that_is_no_number_from_0_to_1_is_named(eps):
     message = problem({"layer_norm_eps": eps})
     assert "layer_norm_eps" in message
-    assert f"got {eps!r:.80}" in message
+    assert f"got {shown(eps)}" in message
 
 
 @pytest.mark.parametrize("name", ["geluu", "GELU", "", None, 3, ["gelu"]])
@@ -171,6 +172,37 @@ def test_an_unknown_activation_is_named_and_the_known_ones_are_listed(name):
     assert f"got {name!r}" in message
     for known in ACTIVATIONS:
         assert known in message
+
+
+ODD = {
+    "long": "x" * 10**6,
+    "huge": 10**5000,
+    "far below zero": -(10**5000),
+    "many": [1] * 10**5,
+    "nan": float("nan"),
+    "half a character": "\ud800",
+}
+
+
+@pytest.mark.parametrize("value", ODD.values(), ids=ODD)
+@pytest.mark.parametrize(
+    "name",
+    [
+        *SIZES,
+        *("embedding_size", "hidden_act", "layer_norm_eps", "model_type", "minibert"),
+        *("position_embedding_type", "pad_token_id"),
+    ],
+)
+def test_whatever_a_value_is_the_message_is_short(name, value):
+    message = problem({"model_type": "roberta"} | {name: value})
+    assert len(message) < 1000
+    message.encode()
+
+
+@pytest.mark.parametrize("family", ["x", None, ["bert"], "x" * 10**6])
+def test_a_family_that_is_none_is_named(family):
+    with pytest.raises(ConfigError, match="model_type is .* and minibert runs bert"):
+        BertConfig(family=family)
 
 
 def test_heads_that_do_not_divide_the_hidden_size_are_named():

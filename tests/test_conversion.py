@@ -4,6 +4,8 @@ import json
 import os
 import shutil
 import stat
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from torch_files import write_torch_file
 
 from minibert.checkpoints.conversion import convert
 from minibert.checkpoints.safetensors import open_checkpoint
+from minibert.cli import main
 from minibert.errors import (
     CheckpointError,
     ConfigError,
@@ -302,6 +305,92 @@ def test_an_output_that_cannot_be_written_is_named(tmp_path, tiny_folder):
     message = str(caught.value)
     assert "cannot be written" in message
     assert str(tmp_path / "file" / "new") in message
+
+
+CONVERT = """
+import sys
+from minibert import convert
+convert(sys.argv[1], sys.argv[2], bits=[5, 6, 6])
+"""
+
+
+def test_the_same_model_gives_the_same_bytes_whatever_the_seed_of_hashes(tmp_path, tensors):
+    source = write_pickle(tmp_path / "old", dict(reversed(tensors.items())))
+    convert(source, tmp_path / "1", bits=[5, 6, 6])
+    subprocess.run(
+        [sys.executable, "-c", CONVERT, str(source), str(tmp_path / "2")],
+        env=os.environ | {"PYTHONHASHSEED": "2"},
+        check=True,
+    )
+    for path in (tmp_path / "1").iterdir():
+        assert (tmp_path / "2" / path.name).read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
+def test_the_package_safetensors_reads_and_would_write_the_same_file(tmp_path, tiny_folder, dtype):
+    folder = convert(tiny_folder, tmp_path / "new", dtype=dtype)
+    ours = folder / "model.safetensors"
+    arrays, metadata = load_file(ours), open_checkpoint(ours).metadata
+    save_file(arrays, tmp_path / "theirs", metadata)
+    if len(metadata) == 1:  # it writes several in any order
+        assert (tmp_path / "theirs").read_bytes() == ours.read_bytes()
+    for name, array in load_file(tmp_path / "theirs").items():
+        np.testing.assert_array_equal(open_checkpoint(ours).read(name), array)
+
+
+def test_a_disk_that_is_full_is_named_and_leaves_the_old_model(tmp_path, tiny_folder):
+    limited = """
+import resource, sys
+from minibert.cli import main
+resource.setrlimit(resource.RLIMIT_FSIZE, (9_000, 9_000))
+sys.exit(main(["convert", *sys.argv[1:], "--overwrite"]))
+"""
+    if os.name == "nt":
+        pytest.skip("Windows has no such limit")
+    target = convert(tiny_folder, tmp_path / "new", dtype="float16")
+    before = logits(target)
+    done = subprocess.run(
+        [sys.executable, "-c", limited, str(tiny_folder), str(target)],
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"minibert: error: {target}: cannot be written: File too large\n"
+    np.testing.assert_array_equal(logits(target), before)
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a\0b", "\ud800"])
+def test_a_name_that_no_folder_can_have_is_refused_before_anything_is_read(tmp_path, name):
+    with pytest.raises(InputError, match="cannot be written|no folder can have that name"):
+        convert("no such model", tmp_path / name)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has such folders")
+@pytest.mark.parametrize("folder", ["/proc/new", "/sys/new"])
+def test_a_folder_in_which_nothing_can_be_made_is_named(tiny_folder, folder):
+    with pytest.raises(InputError, match=f"^{folder}: cannot be written: "):
+        convert(tiny_folder, folder)
+
+
+def test_the_current_folder_can_be_converted_onto(tmp_path, tiny_folder, monkeypatch):
+    folder = convert(tiny_folder, tmp_path / "new", dtype="float16")
+    monkeypatch.chdir(folder)
+    with pytest.raises(InputError, match="already there"):
+        convert(tiny_folder, ".")
+    convert(tiny_folder, ".", overwrite=True)
+    np.testing.assert_array_equal(logits(folder), logits(tiny_folder))
+    with pytest.raises(InputError, match="no part of a model"):
+        convert(tiny_folder, "/", overwrite=True)
+
+
+def test_an_old_model_that_cannot_be_removed_is_named(capsys, tmp_path, tiny_folder, monkeypatch):
+    folder = convert(tiny_folder, tmp_path / "new", dtype="float16")
+    monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)
+    assert main(["convert", str(tiny_folder), str(folder), "--overwrite"]) == 0
+    (left,) = [path for path in tmp_path.iterdir() if path != folder]
+    said = f"minibert: {left}: cannot be removed, and is not needed any more\n"
+    assert capsys.readouterr().err == said
 
 
 # --- models that are refused -----------------------------------------------------------------

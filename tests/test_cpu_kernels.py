@@ -299,6 +299,48 @@ def test_attention_where_all_scores_are_far_below_zero(kernels):
     check_attention(kernels, qkv, [37], 1)
 
 
+@pytest.mark.parametrize("size", [1e4, 1e10, 1e20, 1e36])
+@pytest.mark.parametrize("sign", [1, -1])
+@over()
+def test_attention_with_scores_beyond_all_sense(kernels, size, sign):
+    qkv = normal(0, sum(MIXED), 3 * 2 * 40)
+    qkv[:, 80:160] = bfloat16(np.abs(qkv[:, 80:160]))
+    qkv[:, :80] = np.float32(0)
+    qkv[:, [0, 40]] = bfloat16(np.float32(sign * size))  # scores are keys' first numbers
+    qkv = bfloat16(qkv)
+    borders = np.unique(np.cumsum([0, *MIXED], dtype=np.int32))
+    ours, truth = (
+        kernels.attention(qkv, borders, 2),
+        reference.attention(qkv.astype("f8"), borders, 2),
+    )
+    close(ours, truth, 1e-3 if kernels.dtype == "float32" else 4 * HALF)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@over()
+def test_what_is_no_number_stays_none_through_every_step(kernels, bad):
+    steps, rows = Unprepared(kernels), np.arange(20) != 7
+    x, layer = normal(0, 20, 70), dense(1, 70, 70)
+    x[7, 33] = bad
+
+    def check(y):
+        assert np.isfinite(y[rows]).all()
+        assert not np.isfinite(y[~rows]).all()
+
+    check(steps.linear(x, layer))
+    for activation in reference.ACTIVATIONS:
+        check(steps.linear_activation(x, layer, activation))
+    check(steps.linear_add_norm(x, layer, normal(2, 20, 70), norm(3, 70), EPS))
+    check(steps.linear_add_norm(normal(2, 20, 70), layer, x, norm(3, 70), EPS))
+    check(np.stack(steps.span_logits(x, dense(4, 2, 70)), axis=1))
+    for column in (33, 103, 173):  # a query, a key, a value
+        qkv = normal(5, 20, 210)
+        qkv[7, column] = bad
+        y = kernels.attention(qkv, np.array([0, 7, 20], np.int32), 2)
+        assert np.isfinite(y[:7]).all()
+        assert not np.isfinite(y[7 : 8 if column == 33 else None]).all()
+
+
 # ---------------------------------------------------------------- both ends of the model
 
 

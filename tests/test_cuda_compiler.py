@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from builders import dense, norm, normal
+from builders import dense, elf, norm, normal
 from emulated_gpu import EmulatedGpu, build, compile_for
 from numba import cuda, float32, int32
 from random_models import tiny_config
@@ -29,6 +29,7 @@ from unprepared import Unprepared
 
 from minibert.errors import BackendError
 from minibert.kernels import reference
+from minibert.kernels.cache import read_cache, write_cache
 from minibert.kernels.cpu.pool import available_cores
 from minibert.kernels.cuda import attention, gemm, recipes, rows
 from minibert.kernels.cuda.functions import Kernels
@@ -315,7 +316,7 @@ def run_all(kernels, limit):
 # ---------------------------------------------------------------- what is kept
 
 NORM = Recipe("rows", "norm", ("float16", 64))
-BUILT = Built(b"cubin\nof\x00bytes", "entry", ("int32*", "float32"), 128, 0, 4, 0)
+BUILT = Built(elf(190) + b"cubin\nof\x00bytes", "entry", ("int32*", "float32"), 128, 0, 4, 0)
 
 
 @pytest.fixture
@@ -344,6 +345,15 @@ def test_a_kernel_is_compiled_once(folder):
     path.write_bytes(path.read_bytes()[:-1])  # damaged: compiled again
     assert built_kernel(NORM, (8, 0), compile_) == BUILT
     assert len(asked) == 3
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{}", b"[]\n", b"\xff\n", encode(replace(BUILT, cubin=b"no cubin"))]
+)
+def test_a_kept_file_that_holds_something_else_is_compiled_again(folder, content):
+    assert write_cache(cache_path(NORM, (8, 0)), content)
+    assert built_kernel(NORM, (8, 0), lambda *_: BUILT) == BUILT
+    assert decode(read_cache(cache_path(NORM, (8, 0)))) == BUILT
 
 
 def test_the_name_of_a_kept_kernel_changes_with_what_it_is_made_from(folder, monkeypatch):

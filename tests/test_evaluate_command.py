@@ -7,7 +7,9 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 from squad_files import EXAMPLE, NUMBERS, squad_file
 
 from minibert import InputError
@@ -206,6 +208,49 @@ def test_infinite_thresholds_are_texts_in_json(capsys, data, tmp_path):
     files = ["--predictions", wrong, "--null-odds", odds, "--tune-null"]
     shown = output_of(capsys, "evaluate", "--data", EXAMPLE, *files)
     assert shown["tuned_null"]["threshold"] == "-inf"
+
+
+@pytest.fixture
+def short_sighted(tiny_folder, tmp_path):
+    """A model whose logits are no numbers where a window is longer than 40 tokens."""
+    folder = tmp_path / "short-sighted"
+    shutil.copytree(tiny_folder, folder)
+    tensors = load_file(folder / "model.safetensors")
+    tensors["bert.embeddings.position_embeddings.weight"][40:] *= np.float32(1e38)
+    save_file(tensors, folder / "model.safetensors")
+    return folder
+
+
+def test_logits_that_are_no_numbers_end_a_run_which_keeps_what_is_finished(
+    capsys, short_sighted, tmp_path
+):
+    long = "Ada Lee sailed north last year . " * 8
+    texts = ["Ada Lee sailed north."] * 500 + [long] + ["Ada Lee sailed north."]
+    path = squad_file(
+        tmp_path / "data.json", [("Who sailed?", text, ["Ada Lee"]) for text in texts]
+    )
+    out = tmp_path / "out"
+    command = ["evaluate", "--data", path, "--model", short_sighted, "--output-dir", out]
+    message = error_of(capsys, *command, "--device", "reference")
+    assert "logits are not finite numbers" in message
+    assert f"(what is finished is kept in {out / UNFINISHED})" in message
+    assert os.listdir(out) == [UNFINISHED]
+    done = len((out / UNFINISHED).read_bytes().splitlines()) - 1
+    assert 0 < done <= 500
+    assert main([*map(str, command), "--device", "reference"]) == 1
+    assert f"{done} of 502 questions were answered before" in capsys.readouterr().err
+    assert len((out / UNFINISHED).read_bytes().splitlines()) - 1 >= done
+
+
+def test_an_infinite_threshold_is_the_same_when_a_run_goes_on(capsys, short_sighted, tmp_path):
+    texts = ["Ada Lee sailed north last year . " * 8]
+    path = squad_file(tmp_path / "data.json", [("Who sailed?", text, ["Ada"]) for text in texts])
+    command = ["evaluate", "--data", path, "--model", short_sighted, "--output-dir", tmp_path / "o"]
+    command += ["--device", "reference", "--null-threshold", "inf"]
+    for _ in range(2):
+        assert "not finite" in error_of(capsys, *command)
+    header = json.loads((tmp_path / "o" / UNFINISHED).read_bytes(), parse_constant=pytest.fail)
+    assert header["null_threshold"] == "inf"
 
 
 # ---------------------------------------------------------------- test files, other languages

@@ -198,7 +198,7 @@ def test_tuning_needs_odds_and_two_articles(data):
     with pytest.raises(InputError, match="only be tuned with null odds"):
         tune_null(Evaluation(data.questions, predictions, metrics))
     odds = dict.fromkeys(predictions, 0.0)
-    with pytest.raises(InputError, match="measure must be 'exact' or 'f1'"):
+    with pytest.raises(InputError, match="measure must be one of exact, f1"):
         tune_null(Evaluation(data.questions, predictions, metrics, odds), "F1")
     with pytest.raises(InputError, match="one is not enough"):
         tune_null(Evaluation(data.questions[:3], predictions, metrics, odds))

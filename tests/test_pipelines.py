@@ -1,8 +1,10 @@
 """pipeline("question-answering") takes and gives what transformers' did."""
 
 import itertools
+import re
 import warnings
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -25,6 +27,8 @@ from minibert.pipelines import (
     dtype_name,
     explain_once,
 )
+
+ROOT = Path(__file__).resolve().parents[1]
 
 TEXT = "My name is Wolfgang and I live in Berlin. The river is called Spree."
 WHERE = "Where do I live?"
@@ -418,3 +422,18 @@ def test_defaults_are_those_of_transformers():
     assert (options.top_k, options.max_answer_len, options.max_question_len) == (1, 15, None)
     assert options.align_to_words
     assert not options.handle_impossible_answer
+
+
+def test_scores_of_several_windows_can_exceed_one_and_probabilities_cannot(qa):
+    document = (ROOT / "minibert" / "README.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", document, re.DOTALL)
+    score, probability = map(float, re.findall(r"# ([\d.]+)$", code, re.MULTILINE))
+    text = "Ada Lovelace wrote the first program. "
+    text = (text + "The ship sailed past the harbour in the rain. " * 32) * 3
+    asked = {"question": "Who wrote the first program?", "context": text}
+    found = qa(**asked)
+    assert found["answer"] == "Ada Lovelace"
+    assert found["score"] == pytest.approx(score, abs=0.01)
+    assert score > 1
+    best = QuestionAnswerer(qa.model).answer(**asked)
+    assert best.probability == pytest.approx(probability, abs=0.01)

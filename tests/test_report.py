@@ -1,10 +1,7 @@
 import itertools
 import math
-import os
 import random
 import re
-import shutil
-import subprocess
 from dataclasses import replace
 from html import unescape
 from html.parser import HTMLParser
@@ -12,6 +9,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from browser import load, needs_browser
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -719,27 +717,7 @@ def test_an_excerpt_does_not_cut_words():
 # ---------------------------------------------------------------- a browser
 
 
-def browser():
-    names = ("chromium", "chromium-browser", "google-chrome")
-    return os.environ.get("MINIBERT_CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
-
-
-def load(path, tmp_path):
-    """What a browser makes of a page, and what it has to say about it."""
-    options = "--headless --no-sandbox --disable-gpu --enable-logging=stderr --dump-dom".split()
-    done = subprocess.run(
-        [browser(), *options, f"--user-data-dir={tmp_path / 'profile'}", path.as_uri()],
-        capture_output=True,
-        encoding="utf-8",
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-
-
-@pytest.mark.skipif(
-    browser() is None, reason="no Chromium or Chrome on PATH, nor named by MINIBERT_CHROMIUM"
-)
+@needs_browser
 def test_a_browser_shows_the_page_without_a_complaint(tmp_path):
     html = render_report(make(), "A report to look at")
     image = '<img src="https://example.invalid/a.png">'

@@ -1,11 +1,17 @@
 """SentencePiece models: what is read of them, and damaged ones."""
 
+import struct
+
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from test_vocabularies import CHARSMAP
 from tokenizer_files import field, varint, write_sentencepiece
+from tokenizers import normalizers
 
-from minibert.checkpoints.sentencepiece import Piece, read_sentencepiece
+from minibert.checkpoints import sentencepiece
+from minibert.checkpoints.sentencepiece import Piece, longest_replacement, read_sentencepiece
 from minibert.errors import ModelNotFoundError, TokenizerError
 
 PIECES = [Piece("<unk>", 0.0, 2), Piece("▁the", -1.5, 1), Piece("é" * 200, -1e4, 4)]
@@ -65,11 +71,74 @@ def test_a_missing_file_is_not_found(tmp_path):
         field(1, field(1, b"x")) + field(2, field(40, 1)),
         field(1, field(1, b"x")) + field(2, field(40, b"1")),
         field(1, field(1, b"x")) + field(3, field(2, 10**9)),
+        field(1, field(1, b"x")) + field(2, field(3, b"1")),
+        field(1, field(1, b"x")) + varint(10 << 3) + b"\x80" * 10**5 + b"\x01",
+        b"\x80" * 10**6,
     ],
 )
 def test_what_is_no_such_model_is_refused(file, content):
     file.write_bytes(content)
     problem(file)
+
+
+def test_a_model_of_more_pieces_than_any_has_is_refused(file, monkeypatch):
+    monkeypatch.setattr(sentencepiece, "MOST_PIECES", 2)
+    assert "it has more than 2 pieces" in problem(file)
+
+
+# --- the rules by which characters are replaced --------------------------------------------------
+
+
+def rules(*units, texts=b"fi\0", size=None):
+    """Rules as `Precompiled` follows them."""
+    trie = np.array(units, "<u4").tobytes()
+    return struct.pack("<I", len(trie) if size is None else size) + trie + texts
+
+
+BLOCK = [1 << 10, *[0] * 255]  # a root, and a letter's 256 units
+
+
+def test_the_longest_text_is_found():
+    assert longest_replacement(rules(*BLOCK, texts="é\0éé\0\0".encode())) == 2
+    assert longest_replacement(rules(*BLOCK, texts=b"\0")) == 1
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        b"",
+        b"\xff\xff\xff\xff",
+        rules(),
+        rules(*BLOCK, size=2**32 - 4),
+        rules(*BLOCK, size=1023),
+        rules(1 << 10),
+        rules(*BLOCK[:100]),
+        rules(256 << 10, *BLOCK[1:]),
+        rules(2**31 | 256 << 10, *BLOCK[1:]),
+        rules(1 << 10 | 1 << 9, *BLOCK[1:]),
+        rules(*BLOCK, texts=b"\xff\0"),
+        rules(1 << 10 | 1 << 8, 3, *BLOCK[2:]),
+        rules(1 << 10 | 1 << 8, 2**31 - 1, *BLOCK[2:]),
+        rules(1 << 10 | 1 << 8, 1, *BLOCK[2:], texts="é\0".encode()),
+    ],
+)
+def test_rules_that_lead_out_of_themselves_are_refused(damaged):
+    with pytest.raises(ValueError, match=r"trie|utf-8"):
+        longest_replacement(damaged)
+
+
+@given(data=st.data())
+def test_damaged_rules_are_refused_or_do_no_harm(data):
+    content = bytearray(CHARSMAP)
+    for _ in range(data.draw(st.integers(1, 3))):
+        at = 4 + 4 * data.draw(st.integers(0, 255))
+        content[at : at + 4] = struct.pack("<I", data.draw(st.integers(0, 2**32 - 1)))
+    try:
+        longest_replacement(bytes(content))
+    except ValueError:
+        return
+    text = data.draw(st.text()) + "ﬁ\u3000ﬀ"
+    normalizers.Precompiled(bytes(content)).normalize_str(text)
 
 
 @given(data=st.data())

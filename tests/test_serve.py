@@ -8,8 +8,6 @@ import pytest
 pytest.importorskip("starlette", reason="minibert's extra 'serve' is not installed")
 pytest.importorskip("uvicorn", reason="minibert's extra 'serve' is not installed")
 
-from dataclasses import asdict
-
 from servers import Served
 
 from minibert import Options, QuestionAnswerer, pipeline
@@ -159,7 +157,7 @@ def test_answer_gives_the_answerers_answers(served, tiny):
         status, found = served.post("/answer", body)
         expected = qa.n_best(QUESTION, context, 4, max_answer_length=6)
         assert status == 200
-        assert found["answers"] == nearly([asdict(each) for each in expected])
+        assert found["answers"] == nearly([each.to_dict() for each in expected])
         everything = qa.n_best(QUESTION, context, 10**6, max_answer_length=6)
         none = next(each.probability for each in everything if each.is_null)
         assert found["null_probability"] == pytest.approx(none, rel=1e-3)
@@ -213,7 +211,7 @@ def test_thresholds_may_be_infinite(served):
         ("/", {"inputs": PAIR, "parameters": {"top_q": 2}}, 422, "did you mean 'top_k'"),
         ("/", {"inputs": PAIR, "parameters": {"align_to_words": "no"}}, 422, "True or False"),
         ("/", {"inputs": PAIR, "parameters": {"max_seq_len": 10**9}}, 422, "positions"),
-        ("/", {"inputs": PAIR, "parameters": {"doc_stride": 10**30}}, 422, "cannot advance"),
+        ("/", {"inputs": PAIR, "parameters": {"doc_stride": 10**15}}, 422, "cannot advance"),
         ("/answer", {"question": "who"}, 400, "no 'context'"),
         ("/answer", {}, 400, "no 'question' and no 'context'"),
         ("/answer", {**PAIR, "n": 0}, 422, "n must be"),

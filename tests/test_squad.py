@@ -328,7 +328,7 @@ def test_other_files_are_refused(tmp_path, document, expected):
 
 def test_files_that_cannot_be_read_are_refused(tmp_path):
     assert "No such file" in refused(tmp_path / "missing.json")
-    assert "directory" in refused(tmp_path)
+    assert "a folder" in refused(tmp_path)
     (tmp_path / "latin").write_bytes(b'{"data": "\xe9"}')
     assert "is not UTF-8" in refused(tmp_path / "latin")
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,12 +10,14 @@ import time
 from argparse import Namespace
 from itertools import cycle, islice
 
+import numpy as np
 import pytest
 from programs import command, lines_of, read_terminal, rows_of
+from safetensors.numpy import load_file, save_file
 
 from minibert import QuestionAnswerer
 from minibert.cli import main
-from minibert.commands.stream import answer_lines, digest
+from minibert.commands.stream import Source, answer_lines, digest
 from minibert.reading import BATCH_TOKENS, groups
 
 QUESTION = "who wrote it?"
@@ -181,6 +184,21 @@ def test_many_bad_rows_leave_the_others_alone(run, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"]
 
 
+def test_logits_that_are_no_numbers_end_the_run(capsys, tiny_folder, tmp_path):
+    folder, out = tmp_path / "model", tmp_path / "out"
+    shutil.copytree(tiny_folder, folder)
+    tensors = load_file(folder / "model.safetensors")
+    tensors["qa_outputs.weight"] *= np.float32(1e38)
+    save_file(tensors, folder / "model.safetensors")
+    (tmp_path / "in").write_bytes(GOOD + b"\n" + GOOD)
+    for options in ([], ["--output", str(out)]):
+        assert main(["answer", "--jsonl", str(tmp_path / "in"), *options, "--model", str(folder)])
+        printed, err = capsys.readouterr()
+        assert printed == ""
+        assert "its logits are not finite numbers" in err
+    assert not out.exists()
+
+
 def test_strict_stops_at_the_first_bad_row_and_what_is_finished_is_written(run, tmp_path):
     path = tmp_path / "in"
     path.write_bytes(GOOD + b"\n{\n" + GOOD)
@@ -214,8 +232,8 @@ def test_rows_are_taken_as_needed(tiny, contents):
             taken.append(number)
             yield number, content
 
-    args = Namespace(jsonl="in", top_k=1, batch_size=None)
-    rows = answer_lines(QuestionAnswerer(tiny), lines(), args)
+    args = Namespace(top_k=1, batch_size=None)
+    rows = answer_lines(QuestionAnswerer(tiny), Source("in", "line", lines(), lambda: None), args)
     for number, row in enumerate(islice(rows, 6_000), 1):
         assert row.digest == digest(contents[(number - 1) % len(contents)])
         assert len(taken) < number + 5_000
@@ -367,10 +385,17 @@ def test_with_overwrite_what_fits_is_kept(run, interrupted, tmp_path, place):
     ]
 
 
-@pytest.mark.parametrize("damage", [b"hello", b"", b"0123456789abcdef ok [1]", b"\xff\x00"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        *(b"hello", b"", b"0123456789abcdef ok [1]", b"\xff\x00", b'DIGEST ok {"a": "\x89"}'),
+        *(b'DIGEST ok {"a": 1ore: {}}', b'DIGEST ok {"score": NaN}'),
+    ],
+)
 def test_a_damaged_row_is_refused(run, fails, interrupted, tmp_path, damage):
     kept = tmp_path / "out.unfinished"
-    header, first, _ = kept.read_bytes().splitlines()
+    header, first, second = kept.read_bytes().splitlines()
+    damage = damage.replace(b"DIGEST", second[:16])
     kept.write_bytes(b"\n".join([header, first, damage, b""]))
     assert f"{kept}, line 3: is damaged. " in fails(*interrupted)
     assert run(*interrupted, "--overwrite")[0] == 0

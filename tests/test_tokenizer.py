@@ -5,13 +5,16 @@ import warnings
 
 import numpy as np
 import pytest
+import tokenizers
 from hypothesis import example, given
 from hypothesis import strategies as st
 from random_models import tiny_config, vocabulary
 from tokenizer_files import UNCASED, pieces, slices, write_json, write_vocab
+from tokenizers import models, normalizers
 
 from minibert.checkpoints.vocabularies import load_tokenizer
 from minibert.errors import InputError, MinibertError, TokenizerError
+from minibert.tokenizer import Tokenizer, reporting
 
 # --- fitting the model -----------------------------------------------------------------------
 
@@ -156,3 +159,36 @@ def test_a_copy_in_another_process_warns_of_the_same_model(tmp_path):
     tokenizer = pickle.loads(pickle.dumps(load_tokenizer(write_vocab(tmp_path))))
     with pytest.warns(UserWarning, match=str(tmp_path)):
         tokenizer.encode("xx " * 20)
+
+
+# --- what the package raises ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def panicking():
+    """A tokenizer that was made by hand, of parts that no file may hold."""
+    words = {word: number for number, word in enumerate(["[UNK]", "[CLS]", "[SEP]", "a"])}
+    backend = tokenizers.Tokenizer(models.WordPiece(words, unk_token="[UNK]"))
+    backend.normalizer = normalizers.Precompiled(b"\x04\0\0\0\xff\xff\xff\xff")
+    return Tokenizer(backend, name="a model")
+
+
+@pytest.mark.parametrize("use", ["encode", "encode_words", "basic_words", "normalized"])
+def test_a_panic_of_the_package_is_an_error_like_others(panicking, use):
+    with pytest.raises(
+        TokenizerError, match=r"a model: its tokenizer cannot .* index out of bounds"
+    ):
+        getattr(panicking, use)("a")
+
+
+def test_a_tokenizer_that_cannot_split_what_is_unknown_is_an_error_like_others():
+    words = {"[CLS]": 0, "[SEP]": 1, "a": 2}
+    tokenizer = Tokenizer(tokenizers.Tokenizer(models.WordPiece(words, unk_token="[UNK]")))
+    with pytest.raises(TokenizerError, match=r"cannot split a text: .*\[UNK\]"):
+        tokenizer.encode("b")
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit, InputError])
+def test_what_others_raise_passes(kind):
+    with pytest.raises(kind), reporting("a model"):
+        raise kind("it")

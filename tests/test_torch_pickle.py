@@ -14,6 +14,7 @@ import pathlib
 import pickle
 import struct
 import tarfile
+import tracemalloc
 import zipfile
 from collections import OrderedDict
 
@@ -512,8 +513,38 @@ def test_several_models_in_a_file_are_told_apart_or_named(write):
 def test_a_value_used_again_and_again_takes_no_more_memory():
     state = dict_of({str(i): NONE for i in range(1000)}) + b"q\x00"
     objects = (named("a.B") + b")\x81h\x00b") * 1000
-    found, _ = step_through(io.BytesIO(program(b"(" + state + objects + b"t")))
+    found, _ = step_through(io.BytesIO(program(b"(" + state + objects + b"t")), 10**5)
     assert all(value.state is found[0] for value in found[1:])
+
+
+@pytest.mark.parametrize(
+    "instruction",
+    [
+        b"B\xff\xff\xff\xff",
+        b"X\xff\xff\xff\xff",
+        *(b + struct.pack("<Q", 2**62) for b in (b"\x8e", b"\x8d")),
+    ],
+)
+def test_an_instruction_that_asks_for_more_than_there_is_gets_no_memory(write, instruction):
+    path = write(instruction)
+    tracemalloc.start()
+    try:
+        assert "expected" in problem(path)
+        assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_an_entry_that_says_it_is_packed_into_more_than_there_is_gets_no_memory(tmp_path):
+    content = bytearray(zip_file(dict_of({"x": tensor()}), {"0": SIX}))
+    at = content.index(b"PK\1\2")  # of the first entry, the pickle
+    content[at + 20 : at + 24] = struct.pack("<I", 2**31)
+    tracemalloc.start()
+    try:
+        problem(write_as(tmp_path, bytes(content)))
+        assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_name_is_shown_shortened(write):

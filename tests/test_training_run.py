@@ -11,14 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from random_models import write_model
-from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from squad_files import EXAMPLE, squad_file
 from test_families import write_family
 from torch_files import write_torch_file
 
-from minibert import InputError, convert, load_model
-from minibert.training import run_folder as folders
+from minibert import InputError, convert, drafts, load_model
 from minibert.training import trainer as trainers
 from minibert.training.run import train
 from minibert.training.settings import TrainingSettings
@@ -131,7 +129,7 @@ def test_a_run_killed_while_it_writes_goes_on(whole, tiny_folder, tmp_path, monk
     folder = tmp_path / "out"
     where, real = {
         "save": (np, np.save),
-        "synchronise": (folders, folders.synchronise),
+        "synchronise": (drafts, drafts.synchronise),
         "replace": (os, os.replace),
         "fsync": (os, os.fsync),
     }[function]
@@ -156,8 +154,7 @@ def test_a_run_killed_while_it_writes_goes_on(whole, tiny_folder, tmp_path, monk
                 break
     assert calls
     assert content(folder) == content(whole[1])
-    assert not list(folder.rglob("*.unfinished"))
-    assert not list(folder.rglob(".model.*"))
+    assert not list(folder.rglob("*.draft"))
 
 
 def test_a_full_disk_ends_the_run_and_loses_nothing(whole, tiny_folder, tmp_path, monkeypatch):
@@ -641,23 +638,30 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(tiny_folder, tmp_path,
 
 def test_a_run_goes_on_beside_what_was_left_of_the_best_model(tiny_folder, tmp_path):
     interrupted_run(tiny_folder, tmp_path / "out")
-    (tmp_path / "out/best.old").mkdir()
+    (tmp_path / "out/best.minibert-old").mkdir()
     log = tmp_path / "out/run/log.jsonl"
     log.write_bytes(b"\xff\xfe{{" + log.read_bytes()[4:])
     assert train(EXAMPLE, tiny_folder, tmp_path / "out", settings()).finished
-    assert not (tmp_path / "out/best.old").exists()
+    assert not (tmp_path / "out/best.minibert-old").exists()
 
 
-def test_a_disk_that_is_full_is_no_traceback(tiny_folder, tmp_path, monkeypatch):
-    def full(*_):
-        raise SafetensorError("I/O error: No space left on device (os error 28)")
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [(errno.ENOSPC, "Make room"), (errno.EDQUOT, "Make room"), (errno.EROFS, "Mend that")],
+)
+def test_what_cannot_be_written_is_said_with_its_cause(
+    tiny_folder, tmp_path, monkeypatch, number, remedy
+):
+    def failing(*_):
+        raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr("minibert.checkpoints.safetensors.save_file", full)
-    with pytest.raises(InputError, match="No space left"):
+    monkeypatch.setattr(os, "fsync", failing)  # a disk may say so only then
+    cause = rf"cannot be written: {os.strerror(number)}"
+    with pytest.raises(InputError, match=rf"{cause}\. {remedy}, then the same command goes on"):
         train(EXAMPLE, tiny_folder, tmp_path / "out", settings())
-    with pytest.raises(InputError, match="No space left"):
+    with pytest.raises(InputError, match=rf"new: {cause}$"):
         convert(tiny_folder, tmp_path / "new")
-    assert not (tmp_path / "new").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_many_epochs_are_counted_at_once(tiny_folder, tmp_path):

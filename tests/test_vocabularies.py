@@ -184,6 +184,12 @@ def test_special_tokens_that_are_null_are_the_usual_ones(tmp_path):
         ({"model_max_length": None}, None),
         ({"model_max_length": -1}, None),
         ({"model_max_length": "512"}, None),
+        ({"model_max_length": True}, None),
+        ({"model_max_length": 0.5}, None),
+        ({"model_max_length": float("nan")}, None),
+        ({"model_max_length": float("inf")}, None),
+        ({"model_max_length": 10**4000}, None),
+        ({"model_max_length": [512]}, None),
     ],
 )
 def test_the_longest_window_is_taken_where_it_says_something(tmp_path, settings, expected):
@@ -355,13 +361,24 @@ def test_added_tokens_come_behind_the_vocabulary(tmp_path, form):
 
 @pytest.mark.parametrize(
     "content",
-    [{"x": 999}, {"x": "y"}, {"x": None}, {"x": [1]}],
-    ids=["gap", "text", "null", "list"],
+    [
+        *(
+            {"x": 999},
+            {"x": "y"},
+            {"x": None},
+            {"x": [1]},
+            {"x": float("inf")},
+            {"x": float("nan")},
+        ),
+        *({"x": -1}, {"\ud800": 14}, {"x" * 10**6: 14}, {"x" * 10**6: 15}),
+    ],
+    ids="gap text null list infinity nan negative surrogate long far".split(),
 )
 def test_added_tokens_that_do_not_follow_are_refused(tmp_path, content):
     write_vocab(tmp_path)
-    with pytest.raises(TokenizerError, match="added token"):
+    with pytest.raises(TokenizerError, match="added token") as caught:
         added(tmp_path, "added_tokens.json", content)
+    assert len(str(caught.value)) < 1000
 
 
 def test_special_tokens_may_be_named_in_their_map_alone(tmp_path):
@@ -413,6 +430,35 @@ def test_damaged_additional_special_tokens_do_no_harm(tmp_path, more):
         assert "additional_special_tokens must be a list" in problem(tmp_path)
 
 
+ODD = [True, 5, ["[CLS]"], {"lstrip": True}, {"content": None}, "\ud800", "x" * 10**6, {}]
+
+
+@pytest.mark.parametrize("token", ODD, ids=range(len(ODD)))
+@pytest.mark.parametrize("role", ["cls", "sep", "unk", "pad", "mask", "bos"])
+@pytest.mark.parametrize("write", [write_vocab, write_json])
+def test_a_special_token_that_is_none_is_named(tmp_path, write, role, token):
+    message = problem(write(tmp_path, settings={f"{role}_token": token}))
+    assert f"{role}_token must be a text of at most 1000 characters" in message
+    assert len(message) < 1000
+    message.encode()
+
+
+@pytest.mark.parametrize("where", ["additional_special_tokens", "added_tokens_decoder"])
+@pytest.mark.parametrize("token", ["\ud800", "x" * 10**6], ids=["surrogate", "long"])
+def test_other_special_tokens_that_are_none_are_refused(tmp_path, where, token):
+    said = [token] if where == "additional_special_tokens" else {"14": {"content": token}}
+    message = problem(write_vocab(tmp_path, settings={where: said}))
+    assert "its added tokens cannot be read" in message
+    assert len(message) < 1000
+
+
+def test_thousands_of_added_tokens_are_added_at_once(tmp_path):
+    size, many = len(UNCASED), 5000
+    decoder = {size + i: {"content": f"<{i}>"} for i in range(many)}
+    write_vocab(tmp_path, settings={"added_tokens_decoder": decoder})
+    assert load_tokenizer(tmp_path).encode("<4999>").ids.tolist() == [size + many - 1]
+
+
 # --- tokenizers that are not what they seem ------------------------------------------------------
 
 OTHERS = {
@@ -429,6 +475,15 @@ OTHERS = {
     "{}": {"auto_map": {"AutoTokenizer": {}}},
     "KoTokenizerFast": {"auto_map": [None, "tokenization_ko.KoTokenizerFast"]},
 }
+
+
+@pytest.mark.parametrize("name", ["x" * 10**6, ["x" * 10**6], 10**4000, {"a": "\ud800"}])
+def test_the_name_of_a_class_may_be_anything(tmp_path, name):
+    for settings in ({"tokenizer_class": name}, {"auto_map": {"AutoTokenizer": name}}):
+        message = problem(write_vocab(tmp_path, settings=settings))
+        assert "which minibert does not know" in message
+        assert len(message) < 1000
+        message.encode()
 
 
 @pytest.mark.parametrize("name", OTHERS)
@@ -583,3 +638,73 @@ def test_a_sentencepiece_model_without_a_token_that_joins_is_refused(tmp_path):
     write_sentencepiece(tmp_path / "spiece.model", PIECES)
     with pytest.raises(TokenizerError, match=r"has no '\[CLS\]' token"):
         load_tokenizer(tmp_path, "albert")
+
+
+# --- vocab.json and merges.txt -------------------------------------------------------------------
+
+LETTERS = ["<s>", "</s>", "<unk>", "a", "b", "ab"]
+
+
+def write_pairs(folder, vocab=None, merges="#version: 0.2\na b\n"):
+    vocab = {letter: i for i, letter in enumerate(LETTERS)} if vocab is None else vocab
+    (folder / "vocab.json").write_text(json.dumps(vocab))
+    (folder / "merges.txt").write_bytes(merges if isinstance(merges, bytes) else merges.encode())
+    return folder
+
+
+@pytest.mark.parametrize("merges", ["#version: 0.2\na b\n", "a b", "a b\r\n"])
+def test_merges_may_have_a_version_and_end_as_on_windows(tmp_path, merges):
+    assert pieces(load_tokenizer(write_pairs(tmp_path, merges=merges), "roberta"), "ab") == ["ab"]
+
+
+WRONG_PAIRS = {
+    "a list": ([], "\n", "vocab.json: is not a vocabulary of a BPE"),
+    "no tokens": ({}, "", "its vocabulary must be an object"),
+    "texts": ({"a": "0"}, "", "the ids of its vocabulary"),
+    "fractions": ({"a": 0.5}, "", "the ids of its vocabulary"),
+    "below zero": ({"a": -1}, "", "the ids of its vocabulary"),
+    "huge": ({"a": 2**32 - 1}, "", "the ids of its vocabulary"),
+    "half a character": ({"<s>": 0, "</s>": 1, "\ud800": 2}, "", "is not a vocabulary of a BPE"),
+    "one": (None, "ab\n", "merges.txt: a merge must be two tokens, got 'ab'"),
+    "three": (None, "a b a\n", "merges.txt: a merge must be two tokens"),
+    "a gap": (None, "a b\n\na b\n", "merges.txt: a merge must be two tokens, got ''"),
+    "unknown": (None, "a x\n", "merges.txt: the merge 'a x'"),
+    "into unknown": (None, "b a\n", "merges.txt: the merge 'b a'"),
+    "a megabyte": (None, "a" * 10**6, "merges.txt: a merge must be two tokens, got 'aaa"),
+    "not UTF-8": (None, b"a \xff\n", "merges.txt: is not UTF-8"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_PAIRS)
+def test_a_damaged_vocabulary_of_pairs_is_refused_by_name(tmp_path, name):
+    vocab, merges, expected = WRONG_PAIRS[name]
+    with pytest.raises(TokenizerError) as caught:
+        load_tokenizer(write_pairs(tmp_path, vocab, merges), "roberta")
+    assert expected in str(caught.value)
+    assert len(str(caught.value)) < 1000
+
+
+# --- damaged SentencePiece models ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        (([*PIECES[:3], ("a", float("nan"), 1)], CHARSMAP), "scores of its pieces"),
+        (([*PIECES[:3], ("a", float("inf"), 1)], CHARSMAP), "scores of its pieces"),
+        (([*PIECES[:3], ("a" * 257, 0, 1)], CHARSMAP), "at most 256 characters"),
+        ((PIECES, b"\xff\xff\xff\xff"), "a trie of 4294967295 bytes"),
+        ((PIECES, CHARSMAP[:-200]), "is not a SentencePiece model: a trie"),
+    ],
+    ids=["nan", "infinity", "long", "no trie", "cut off"],
+)
+def test_a_sentencepiece_model_with_odd_values_is_refused(tmp_path, changed, expected):
+    write_sentencepiece(tmp_path / "sentencepiece.bpe.model", *changed)
+    with pytest.raises(TokenizerError, match=expected):
+        load_tokenizer(tmp_path, "xlm-roberta")
+
+
+def test_of_equal_pieces_each_has_a_number(tmp_path):
+    write_sentencepiece(tmp_path / "sentencepiece.bpe.model", [*PIECES, *PIECES[3:]], CHARSMAP)
+    tokenizer = load_tokenizer(tmp_path, "xlm-roberta")
+    assert pieces(tokenizer, "ship") == ["▁ship"]

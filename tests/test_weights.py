@@ -1,7 +1,10 @@
 """Which arrays of a file are a BERT for question answering, and what is said about the others."""
 
 import json
+import os
 import struct
+import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -46,7 +49,8 @@ def write_raw(path, entries):
 
 
 def load(path, config=CONFIG):
-    return load_weights(open_checkpoint(path), config)
+    weights = load_weights(open_checkpoint(path), config)
+    return replace(weights, layers=map_layers(weights.layers, lambda x: x, lambda x: x))
 
 
 def problem(path, config=CONFIG):
@@ -410,3 +414,46 @@ def test_a_layer_too_many_means_another_config(tmp_path):
     (folder / "config.json").write_text(json.dumps(raw | {"num_hidden_layers": 2}), "utf-8")
     with pytest.raises(CheckpointError, match=r"unexpected: bert\.encoder\.layer\.2\."):
         load_model(folder)
+
+
+def test_layers_are_read_one_after_the_other_so_a_model_is_never_there_twice(tmp_path):
+    config = tiny_config(num_hidden_layers=40)
+    path = write_model(tmp_path, config) / "model.safetensors"
+    tracemalloc.start()
+    try:
+        weights = load_weights(open_checkpoint(path), config)
+        layers = map_layers(weights.layers, lambda dense: None, lambda norm: None)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(layers) == 40
+    assert peak < path.stat().st_size / 2
+
+
+def test_a_file_that_is_changed_before_its_layers_are_read_is_noticed(tmp_path):
+    config = tiny_config()
+    path = write_model(tmp_path, config) / "model.safetensors"
+    layer = load_weights(open_checkpoint(path), config).layers[0]
+    assert layer.qkv.bias.shape == (3 * config.hidden_size,)
+    with path.open("r+b") as file:
+        file.truncate(1000)
+    with pytest.raises(CheckpointError, match="changed while it was read"):
+        _ = layer.qkv
+    with pytest.raises(AttributeError):
+        _ = layer.missing
+
+
+@pytest.mark.parametrize("device", ["reference", "cpu"])
+@pytest.mark.parametrize("how", ["shortened", "written anew"])
+def test_a_loaded_model_answers_the_same_whatever_becomes_of_its_file(tmp_path, device, how):
+    folder = write_model(tmp_path)
+    model = load_model(folder, device=device)
+    windows = model.windows("who sailed ?", ["ann sailed the ship ."])
+    before = model.logits(windows)
+    path = folder / "model.safetensors"
+    if how == "shortened":
+        os.truncate(path, 0)
+    else:
+        path.write_bytes(b"\xff" * path.stat().st_size)
+    for one, two in zip(before, model.logits(windows), strict=True):
+        np.testing.assert_array_equal(one, two)

@@ -11,7 +11,7 @@
     python tools/bench.py cuda --seconds 540 --json cuda.json
 
 Results go to stdout as Markdown, progress to stderr.  Peers that are not installed are left out,
-and a line says so; `pip install 'minibert[bench]'` brings those of `cpu`,
+and a line says so; `pip install 'minibert-qa[bench]'` brings those of `cpu`,
 `squad` and `train`.
 """
 

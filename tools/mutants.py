@@ -40,6 +40,7 @@ GEMM, ROWS, STEPS, THREADS, ATTENTION, ACTIVATIONS, COMPILER = (
     f"kernels/cpu/{name}.py"
     for name in ("gemm", "rows", "steps", "threads", "attention", "activations", "compiler")
 )
+COMPONENTS = "minibert/checkpoints/components.py"
 VOCABULARIES, SPLITTERS = (
     f"minibert/checkpoints/{name}.py" for name in ("vocabularies", "splitters")
 )
@@ -66,6 +67,7 @@ CONTRACT, JOINING, SERVICE, BODIES, CONNECTIONS, KEYS, JOURNAL, SHARING = (
 SERVED, JOINED, LIMITED = "test_serve.py", "test_serve_joining.py", "test_serve_limits.py"
 TRAINING, TRAINED = "kernels/cpu/training/", "test_cpu_training.py"
 CPU = "test_cpu_kernels.py::"
+EXPLAINING = "test_explaining.py"
 INT8 = "test_rows_of_zeros_and_of_one_sign_are_quantised"
 WINDOWS_OF_ALL = "test_attention_over_several_windows"
 MUTANTS = [
@@ -138,6 +140,18 @@ MUTANTS = [
            '((".beta", ".bias"),)', "test_weights.py"),
     Mutant("pickles: an object in the place of weights is passed over", "minibert/checkpoints/torch_pickle.py",
            "unread[name] = value.name", "pass", "test_torch_pickle.py test_conversion.py"),
+    Mutant("files: devices are files", "minibert/files.py", "if not (stat.S_ISREG(mode) or", "if not (True or",
+           "test_files.py"),
+    Mutant("files: a bound on size is none", "minibert/files.py", "if content.tell() > at_most:", "if False:",
+           "test_files.py"),
+    Mutant("weights: a file that is written anew goes unnoticed", "minibert/checkpoints/safetensors.py",
+           "if found < size or self._look() != self._state:", "if found < size:", "test_checkpoint.py"),
+    Mutant("weights: read into one array after the other of the same id", "minibert/training/flat.py",
+           "placed[id(matrix)] = matrix, place(", "placed[id(matrix)] = None, place(", "test_flat.py"),
+    Mutant("pickles: tensors share without end", "minibert/checkpoints/torch_pickle.py",
+           "if total > max(SHARED * file_size, SHARED_ALWAYS):", "if False:", "test_bombs.py"),
+    Mutant("SQuAD: packed files grow without end", "minibert/squad/files.py", "if unpacked.tell() > most:", "if False:",
+           "test_bombs.py"),
     Mutant("Google's checkpoint: matrices as they lie there", "minibert/checkpoints/tensor_bundle.py",
            'array.T if name.endswith("/kernel") else array', "array", "test_tensor_bundle.py"),
     Mutant("an adapter is a model", "minibert/checkpoints/kinds.py", '"adapter_model.*"', '"adapter.*"',
@@ -220,6 +234,8 @@ MUTANTS = [
            "test_journal.py test_stream.py"),
     Mutant("other lines go on", STREAM, "elif match[1] != digest(line[1]):", "elif False:",
            "test_stream.py"),
+    Mutant("damaged rows are written", STREAM, "if match is None or not is_object(match[3]):",
+           "if match is None:", "test_stream.py"),
     Mutant("errors of before are forgotten", STREAM, 'bad += match[2] == b"bad"', "pass",
            "test_stream.py"),
     Mutant("rows wait in a buffer", STREAM, """b"bad" if row.error else b"ok", text))
@@ -238,8 +254,18 @@ MUTANTS = [
            "and False", "test_vocabularies.py"),
     Mutant("tokenizer: XLM-R's pieces are not moved", SPLITTERS, "model.pieces[3:]", "model.pieces[4:]",
            "test_vocabularies.py"),
-    Mutant("tokenizer: tokens of the vocabulary are not added", VOCABULARIES, "        backend.add_tokens([new])\n",
-           "        backend.add_tokens([new] if number >= backend.get_vocab_size() else [])\n", "test_vocabularies.py"),
+    Mutant("tokenizer: tokens of the vocabulary are not added", SPLITTERS, "[token for _, token in tokens]",
+           "[token for number, token in tokens if number >= backend.get_vocab_size()]", "test_vocabularies.py"),
+    Mutant("tokenizer.json: a regex may be repeated within", COMPONENTS, "(ended and not piece[\"bar\"])",
+           "False", "test_components.py"),
+    Mutant("tokenizer.json: replacements are not multiplied", COMPONENTS, "> MOST_GROWTH:", "> MOST_GROWTH**9:",
+           "test_components.py"),
+    Mutant("tokenizer.json: merges into nothing", "minibert/checkpoints/subwords.py", "and made in vocab)", ")",
+           "test_components.py"),
+    Mutant("tokenizer: rules lead out of their trie", "minibert/checkpoints/sentencepiece.py", "((links | 255) >=",
+           "(links >=", "test_sentencepiece.py"),
+    Mutant("tokenizer: a panic is passed on", "minibert/tokenizer.py", '!= "PanicException"', '!= "x"',
+           "test_tokenizer.py"),
     Mutant("tokenizer: a short text brings a warning", "minibert/tokenizer.py", "len(ids) < FEWEST_TOKENS",
            "len(ids) < 1", "test_tokenizer.py"),
     Mutant("SQuAD: no space before the first word", "minibert/tokenizer.py", 'if text[begin].isspace() else " "',
@@ -291,7 +317,7 @@ MUTANTS = [
            "file.truncate(min(size, file.tell()))", "pass",
            "test_training_run.py"),
     Mutant("training: damaged checkpoints go on", "minibert/training/run_folder.py",
-           'if checksum(array) != document["checksums"][name]:', "if False:",
+           'if checksum(array) != sums[name]:', "if False:",
            "test_training_run.py"),
     Mutant("training: a finished model is overwritten", "minibert/training/run_folder.py",
            "if (folder / WEIGHTS).exists():", "if False:",
@@ -417,7 +443,7 @@ MUTANTS = [
            "for half in (high, low)]", f"{CPU}{WINDOWS_OF_ALL}"),
     Mutant("CPU: keys go on with the next head", ATTENTION, "step * 4, I32) & keep)", "step * 4, I32))",
            f"{CPU}{WINDOWS_OF_ALL}"),
-    Mutant("CPU: keys that are not there", ATTENTION, "code.select(code.mask(count - k), x, FEW)", "x",
+    Mutant("CPU: keys that are not there", ATTENTION, "code.select(code.mask(count - k), x, NOTHING)", "x",
            f"{CPU}{WINDOWS_OF_ALL}"),
     Mutant("CPU: sums of probabilities not divided out", ATTENTION, "x * code.like(inverse, x)", "x",
            f"{CPU}{WINDOWS_OF_ALL}"),
@@ -431,8 +457,43 @@ MUTANTS = [
     Mutant("CPU: bfloat16 cut off", "kernels/numbers.py", "(bits + np.uint32(0x7FFF) + odd) >>", "bits >>", "test_cpu_packing.py"),
     Mutant("CPU: scales of 128 steps", "kernels/numbers.py", "largest / np.float32(127)", "largest / np.float32(128)",
            "test_cpu_packing.py"),
-    Mutant("CPU: damaged code is run", "kernels/cache.py", "return code if hashlib.sha256(code).digest() == digest else None",
-           "return code", "test_cpu_compiler.py"),
+    Mutant("cache: damaged code is run", "kernels/cache.py", "return code if _digest(path.name, code) == digest else None",
+           "return code", "test_cache.py"),
+    Mutant("cache: another user's code is run", "kernels/cache.py", "if facts.st_uid not in (os.geteuid(), 0):", "if False:",
+           "test_cache.py"),
+    Mutant("cache: code that others may write is run", "kernels/cache.py", "if facts.st_mode & 0o022:", "if False:",
+           "test_cache.py"),
+    Mutant("drafts: those of living processes are swept", "minibert/drafts.py", "free = got is not False and", "free =",
+           "test_drafts.py"),
+    Mutant("drafts: an old model goes before the new one is there", "minibert/drafts.py", "if not os.path.lexists(target):",
+           "if not shutil.rmtree(target, ignore_errors=True):", "test_drafts.py"),
+    Mutant("CPU: old code for new sources", COMPILER, "digest.update(source.read_bytes())", "pass",
+           "test_cpu_compiler.py"),
+    Mutant("explain: value not multiplied", "minibert/explaining/passes.py",
+           "probs.append(d_context @ value.swapaxes(-1, -2))", "probs.append(d_context @ d_context.swapaxes(-1, -2))",
+           EXPLAINING),
+    Mutant("explain: gradients of layers in the order of the way back", "minibert/explaining/passes.py",
+           "probs[::-1]", "probs", EXPLAINING),
+    Mutant("explain: rules in the wrong order", "minibert/explaining/spans.py",
+           "(TOO_LONG, end - start >= max_answer_length)", "(TOO_LONG, end - start > max_answer_length)", EXPLAINING),
+    Mutant("explain: the rival counts twice", "minibert/explaining/explanation.py",
+           "float(seen.end[best.end] - seen.end[pair.end])", "float(seen.end[best.end] + seen.end[pair.end])",
+           EXPLAINING),
+    Mutant("explain: half a path", "minibert/explaining/words.py", "total / count * way", "total / count * way / 2",
+           EXPLAINING),
+    Mutant("explain: the page sums in float64", "minibert/pages/explanation/script.js",
+           "visit(i, j, f(w.start[i] + w.end[j]))", "visit(i, j, w.start[i] + w.end[j])", "test_explanation_page.py"),
+    Mutant("explain: the page forgets who owns a token", "minibert/pages/explanation/script.js",
+           "if (!has(w, i, MINE | MAY_START)) continue;", "if (!has(w, i, MAY_START)) continue;",
+           "test_explanation_page.py"),
+    Mutant("lessons: a small mistake is right", "minibert/lessons/outcomes.py", '"float64": 1e-7', '"float64": 1e-2',
+           "test_lessons.py"),
+    Mutant("lessons: changed arguments go unnoticed", "minibert/lessons/trial.py", "if name not in step.changes and", "if False and",
+           "test_lessons.py"),
+    Mutant("lessons: any call of the library is lent", "minibert/lessons/watching.py", "if code in self.lent or", "if code or",
+           "test_lessons.py"),
+    Mutant("lessons: the library is called within a learner's world", "minibert/lessons/learner.py",
+           "if value is before or value is definition:", "if value is before:", "test_lessons.py"),
     Mutant("serve: one answer of several is bare", CONTRACT, "[answers] if top_k > 1 and", "[answers] if top_k > 99 and", SERVED),
     Mutant("serve: the address outweighs the body", CONTRACT, "{**_from_query(query), **(parameters or {})}",
            "{**(parameters or {}), **_from_query(query)}", SERVED),
@@ -449,8 +510,6 @@ MUTANTS = [
            "key.startswith(given.strip()[:4])", LIMITED),
     Mutant("serve: lines of the log can be forged", JOURNAL, "ascii(f\"", "str(f\"'", LIMITED),
     Mutant("serve: windows beyond number", SHARING, "if tokens > max(", "if False and tokens > max(", LIMITED),
-    Mutant("CPU: old code for new sources", COMPILER, "digest.update(source.read_bytes())", "pass",
-           "test_cpu_compiler.py"),
 ]  # fmt: skip
 
 

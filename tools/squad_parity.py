@@ -7,7 +7,7 @@
 
 `predict` is transformers' own code from the text to the answer: its features (with the tokenizer
 in Python, since its fast one cannot make them any more), BertForQuestionAnswering in float32, its
-decoder.  It needs `pip install 'minibert[parity]'`.  `compare` needs nothing.
+decoder.  It needs `pip install 'minibert-qa[parity]'`.  `compare` needs nothing.
 
 transformers pads windows, and [PAD] tokens can be among the 20 best first or last tokens of a
 window and leave others out; minibert has no such tokens.  So the ends of the lists of n best are

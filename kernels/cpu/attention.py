@@ -25,7 +25,8 @@ from .rows import store_as
 from .simd import F32, I16, I32, Code, Value
 from .targets import SIZES
 
-FEW = -1e30  # score of a key that is not there
+NOTHING = -math.inf  # score of a key that is not there
+HUGE = 2.0**20  # exponents beyond it are too coarse to be shifted as others are
 
 
 def transpose(code: Code, rows: list[Value]) -> list[Value]:
@@ -160,7 +161,7 @@ def softmax(
 
         def cover(k: Value, _: list[Value]) -> None:
             x = code.load(begin + k * 4)
-            code.store(code.select(code.mask(count - k), x, FEW), begin + k * 4)
+            code.store(code.select(code.mask(count - k), x, NOTHING), begin + k * 4)
 
         code.loop(count & -lanes, width, lanes, cover)
 
@@ -168,11 +169,20 @@ def softmax(
             a, b = (code.load(begin + k * 4 + 4 * lanes * j) for j in range(2))
             return [code.maximum(a, highest[0]), code.maximum(b, highest[1])]
 
-        least = code.vector(FEW)
+        least = code.vector(NOTHING)
         highest = code.loop(0, width, panel, larger, [least, least])
         largest = code.reduce(code.maximum(*highest), code.maximum)
-        shift = code.splat(largest * scale * -1.0)
-        code.store(largest * scale * -1.0, shifts + i * 4)
+        highest_power = largest * scale
+        code.store(highest_power * -1.0, shifts + i * 4)
+        # Rounding c max is off by the same factor for all keys, until that leaves float32's range:
+        # scores so large, of which no sound model has any, are shifted themselves.
+        huge = highest_power * highest_power > HUGE**2
+
+        def lower(k: Value, _: list[Value]) -> None:
+            code.store(code.load(begin + k * 4) - code.splat(largest), begin + k * 4)
+
+        code.loop(0, code.select(huge, width, 0), lanes, lower)
+        shift = code.splat(code.select(huge, 0.0, highest_power * -1.0))
 
         def power(k: Value, sums: list[Value]) -> list[Value]:
             sums = list(sums)

@@ -14,6 +14,7 @@ import hashlib
 import importlib.metadata
 import os
 import platform
+import sys
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,14 @@ from typing import Any
 import llvmlite.binding as llvm
 
 from minibert.errors import BackendError
-from minibert.kernels.cache import cache_folder, read_cache, write_cache
+from minibert.kernels.cache import (
+    PROCESSORS,
+    cache_folder,
+    distrusted,
+    read_cache,
+    sound_elf,
+    write_cache,
+)
 from minibert.progress import notice, stages
 
 from .records import JOBS, TRAINING_JOBS
@@ -148,8 +156,8 @@ def kernels_text(target: Target) -> str:
     return str(library.get_llvm_str())
 
 
-def load_code(dtype: str, target: Target, code: bytes, training: bool = False) -> Program:
-    """Bring machine code into this process."""
+def load_code(dtype: str, target: Target, code: bytes, training: bool = False) -> Program | None:
+    """Bring machine code into this process; None if it is not the program's."""
     # With llvmlite's memory manager, which takes one piece of memory for all sections.  LLVM's own
     # takes each where there is some, and where that is too far apart for the code's 32-bit
     # distances, as in workers with large address spaces, it ends the process.
@@ -158,6 +166,8 @@ def load_code(dtype: str, target: Target, code: bytes, training: bool = False) -
     engine.finalize_object()
     names = TRAINING_JOBS if training else JOBS
     addresses = {name: engine.get_function_address(f"minibert_{name}") for name in names}
+    if not all(addresses.values()):
+        return None
     return Program(dtype, target, {name: Entry(at) for name, at in addresses.items()}, engine)
 
 
@@ -221,12 +231,28 @@ def _load_program(dtype: str, target: Target, training: bool) -> Program:
             "Load it anew with load_model."
         )
     path = cache_folder() / cache_name(dtype, target, training)
-    code = read_cache(path)
-    if code is None:
-        code = compile_program(dtype, target, training)
-        if not write_cache(path, code):
-            notice(
-                f"minibert: {path.parent} cannot be written, so the next process compiles again; "
-                "MINIBERT_CACHE_DIR names another folder"
-            )
-    return load_code(dtype, target, code, training)
+    kept = read_cache(path)
+    if kept is not None and may_be_loaded(kept):
+        program = load_code(dtype, target, kept, training)
+        if program is not None:
+            return program
+    code = compile_program(dtype, target, training)
+    if not write_cache(path, code) and distrusted(path.parent) is None:
+        notice(
+            f"minibert: {path.parent} cannot be written, so the next process compiles again; "
+            "MINIBERT_CACHE_DIR names another folder"
+        )
+    program = load_code(dtype, target, code, training)
+    if program is None:
+        raise BackendError(
+            f"the kernels that were compiled for {target.name} cannot be loaded. Please report it, "
+            "with what `minibert doctor` says; device='reference' needs none."
+        )
+    return program
+
+
+def may_be_loaded(code: bytes) -> bool:
+    """Whether code looks like what LLVM makes for this machine; it ends the process otherwise."""
+    if sys.platform != "linux" or host_arch() not in PROCESSORS:
+        return True
+    return sound_elf(code, host_arch())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,7 +16,8 @@ from minibert.arrays import Floats, Ints
 from minibert.batches import Batch
 from minibert.config import BertConfig
 from minibert.kernels import reference
-from minibert.parameters import Dense, Norm, Tables, Weights
+from minibert.kernels.bounds import check_windows, checked_ids
+from minibert.parameters import Dense, Norm, TableRows, Tables, Weights
 
 from .compiler import load_program
 from .jobs import Buffer, Job, Sizes, attention_tasks, row_tasks
@@ -31,6 +33,9 @@ from .packing import (
 )
 from .pool import POOL
 from .targets import Target
+
+if TYPE_CHECKING:
+    from .training.calls import Call
 
 ACTIVATIONS = tuple(reference.ACTIVATIONS)  # in the order of their numbers
 
@@ -77,6 +82,7 @@ class Kernels:
         self, batch: Batch, weights: PackedWeights, config: BertConfig
     ) -> tuple[Floats, Floats]:
         """Start and end logits [T] of a packed batch."""
+        check_windows(batch.cu_seqlens, len(batch.input_ids))
         hidden, heads = config.hidden_size, config.num_attention_heads
         widest, inner = max(hidden, weights.tables.hidden), config.intermediate_size
         job = self._job(
@@ -88,7 +94,8 @@ class Kernels:
             context=(hidden, self.inner),
         )
         job.set_queries(attention_tasks(batch.cu_seqlens, heads, self.num_threads, self.target))
-        set_ids(job, batch.input_ids, batch.token_type_ids, batch.position_ids)
+        ids = batch.input_ids, batch.token_type_ids, batch.position_ids
+        set_ids(job, *ids, weights.tables.rows)
         tables, projection, layers = weights.records
         job.record["tables"] = tables
         job.record["projection"] = projection
@@ -115,7 +122,7 @@ class Kernels:
         """See reference.embed."""
         hidden = tables.hidden
         job = self._job("embed", len(input_ids), Sizes(hidden), x=(hidden, "float32"))
-        set_ids(job, input_ids, token_type_ids, position_ids)
+        set_ids(job, input_ids, token_type_ids, position_ids, tables.rows)
         job.record["tables"] = tables.record
         job.record["eps"] = eps
         with done(job):
@@ -147,6 +154,7 @@ class Kernels:
 
     def attention(self, qkv: Floats, cu_seqlens: Ints, num_heads: int) -> Floats:
         """See reference.attention."""
+        check_windows(cu_seqlens, len(qkv))
         hidden = qkv.shape[1] // 3
         head_size = hidden // num_heads
         job = self._job(
@@ -191,14 +199,16 @@ class Kernels:
 
 def longest(cu_seqlens: Ints) -> int:
     """Tokens of the longest window."""
-    return int(np.diff(cu_seqlens).max(initial=0))
+    return int((cu_seqlens[1:] - cu_seqlens[:-1]).max(initial=0))
 
 
-def set_ids(job: Job, input_ids: Ints, token_type_ids: Ints, position_ids: Ints) -> None:
-    """Tell a job what to look up."""
-    job.refer("input_ids", np.ascontiguousarray(input_ids, np.int32))
-    job.refer("token_type_ids", np.ascontiguousarray(token_type_ids, np.int32))
-    job.refer("position_ids", np.ascontiguousarray(position_ids, np.int32))
+def set_ids(
+    job: Job | Call, input_ids: Ints, token_type_ids: Ints, position_ids: Ints, rows: TableRows
+) -> None:
+    """Tell a job what to look up, in tables of so many rows."""
+    checked = checked_ids(input_ids, token_type_ids, position_ids, rows)
+    for name, ids in zip(rows._fields, checked, strict=True):
+        job.refer(name, ids)
 
 
 def set_logits(job: Job) -> tuple[Floats, Floats]:

@@ -14,12 +14,14 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from minibert.arrays import Floats, Ints
+from minibert.errors import InputError
 from minibert.kernels.numbers import from_bfloat16, round_up, to_bfloat16
 
 from .compiler import Program
@@ -55,20 +57,21 @@ def attention_tasks(cu_seqlens: Ints, heads: int, threads: int, target: Target) 
 
     The longest windows come first, so that what is left for the end is short.
     """
-    lengths = np.diff(cu_seqlens).astype(np.int64)
-    order = np.argsort(-lengths, kind="stable")
-    order = order[lengths[order] > 0]
-    parts = -(-4 * threads // max(1, len(order) * heads)) if threads > 1 else 1
+    windows = [(begin, end - begin) for begin, end in pairwise(cu_seqlens.tolist()) if end > begin]
+    windows.sort(key=lambda window: -window[1])
+    parts = -(-4 * threads // max(1, len(windows) * heads)) if threads > 1 else 1
     of_a_head = []
-    for window in order.tolist():
-        begin, length = int(cu_seqlens[window]), int(lengths[window])
+    for begin, length in windows:
         step = round_up(-(-length // parts), target.tile_rows[0])
         of_a_head += [
             (begin, length, 0, first, min(step, length - first)) for first in range(0, length, step)
         ]
-    tasks = np.repeat(np.array(of_a_head, ATTENTION_TASK), heads)
-    tasks["head"] = np.tile(np.arange(heads), len(of_a_head))
-    return tasks
+    # As plain numbers, of which NumPy makes arrays faster than of records.
+    width = ATTENTION_TASK.itemsize // 8
+    numbers = np.empty((len(of_a_head), heads, width), np.int64)
+    numbers[:] = np.array(of_a_head, np.int64).reshape(-1, 1, width)
+    numbers[:, :, 2] = np.arange(heads)
+    return numbers.view(ATTENTION_TASK).reshape(-1)
 
 
 # ---------------------------------------------------------------- memory
@@ -250,7 +253,11 @@ class Job:
 
     def put(self, name: str, x: Floats) -> None:
         """Fill a buffer, and the columns behind it with zeros."""
-        kind, width = self.buffers[name][1], x.shape[1]
+        width, kind = self.buffers[name]
+        if x.shape != (self.tokens, width):
+            raise InputError(
+                f"{self.entry}: {name} must be [{self.tokens}, {width}], got {list(x.shape)}"
+            )
         whole = self.view(name, round_up(width, self.program.target.panel))
         whole[:, width:] = 0
         if kind == "rounded":

@@ -22,6 +22,7 @@ from minibert.parameters import (
     Norm,
     Parameters,
     Table,
+    TableRows,
     Tables,
     Weights,
     full,
@@ -105,6 +106,11 @@ class PackedTables:
     token_types: Table
     norm: Floats  # see pack_norm
     hidden: int  # D, or E where a projection follows
+
+    @property
+    def rows(self) -> TableRows:
+        """How many rows each has."""
+        return TableRows(len(self.words), len(self.token_types), len(self.positions))
 
     @property
     def record(self) -> Record:

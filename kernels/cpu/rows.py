@@ -226,20 +226,24 @@ def quantise(
 
         def range_(k: Value, ends: list[Value]) -> list[Value]:
             a, b = (code.load(begin + k * 4 + 4 * lanes * j) for j in range(2))
-            low, high, low2, high2 = ends
+            low, high, low2, high2, odd, odd2 = ends
             return [
                 code.minimum(low, a),
                 code.maximum(high, a),
                 code.minimum(low2, b),
                 code.maximum(high2, b),
+                code.fma(a, 0.0, odd),
+                code.fma(b, 0.0, odd2),
             ]
 
-        zeros = [code.vector(0.0)] * 4
-        low, high, low2, high2 = code.loop(0, width, 2 * lanes, range_, zeros)
+        zeros = [code.vector(0.0)] * 6
+        low, high, low2, high2, odd, odd2 = code.loop(0, width, 2 * lanes, range_, zeros)
         smallest = code.reduce(code.minimum(low, low2), code.minimum)
         span = code.reduce(code.maximum(high, high2), code.maximum) - smallest
         # A row of zeros, or as good as that, gets scale 1, which keeps the inverse finite.
         scale = code.select(span > 1e-30, span * (1 / largest), 1.0)
+        # NaN, which integers cannot be, goes into the scale: 0 times it or infinity is NaN, too.
+        scale = scale + code.reduce(odd + odd2, Value.__add__)
         inverse = 1.0 / scale
         zero = (smallest * inverse * -1.0 + ROUND) - ROUND
         code.store(scale, row_scales + i * 8)

@@ -268,14 +268,14 @@ class Code:
         return Value(self, self.builder.select(condition.llvm, first.llvm, second.llvm))
 
     def maximum(self, a: Value, b: Number) -> Value:
-        """The larger; b where a is NaN."""
+        """The larger; NaN where a is NaN, and a where b is."""
         b = self.like(b, a)
-        return self.select(a > b, a, b)
+        return self.select(b > a, b, a)
 
     def minimum(self, a: Value, b: Number) -> Value:
-        """The smaller; b where a is NaN."""
+        """The smaller; NaN where a is NaN, and a where b is."""
         b = self.like(b, a)
-        return self.select(a < b, a, b)
+        return self.select(b < a, b, a)
 
     def sqrt(self, a: Value) -> Value:
         """Square root."""

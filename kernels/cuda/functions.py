@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minibert.arrays import Floats, Ints
+from minibert.kernels.bounds import check_windows, checked_ids
 from minibert.parameters import Dense, Norm, Tables, Weights
 
 from .driver import Device, Memory
@@ -113,10 +114,8 @@ class Kernels:
     ) -> Floats:
         """See reference.embed."""
         tokens = len(input_ids)
-        ids = [
-            self.device.upload(np.asarray(x, np.int32))
-            for x in (input_ids, token_type_ids, position_ids)
-        ]
+        checked = checked_ids(input_ids, token_type_ids, position_ids, tables.rows)
+        ids = [self.device.upload(x) for x in checked]
         first, second, third = (each.address for each in ids)
         y = self._steps(tokens).embed(first, second, third, tables, eps)
         return self._down(y, tokens, tables.width)
@@ -142,6 +141,7 @@ class Kernels:
 
     def attention(self, qkv: Floats, cu_seqlens: Ints, num_heads: int) -> Floats:
         """See reference.attention."""
+        check_windows(cu_seqlens, len(qkv))
         tokens, tiles = len(qkv), attention_tiles(cu_seqlens)
         inputs, listed = self._up(qkv, qkv.shape[1]), self.device.upload(tiles)
         y = self._steps(tokens, len(tiles)).attention(inputs, listed.address, num_heads)

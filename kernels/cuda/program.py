@@ -29,6 +29,7 @@ import numpy as np
 
 from minibert.arrays import Floats, Ints
 from minibert.errors import BackendError
+from minibert.kernels.bounds import check_windows, checked_ids
 
 from .driver import Address, Event, Graph, HostMemory, Memory, OutOfMemoryError
 from .language import QUERIES, TILE_FIELDS
@@ -203,6 +204,9 @@ class Program:
             OutOfMemoryError: the GPU's memory does not suffice even for one window.
         """
         tokens = len(batch.input_ids)
+        ids = batch.input_ids, batch.token_type_ids, batch.position_ids
+        checked_ids(*ids, self.weights.tables.rows)
+        check_windows(batch.cu_seqlens, tokens)
         if tokens == 0:
             nothing = np.zeros(0, np.float32)
             return lambda: (nothing, nothing.copy())

@@ -15,7 +15,6 @@ import hashlib
 import importlib
 import importlib.metadata
 import json
-import os
 import re
 from collections.abc import Callable
 from contextlib import suppress
@@ -24,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from minibert.errors import BackendError
-from minibert.kernels.cache import cache_folder, read_cache, write_cache
+from minibert.kernels.cache import cache_folder, read_cache, sound_elf, write_cache
 from minibert.progress import notice
 
 from .language import Kernel
@@ -125,9 +124,15 @@ def encode(built: Built) -> bytes:
 
 
 def decode(content: bytes) -> Built:
-    """The inverse of `encode`."""
+    """The inverse of `encode`.
+
+    Raises:
+        ValueError, KeyError, TypeError: it is not what `encode` gives.
+    """
     line, _, cubin = content.partition(b"\n")
     facts = json.loads(line)
+    if not sound_elf(cubin, "cuda"):
+        raise ValueError("no cubin")
     return Built(cubin=cubin, **facts | {"arguments": tuple(facts["arguments"])})
 
 
@@ -185,7 +190,8 @@ def built_kernel(
     path = cache_path(recipe, capability)
     content = read_cache(path)
     if content is not None:
-        return decode(content)
+        with suppress(ValueError, KeyError, TypeError):
+            return decode(content)
     notice(f"compiling {recipe} for sm_{capability[0]}{capability[1]}")
     built = compile_(recipe, capability)
     write_cache(path, encode(built))
@@ -194,4 +200,4 @@ def built_kernel(
 
 def is_built(recipe: Recipe, capability: Capability) -> bool:
     """Whether the compiled kernel is in the cache."""
-    return os.path.exists(cache_path(recipe, capability))
+    return read_cache(cache_path(recipe, capability)) is not None

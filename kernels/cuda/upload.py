@@ -7,7 +7,7 @@ which the GEMMs need; zeros add nothing, so the results are the same.  (Every ac
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,17 @@ from numpy.typing import NDArray
 
 from minibert.arrays import Floats
 from minibert.kernels.numbers import from_bfloat16, round_up, to_bfloat16
-from minibert.parameters import Dense, Norm, Parameters, Table, Tables, Weights, full, map_layers
+from minibert.parameters import (
+    Dense,
+    Norm,
+    Parameters,
+    Table,
+    TableRows,
+    Tables,
+    Weights,
+    full,
+    map_layers,
+)
 
 from .driver import Device, Memory
 
@@ -80,6 +90,7 @@ class DeviceTables:
     token_types: Memory  # [2, D]
     norm: DeviceNorm
     width: int  # D, or E where a projection follows
+    rows: TableRows
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -129,6 +140,7 @@ def upload_tables(device: Device, tables: Tables, dtype: str) -> DeviceTables:
         token_types=table(tables.token_types),
         norm=upload_norm(device, tables.norm),
         width=len(tables.norm.gain),
+        rows=tables.rows,
     )
 
 
@@ -138,17 +150,14 @@ def upload_weights(device: Device, weights: Weights, dtype: str) -> DeviceWeight
     def dense(dense: Dense) -> DeviceDense:
         return upload_dense(device, dense, dtype)
 
-    layers = {
-        # The outputs of one are the inputs of the other, number for number: padded alike.
-        id(layer): replace(layer, intermediate=more_outputs(layer.intermediate))
-        for layer in weights.layers
-    }
     return DeviceWeights(
         upload_tables(device, weights.tables, dtype),
         map_layers(
-            tuple(layers[id(layer)] for layer in weights.layers),
+            weights.layers,
             dense,
             lambda norm: upload_norm(device, norm),
+            # Its outputs are the inputs of the next, number for number: padded alike.
+            intermediate=lambda each: dense(more_outputs(each)),
         ),
         upload_head(device, weights.qa_outputs),
         projection=dense(weights.projection) if weights.projection else None,

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,11 +29,14 @@ from minibert.checkpoints.tensor_bundle import read_tensor_bundle
 from minibert.checkpoints.torch_pickle import read_torch_file
 from minibert.checkpoints.vocabularies import load_tokenizer
 from minibert.config import BertConfig, read_json_object
-from minibert.errors import CheckpointError, InputError, ModelNotFoundError
+from minibert.drafts import put_back, whole_folder
+from minibert.errors import CheckpointError, InputError
 from minibert.families import FAMILIES, family_name
+from minibert.files import copy_file, naming
 from minibert.kernels.numbers import largest_integer, quantise_rows, row_scales, to_integers
-from minibert.options import STORED_DTYPES, check_bits
+from minibert.options import STORED_DTYPES, check_bits, check_choice, check_path
 from minibert.parameters import Int8, Matrix, full
+from minibert.reprs import shown
 from minibert.weights import HEAD, check_weights, read_matrix
 
 GOOGLE_CONFIG = "bert_config.json"  # what stands for config.json beside Google's checkpoints
@@ -80,7 +81,8 @@ def convert(
 ) -> Path:
     """Write a model as a folder with model.safetensors, config.json and its tokenizer.
 
-    The whole folder is written beside its final place and then renamed: it is complete or absent.
+    The whole folder is written beside its final place and then renamed: it is complete or absent,
+    or as it was before.  The same model gives the same bytes.
 
     Args:
         model: a folder; a file of safetensors or of torch.save, or the .index of a checkpoint of
@@ -107,15 +109,15 @@ def convert(
         MinibertError: the model cannot be read, is no BERT for question answering, or the output
             is in the way.
     """
-    if dtype not in STORED_DTYPES:
-        raise InputError(f"dtype must be one of {', '.join(STORED_DTYPES)}, got {dtype!r}")
+    check_choice("dtype", dtype, STORED_DTYPES)
     if bits is not None:
         if dtype != "float32":
-            raise InputError(f"give either dtype or bits: dtype is {dtype!r}, bits is {bits!r:.80}")
+            raise InputError(f"give dtype or bits: dtype is {dtype!r}, bits is {shown(bits)}")
         bits = check_bits(bits)
-    if not isinstance(output, str | os.PathLike) or not str(output):
-        raise InputError(f"the output must be a folder's name, got {output!r:.80}")
-    target = Path(os.path.expanduser(output))
+    target = check_path("the output", output)
+    if target.name in ("", ".."):  # as in '.', which has no name beside which a draft could lie
+        target = Path(os.path.abspath(target))
+    put_back(target)
     check_target(target, overwrite)
     files = find_model(
         model,
@@ -126,53 +128,44 @@ def convert(
         check=_small_files,
     )
     config = _small_files(files.folder)
-    try:
+    with naming(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    except OSError as error:
-        raise InputError(f"{target}: cannot be written: {error.strerror}") from None
-    try:
-        arrays = _arrays(files, config, dtype)
-        metadata = {"format": "pt"}
-        if bits is not None:
-            metadata[LAYOUT_KEY] = ROWS
-            stored = _in_bits(arrays, bits, config.family, report)
-        else:
-            if dtype == "int8":
-                metadata[LAYOUT_KEY] = INT8
-            stored = _in_dtype(arrays, dtype, config.family)
-        write_arrays(draft / "model.safetensors", dict(stored), metadata)
-        check_weights(open_checkpoint(draft / "model.safetensors"), config)
-        for name in ("config.json", *TOKENIZER_FILES):
-            if (files.folder / name).is_file():
-                shutil.copyfile(files.folder / name, draft / name)
-        if not (draft / "config.json").is_file():
-            raw = {"model_type": "bert"} | read_json_object(files.folder / GOOGLE_CONFIG)
-            (draft / "config.json").write_text(json.dumps(raw, indent=2) + "\n", encoding="utf-8")
-        (draft / "model.safetensors").chmod(0o644)  # written for one user only, as is the folder
-        draft.chmod(0o755)
-        if target.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
-            try:
-                os.replace(target, old / target.name)
-                try:
-                    os.replace(draft, target)
-                except BaseException:
-                    os.replace(old / target.name, target)
-                    raise
-            except BaseException:
-                old.rmdir()  # never with the model in it
-                raise
-            shutil.rmtree(old)
-        else:
-            os.replace(draft, target)
-    except ModelNotFoundError:  # an OSError too: a shard of the model is not there
-        raise
-    except OSError as error:
-        raise InputError(f"{target}: cannot be written: {error.strerror or error}") from None
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        with whole_folder(target) as draft:
+            _fill(draft, files, config, dtype, bits, report)
     return target
+
+
+def _fill(
+    draft: Path,
+    files: ModelFiles,
+    config: BertConfig,
+    dtype: str,
+    bits: tuple[int, int, int] | None,
+    report: Callable[[Rounding], None] | None,
+) -> None:
+    """Write all files of a model into a folder.
+
+    Raises:
+        CheckpointError: the weights cannot be used.
+        OSError: the files cannot be written.
+    """
+    arrays = _arrays(files, config, dtype)
+    metadata = {"format": "pt"}
+    if bits is not None:
+        metadata[LAYOUT_KEY] = ROWS
+        stored = _in_bits(arrays, bits, config.family, report)
+    else:
+        if dtype == "int8":
+            metadata[LAYOUT_KEY] = INT8
+        stored = _in_dtype(arrays, dtype, config.family)
+    write_arrays(draft / "model.safetensors", dict(stored), metadata)
+    check_weights(open_checkpoint(draft / "model.safetensors"), config)
+    for name in ("config.json", *TOKENIZER_FILES):
+        if (files.folder / name).is_file():
+            copy_file(files.folder / name, draft / name)
+    if not (draft / "config.json").is_file():
+        raw = {"model_type": "bert"} | read_json_object(files.folder / GOOGLE_CONFIG)
+        (draft / "config.json").write_text(json.dumps(raw, indent=2) + "\n", encoding="utf-8")
 
 
 def _small_files(folder: Path) -> BertConfig:
@@ -195,7 +188,9 @@ def check_target(target: Path, overwrite: bool) -> None:
     Raises:
         InputError: it is there, and may not be replaced.
     """
-    if not os.path.lexists(target):
+    with naming(target):
+        there = os.path.lexists(target)
+    if not there:
         return
     if not overwrite:
         raise InputError(
@@ -204,11 +199,12 @@ def check_target(target: Path, overwrite: bool) -> None:
         )
     if target.is_symlink() or not target.is_dir():
         raise InputError(f"{target}: is not a folder, so it is not overwritten")
-    others = [
-        path.name
-        for path in sorted(target.iterdir())
-        if path.is_dir() or not path.name.endswith(MODEL_FILES)
-    ]
+    with naming(target):
+        others = [
+            path.name
+            for path in sorted(target.iterdir())
+            if path.is_dir() or not path.name.endswith(MODEL_FILES)
+        ]
     if others:
         raise InputError(
             f"{target}: holds {others[0]!r}, which is no part of a model, so it is not "

@@ -140,7 +140,7 @@ def describe_tokenizer(tokenizer: Tokenizer, folder: Path, config: BertConfig | 
         if (folder / name).is_file()
         and any(key in read_json_object(folder / name) for key in ("cls_token", "sep_token"))
     ]
-    lowered = normalised(tokenizer, "A") == "a"
+    lowered = tokenizer.normalized("A") == "a"
     why = (
         "tokenizer_config.json says so"
         if "do_lower_case" in settings
@@ -156,7 +156,7 @@ def describe_tokenizer(tokenizer: Tokenizer, folder: Path, config: BertConfig | 
     return {
         "kind": f"{tokens}: {tokenizer.vocab_size} tokens, from {source}",
         "lower-casing": f"{'yes' if lowered else 'no'}: {why}",
-        "accents": "dropped" if normalised(tokenizer, "é").lower() == "e" else "kept",
+        "accents": "dropped" if tokenizer.normalized("é").lower() == "e" else "kept",
         "special tokens": f"{joined(tokenizer, pair)}; named in "
         f"{' and '.join(named) or f'no file, so the usual ones of {source}'}",
         "pair": f"{'[CLS]'} question{' [SEP]' * pair.separators} text [SEP], token types "
@@ -168,12 +168,6 @@ def describe_tokenizer(tokenizer: Tokenizer, folder: Path, config: BertConfig | 
 def plain(text: object) -> str:
     """A text from a file in one line, which cannot steer a terminal; without quotes."""
     return short(str(text))[1:-1]
-
-
-def normalised(tokenizer: Tokenizer, text: str) -> str:
-    """A text as it is before it is split."""
-    normalizer = tokenizer.backend.normalizer
-    return str(normalizer.normalize_str(text)) if normalizer is not None else text
 
 
 def tokenizer_is_wordpiece(tokenizer: Tokenizer) -> bool:

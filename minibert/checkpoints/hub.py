@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import fnmatch
 import hashlib
-import json
 import math
 import os
 import re
@@ -20,8 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minibert.checkpoints.kinds import NO_WEIGHTS, kind_on_hub, other_kind
+from minibert.checkpoints.safetensors import shard_names
 from minibert.config import BertConfig
-from minibert.errors import InputError, ModelNotFoundError
+from minibert.errors import CheckpointError, InputError, ModelNotFoundError
+from minibert.files import open_file
+from minibert.options import check_path
+from minibert.reprs import shown
 
 EMBEDDED = Path(__file__).parents[1] / "models" / "minilm-l6-squad2"
 
@@ -49,8 +52,8 @@ TOKENIZER_FILES = (
 SECONDS_IF_CACHED = 1.2
 SECONDS = 10.0
 
-# organisation/name or name, of the characters that the Hub allows.
-HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
+# organisation/name or name, of the characters and as long as the Hub allows.
+HUB_NAME = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?", re.ASCII)
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -62,28 +65,44 @@ class ModelFiles:
     weights: Path  # a .safetensors file, or the index of a sharded one
 
     def parts(self) -> list[Path]:
-        """The files that hold the weights: one, or all shards."""
+        """The files that hold the weights: one, or all shards.
+
+        Raises:
+            ModelNotFoundError: the index of the shards is not there any more.
+            CheckpointError: it is damaged.
+        """
         if not self.weights.name.endswith(".index.json"):
             return [self.weights]
-        index = json.loads(self.weights.read_text(encoding="utf-8"))
-        return [self.weights.parent / name for name in sorted(set(index["weight_map"].values()))]
+        return [self.weights.parent / name for name in shard_names(self.weights)]
 
     @property
     def size(self) -> int:
-        """Of the weights, in bytes."""
-        return sum(path.stat().st_size for path in self.parts())
+        """Of the weights, in bytes.
+
+        Raises:
+            MinibertError: as of `parts`.
+        """
+        return sum(path.stat().st_size for path in self.parts() if path.is_file())
 
     def digest(self) -> str:
-        """SHA-256 of the files that a model's answers depend on."""
-        names = ("config.json", *TOKENIZER_FILES)
-        files = [self.folder / name for name in names] + self.parts()
-        total = hashlib.sha256()
-        for path in files:
-            if path.is_file():  # nothing of the others: a newer minibert looks for more of them
-                total.update(f"{path.name} {path.stat().st_size}\n".encode())
-                with path.open("rb") as file:
+        """SHA-256 of the files that a model's answers depend on.
+
+        Raises:
+            MinibertError: weights are not there any more, or a file cannot be read.
+        """
+        parts, total = self.parts(), hashlib.sha256()
+        # Nothing of small files that are not there: a newer minibert looks for more of them.
+        small = [self.folder / name for name in ("config.json", *TOKENIZER_FILES)]
+        for path in [*(path for path in small if os.path.isfile(path)), *parts]:
+            try:
+                with open_file(path) as file:
+                    total.update(f"{path.name} {os.fstat(file.fileno()).st_size}\n".encode())
                     while block := file.read(1 << 20):
                         total.update(block)
+            except OSError as error:
+                raise ModelNotFoundError(
+                    f"{path}: cannot be read any more: {error.strerror}"
+                ) from None
         return total.hexdigest()
 
 
@@ -166,13 +185,17 @@ def _local(kind: str, name: object) -> Path | None:
     """
     if not isinstance(name, str | os.PathLike | None):
         raise InputError(
-            f"a {kind} is a folder, a file or a name, got {type(name).__name__}: {name!r:.80}"
+            f"a {kind} is a folder, a file or a name, got {type(name).__name__}: {shown(name)}"
         )
     if name is None:
         return EMBEDDED
     if not str(name):
         raise ModelNotFoundError(f"the {kind}'s name is empty; leave it out for the embedded model")
-    path = Path(os.path.expanduser(name))  # Path.expanduser fails where there is no such user
+    # Path.expanduser fails where there is no such user; the path of an object may be bytes.
+    try:
+        path = Path(os.path.expanduser(os.fsdecode(name)))
+    except TypeError as error:
+        raise InputError(f"the {kind}'s name: {error}") from None
     if os.path.exists(path):  # unlike Path.exists, False for a name longer than the system allows
         return path
     if name == "embedded":
@@ -185,7 +208,7 @@ def _local(kind: str, name: object) -> Path | None:
 def _in_folder(folder: Path, names: tuple[str, ...]) -> ModelFiles:
     """The weights in a folder: the first of `names`, or else the only file of its kind."""
     for name in names:
-        if (folder / name).is_file():
+        if os.path.isfile(folder / name):  # unlike Path's, never fails
             return ModelFiles(folder, folder / name)
     found = [weights_among(folder, patterns) for patterns in (SAFETENSORS, *OTHER_FORMATS)]
     usable = found if PICKLES[0] in names else found[:1]
@@ -239,8 +262,8 @@ def _on_hub(
         files = ModelFiles(config.parent, path)
         try:
             others = [part.relative_to(path.parent) for part in files.parts() if part != path]
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise ModelNotFoundError(f"{hub.at}: {file} is damaged: {error!r}") from None
+        except CheckpointError as error:
+            raise ModelNotFoundError(f"{hub.at}: {error}") from None
         for part in others:
             if hub.fetch(part.as_posix()) is None:
                 raise hub.lacks(part.as_posix())
@@ -268,6 +291,7 @@ class HubModel:
 
     Raises:
         ModelNotFoundError: the Hub does not allow such a name.
+        InputError: an argument is of another kind.
     """
 
     def __init__(
@@ -277,6 +301,12 @@ class HubModel:
         token: str | bool | None = None,
         cache_dir: str | Path | None = None,
     ) -> None:
+        if not isinstance(revision, str | None):
+            raise InputError(f"revision must be a branch, tag or commit, got {shown(revision)}")
+        if not isinstance(token, str | bool | None):
+            raise InputError(f"token must be a text, True or False, got {type(token).__name__}")
+        if cache_dir is not None:
+            cache_dir = check_path("cache_dir", cache_dir)
         # Imported here: it takes longer than everything else, and most runs do not need it.
         from huggingface_hub import hf_hub_url
 

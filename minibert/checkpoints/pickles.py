@@ -12,12 +12,10 @@ Source: torch/_utils.py, `_rebuild_tensor_v2`; torch/serialization.py, `persiste
 
 from __future__ import annotations
 
-import io
-import mmap
 import pickletools
 from collections import OrderedDict
 from dataclasses import dataclass, field
-from typing import IO, Any, cast
+from typing import Any, BinaryIO
 
 from minibert.checkpoints.safetensors import MAX_DIMENSIONS, quote
 
@@ -47,7 +45,7 @@ class Name:
     name: str
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Object:
     """What a call would have given that is not made: inert, whatever it would have been."""
 
@@ -77,8 +75,12 @@ class Tensor:
     strides: tuple[int, ...]
 
 
-def step_through(program: io.BytesIO | mmap.mmap) -> tuple[Any, dict[str, Storage]]:
+def step_through(program: BinaryIO, most: int) -> tuple[Any, dict[str, Storage]]:
     """Step through one pickle, from where the file stands to behind its STOP instruction.
+
+    Args:
+        program: the file.
+        most: instructions that it may have.
 
     Returns:
         What the pickle describes, with a `Tensor` for a tensor, and all storages by their key.
@@ -91,7 +93,9 @@ def step_through(program: io.BytesIO | mmap.mmap) -> tuple[Any, dict[str, Storag
     memo: dict[Any, Any] = {}
     storages: dict[str, Storage] = {}
     try:
-        for opcode, argument, position in pickletools.genops(cast(IO[bytes], program)):
+        for number, (opcode, argument, position) in enumerate(pickletools.genops(program)):
+            if number >= most:
+                raise ValueError(f"the pickle has more than {most} instructions")
             match opcode.name:
                 case "PROTO" | "FRAME":
                     pass

@@ -1,10 +1,11 @@
-"""Reads weights from safetensors files, lazily and through a memory map.
+"""Reads weights from safetensors files, lazily.
 
 A file is 8 bytes with the length of its header, the header, and the data.  The header is JSON:
 the name of every tensor -> its dtype, its shape, and where in the data its bytes begin and end.
 A large model may lie in several such files, with an index that says which tensor is in which.
 
-Everything is checked when the file is opened, but nothing is read before `Checkpoint.read`.
+The header is checked when the file is opened, and of the data nothing is read before
+`Checkpoint.read`.
 
 Source: https://github.com/huggingface/safetensors#format
 """
@@ -13,22 +14,22 @@ from __future__ import annotations
 
 import json
 import math
-import mmap
 import os
 import reprlib
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import save_file
 
 from minibert.arrays import Floats
 from minibert.errors import CheckpointError, MinibertError, ModelNotFoundError
+from minibert.files import LARGEST_JSON, json_value, open_file, read_file
 
 # How the bytes of each safetensors dtype lie in the file.  NumPy has no bfloat16, and not every
 # byte is a valid NumPy bool: both are read as plain integers first.
@@ -37,11 +38,17 @@ DTYPES = {
     "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1",
     "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1", "BOOL": "u1",
 }  # fmt: skip
+CODES = {np.dtype(kind): code for code, kind in DTYPES.items() if code not in ("BF16", "BOOL")}
+CODES[np.dtype(bool)] = "BOOL"
 FLOAT_DTYPES = ("F32", "F16", "BF16", "F64")
 
-MAX_HEADER_BYTES = 100_000_000  # the limit of the format itself
+# Bytes that a header may have: so many, or the tenth part of a larger file.  As Python's objects it
+# takes up to 50 times as much; that of BERT-base, 440 million bytes, has 25,000.
+MAX_HEADER_BYTES = 1_000_000
+LARGEST_HEADER = 100_000_000  # of the format itself
 MAX_ELEMENTS = 2**59  # NumPy counts bytes in an int64, and so do we, with room to spare
 MAX_DIMENSIONS = 32  # NumPy 1's limit
+MAX_SHARDS = 1000  # each is a file that stays open for a while; the largest models have 200
 DOWNLOAD_AGAIN = "Is the download complete? Delete the file and download it again."
 
 _short = reprlib.Repr()
@@ -54,7 +61,7 @@ class _Tensor:
     file: Path
     dtype: str  # a key of DTYPES
     shape: tuple[int, ...]
-    data: NDArray[np.uint8]  # the tensor's bytes, a view of the memory map
+    read: Callable[[], NDArray[np.uint8]]  # its bytes
 
 
 class Checkpoint:
@@ -95,16 +102,14 @@ class Checkpoint:
         """Read one tensor.
 
         Returns:
-            float32 for every float dtype, NumPy's own type for integers and bool.  Where nothing
-            has to be converted it is a read-only view of the memory map, not a copy.
+            float32 for every float dtype, NumPy's own type for integers and bool.
 
         Raises:
-            CheckpointError: there is no such tensor, or it holds NaN or infinity.
+            CheckpointError: there is no such tensor, it holds NaN or infinity, or the file has
+                changed since it was opened.
         """
         tensor = self._tensor(name)
-        flat = tensor.data.view(DTYPES[tensor.dtype])
-        if not flat.flags.aligned:  # the format does not promise it, and kernels rely on it
-            flat = flat.copy()
+        flat = tensor.read().view(DTYPES[tensor.dtype])
         if tensor.dtype not in FLOAT_DTYPES:
             return (flat != 0 if tensor.dtype == "BOOL" else flat).reshape(tensor.shape)
 
@@ -130,15 +135,35 @@ class Checkpoint:
 def write_arrays(
     path: Path, arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]
 ) -> None:
-    """Write a safetensors file.
+    """Write a safetensors file: for the same arrays and metadata, the same bytes.
+
+    The package safetensors does not promise that, and on a full disk raises an error of its own.
+
+    Args:
+        path: of the file.
+        arrays: name -> array, of a dtype that is in DTYPES.
+        metadata: free text.
 
     Raises:
         OSError: it cannot be written.
     """
-    try:
-        save_file(dict(arrays), path, dict(metadata))
-    except SafetensorError as error:  # a full disk, too
-        raise OSError(str(error)) from None
+    # Wide numbers first, as the package does it, so that all are aligned.
+    ordered = sorted(arrays.items(), key=lambda item: (-item[1].dtype.itemsize, item[0]))
+    header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))}
+    end = 0
+    for name, array in ordered:
+        begin, end = end, end + array.nbytes
+        header[name] = {
+            "dtype": CODES[array.dtype],
+            "shape": list(array.shape),
+            "data_offsets": [begin, end],
+        }
+    line = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    line += b" " * (-len(line) % 8)
+    with path.open("wb") as file:
+        file.write(len(line).to_bytes(8, "little") + line)
+        for _, array in ordered:
+            file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
@@ -162,13 +187,14 @@ def of_arrays(
         arrays: name -> array, of a dtype that is in DTYPES.
         unread: names under which something else stands, and what that is, in place of its dtype.
     """
-    codes = {np.dtype(kind): code for code, kind in DTYPES.items() if code not in ("BF16", "BOOL")}
-    codes[np.dtype(bool)] = "BOOL"
-    empty = np.empty(0, np.uint8)
-    tensors = {name: _Tensor(path, kind, (), empty) for name, kind in (unread or {}).items()}
+
+    def read(array: NDArray[Any]) -> NDArray[np.uint8]:
+        return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+
+    nothing = partial(read, np.empty(0, np.uint8))
+    tensors = {name: _Tensor(path, kind, (), nothing) for name, kind in (unread or {}).items()}
     for name, array in arrays.items():
-        data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-        tensors[name] = _Tensor(path, codes[array.dtype], array.shape, data)
+        tensors[name] = _Tensor(path, CODES[array.dtype], array.shape, partial(read, array))
     return Checkpoint(path, tensors, {})
 
 
@@ -177,26 +203,74 @@ def widen_bfloat16(bits: NDArray[np.uint16]) -> Floats:
     return (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
 
 
-def map_file(path: Path) -> mmap.mmap:
-    """Map a whole weights file into memory, read-only.
+class WeightsFile:
+    """A weights file that is open, and from which bytes are read.
+
+    It is not mapped into memory: whoever shortened a file would end each process that has mapped
+    it, and whoever wrote into it would change numbers that were checked already.  Here the first
+    is an error, and the second is noticed while a model is loaded, and means nothing after that.
+
+    Args:
+        path: of the file.
+
+    Attributes:
+        file: for those who read it in order.
+        size: in bytes.
 
     Raises:
         ModelNotFoundError: there is no such file.
-        CheckpointError: it cannot be opened, is empty, or is only Git LFS's pointer to a file.
+        CheckpointError: it cannot be opened, or is only Git LFS's pointer to a file.
     """
-    try:
-        if os.path.exists(path) and not os.path.isfile(path):
-            raise OSError("it is a folder or a device, not a file")  # a pipe would wait for ever
-        with path.open("rb") as file:
-            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except (FileNotFoundError, NotADirectoryError):
-        raise ModelNotFoundError(f"there is no weights file {str(path)!r}") from None
-    except (OSError, ValueError, OverflowError) as error:  # ValueError: empty, NUL in the name
-        raise _error(path, [f"cannot open it: {error}"], "Check the path and the file.") from error
-    if content[:23] == b"version https://git-lfs":
-        advice = "Run `git lfs pull` in the repository, or download the file from the Hub."
-        raise _error(path, ["it is a Git LFS pointer, a text that stands for the file"], advice)
-    return content
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self.file = open_file(path)
+        except (FileNotFoundError, NotADirectoryError):
+            raise ModelNotFoundError(f"there is no weights file {str(path)!r}") from None
+        except OSError as error:
+            reason = f"cannot open it: {error.strerror}"
+            raise _error(path, [reason], "Check the path and the file.") from None
+        weakref.finalize(self, self.file.close)
+        self._state = self._look()
+        self.size = self._state[0]
+        if not self.size:
+            raise _error(path, ["it is empty"])
+        if self.read(0, min(self.size, 23)).tobytes() == b"version https://git-lfs":
+            advice = "Run `git lfs pull` in the repository, or download the file from the Hub."
+            raise _error(path, ["it is a Git LFS pointer, a text that stands for the file"], advice)
+
+    def _look(self) -> tuple[int, int]:
+        """What changes when the file does: its size, and when it was written."""
+        found = os.fstat(self.file.fileno())
+        return found.st_size, found.st_mtime_ns
+
+    def read(self, begin: int, size: int) -> NDArray[np.uint8]:
+        """Read bytes of the file.
+
+        Raises:
+            CheckpointError: they are not there, or the file has changed since it was opened.
+        """
+        try:
+            content = np.empty(size, np.uint8)
+            self.file.seek(begin)
+            found = self.file.readinto(content.data)
+        except OSError as error:
+            reason = f"cannot read it: {error.strerror}"
+            raise _error(self.path, [reason], "Check the disk and the network.") from None
+        except MemoryError:
+            reason = f"there is not enough memory for {size} bytes of it"
+            raise _error(
+                self.path, [reason], "Take a smaller model, or a larger machine."
+            ) from None
+        if found < size or self._look() != self._state:
+            raise _error(
+                self.path,
+                ["it was changed while it was read"],
+                "Load it again. Replace a model by renaming a new one over it, which those who "
+                "read the old one do not notice.",
+            )
+        return content
 
 
 def _error(
@@ -216,14 +290,16 @@ def _parse_object(path: Path, text: bytes) -> dict[str, Any]:
     problems: list[str] = []
 
     def build(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        counts = Counter(key for key, _ in pairs)
-        repeated = [quote(key) for key, count in counts.items() if count > 1]
-        problems.extend(f"the name {key} occurs more than once" for key in repeated)
-        return dict(pairs)
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            counts = Counter(key for key, _ in pairs)
+            repeated = [quote(key) for key, count in counts.items() if count > 1]
+            problems.extend(f"the name {key} occurs more than once" for key in repeated)
+        return found
 
     try:
-        value = json.loads(text.decode("utf-8"), object_pairs_hook=build)
-    except (ValueError, RecursionError) as error:  # ValueError: bad UTF-8, bad JSON, 5000 digits
+        value = json_value(text.decode("utf-8"), object_pairs_hook=build)
+    except ValueError as error:  # bad UTF-8, bad JSON, 5000 digits
         raise _error(path, [f"expected JSON in UTF-8, but {error}"]) from error
     if not isinstance(value, dict):
         problems.append(f"expected a JSON object, found {quote(value)}")
@@ -233,31 +309,32 @@ def _parse_object(path: Path, text: bytes) -> dict[str, Any]:
 
 
 def _open_file(path: Path) -> Checkpoint:
-    """Map one safetensors file and check its header."""
-    content = map_file(path)
-    start = 8 + int.from_bytes(content[:8], "little")
-    if start > min(len(content), 8 + MAX_HEADER_BYTES):
-        found = f"the file has {len(content)} bytes, its header should end at byte {start}"
-        problem = f"{found} (and take at most {MAX_HEADER_BYTES}): is it a safetensors file?"
+    """Open one safetensors file and check its header."""
+    file = WeightsFile(path)
+    start = 8 + int.from_bytes(file.read(0, min(file.size, 8)).tobytes(), "little")
+    most = min(max(MAX_HEADER_BYTES, file.size // 10), LARGEST_HEADER)
+    if start > min(file.size, 8 + most):
+        found = f"the file has {file.size} bytes, its header should end at byte {start}"
+        problem = f"{found} (and take at most {most}): is it a safetensors file?"
         raise _error(path, [problem])
-    header = _parse_object(path, content[8:start])
+    header = _parse_object(path, file.read(8, start - 8).tobytes())
     metadata = header.pop("__metadata__", None)
     metadata = {} if metadata is None else metadata
-    data = np.frombuffer(content, np.uint8)[start:]
 
     problems = []
     if not isinstance(metadata, dict):
         problems.append(f"__metadata__: expected texts by name, found {quote(metadata)}")
     for name, entry in header.items():
         problems += [f"{quote(name)}: {problem}" for problem in _entry_problems(entry)]
-    problems = problems or _layout_problems(header, len(data))
+    problems = problems or _layout_problems(header, file.size - start)
     if problems:
         raise _error(path, problems)
 
     tensors = {}
     for name, entry in header.items():
         begin, end = entry["data_offsets"]
-        tensors[name] = _Tensor(path, entry["dtype"], tuple(entry["shape"]), data[begin:end])
+        read = partial(file.read, start + begin, end - begin)
+        tensors[name] = _Tensor(path, entry["dtype"], tuple(entry["shape"]), read)
     texts = {k: v if isinstance(v, str) else json.dumps(v) for k, v in metadata.items()}
     return Checkpoint(path, tensors, texts)
 
@@ -318,14 +395,11 @@ def open_shards(path: Path, open_file: Callable[[Path], Checkpoint]) -> Checkpoi
         ModelNotFoundError: the index, or a file that it names, does not exist.
         CheckpointError: one of them is damaged, or they do not belong together.
     """
-    files: object = _parse_object(path, map_file(path)[:]).get("weight_map")
-    if not isinstance(files, dict) or not files:
-        raise _error(path, [f"weight_map is {quote(files)}, expected tensor name -> file"])
-    outside = [quote(file) for file in files.values() if not _is_below(file)]
-    outside = [f"{file} is not the name of a file beside the index" for file in outside]
-    if outside:
-        raise _error(path, outside, "The index is damaged, or hostile.")
-    shards = sorted(set(files.values()))
+    files = _read_index(path)
+    tensors_of: dict[str, list[str]] = {}
+    for name, file in files.items():
+        tensors_of.setdefault(file, []).append(name)
+    shards = sorted(tensors_of)
     missing = [f"there is no {name!r}" for name in shards if not os.path.exists(path.parent / name)]
     if missing:
         raise _error(path, missing, "Download these files too.", ModelNotFoundError)
@@ -339,11 +413,43 @@ def open_shards(path: Path, open_file: Callable[[Path], Checkpoint]) -> Checkpoi
         twice = [name for name in part if name in tensors]
         problems += [f"{quote(name)} is in two files, {shard!r} is one" for name in twice]
         tensors.update(part._tensors)
-        absent = [name for name, file in files.items() if file == shard and name not in part]
+        absent = [name for name in tensors_of[shard] if name not in part]
         problems += [f"{quote(name)} is not in {shard!r}" for name in absent]
     if problems:
         raise _error(path, problems, "Are the index and the files from the same model?")
     return Checkpoint(path, tensors, metadata)
+
+
+def shard_names(path: Path) -> list[str]:
+    """The files that an index names, sorted.
+
+    Raises:
+        ModelNotFoundError: there is no such index.
+        CheckpointError: it is damaged.
+    """
+    return sorted(set(_read_index(path).values()))
+
+
+def _read_index(path: Path) -> dict[str, str]:
+    """The file of each tensor, as an index says."""
+    try:
+        text = read_file(path, at_most=LARGEST_JSON)
+    except FileNotFoundError:
+        raise ModelNotFoundError(f"there is no index {str(path)!r} of a model in parts") from None
+    except OSError as error:
+        reason = f"cannot read it: {error.strerror}"
+        raise _error(path, [reason], "Check the path and the file.") from None
+    files: object = _parse_object(path, text).get("weight_map")
+    if not isinstance(files, dict) or not files:
+        raise _error(path, [f"weight_map is {quote(files)}, expected tensor name -> file"])
+    outside = [quote(file) for file in files.values() if not _is_below(file)]
+    outside = [f"{file} is not the name of a file beside the index" for file in outside]
+    if outside:
+        raise _error(path, outside, "The index is damaged, or hostile.")
+    if len(set(files.values())) > MAX_SHARDS:
+        problem = f"it names {len(set(files.values()))} files, expected at most {MAX_SHARDS}"
+        raise _error(path, [problem], "The index is damaged, or hostile.")
+    return files
 
 
 def _is_below(file: object) -> bool:

@@ -8,23 +8,39 @@ Source: transformers 4.57.6, convert_slow_tokenizer.py; for BERT 5.2.0, which do
 
 from __future__ import annotations
 
+import json
+import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import tokenizers
 from tokenizers import AddedToken, Regex, models, normalizers, pre_tokenizers, processors
 
+from minibert.checkpoints.components import (
+    ADDED,
+    LONGEST_TOKEN,
+    MODELS,
+    PARTS,
+    added_problems,
+    option_problems,
+    problems,
+)
 from minibert.checkpoints.sentencepiece import (
     CONTROL,
     UNIGRAM,
     USER_DEFINED,
     SentencePieces,
+    longest_replacement,
     read_sentencepiece,
 )
-from minibert.errors import ModelNotFoundError, TokenizerError
+from minibert.checkpoints.subwords import byte_pairs, unigram, word_pieces
+from minibert.config import read_json_object
+from minibert.errors import ConfigError, ModelNotFoundError, TokenizerError
+from minibert.files import LARGEST_VOCABULARY, read_file
+from minibert.reprs import shown
+from minibert.tokenizer import reporting
 
 # Special tokens where no file names them.
 BERT_TOKENS = {
@@ -38,6 +54,7 @@ SENTENCE_PIECE_CLASSES = {
     "CamembertTokenizer": "camembert",
     "AlbertTokenizer": "albert",
 }
+SURROGATES = re.compile("[\ud800-\udfff]")  # halves of characters, which JSON may hold
 
 
 def content(token: Any) -> str:
@@ -45,13 +62,47 @@ def content(token: Any) -> str:
     return str(token["content"]) if isinstance(token, dict) and "content" in token else str(token)
 
 
-@contextmanager
-def _read_as(problem: str) -> Iterator[None]:
-    """What the Rust side of `tokenizers` refuses, as a TokenizerError that says so."""
-    try:
-        yield
-    except Exception as error:  # it raises nothing narrower
-        raise TokenizerError(f"{problem}: {error}") from None
+def is_token(said: Any) -> bool:
+    """Whether a special token that a file names is one: a text, or an object with its text."""
+    text = said.get("content") if isinstance(said, dict) else said
+    return isinstance(text, str) and len(text) <= LONGEST_TOKEN and not SURROGATES.search(text)
+
+
+def add_numbered(
+    backend: tokenizers.Tokenizer, where: Path, tokens: Sequence[tuple[int, AddedToken]]
+) -> None:
+    """Add tokens, which are numbered in turn but for those that the vocabulary has.
+
+    Raises:
+        TokenizerError: one gets another id than the file says.
+    """
+    backend.add_tokens([token for _, token in tokens])
+    for number, token in tokens:
+        found = backend.token_to_id(token.content)
+        if token.content and found != number:
+            raise TokenizerError(
+                f"{where}: the added token {shown(token.content)} has id {number}, and as the "
+                f"tokens before it are numbered it would have {found}"
+            )
+
+
+def check_added(backend: tokenizers.Tokenizer, where: Path) -> None:
+    """Refuse added tokens of which normalising leaves nothing: they would be found everywhere.
+
+    Raises:
+        TokenizerError: there is one.
+    """
+    normalizer = backend.normalizer
+    if normalizer is None:
+        return
+    for token in backend.get_added_tokens_decoder().values():
+        with reporting(f"{where}: its added tokens cannot be normalised"):
+            left = normalizer.normalize_str(token.content) if token.normalized else token.content
+        if not left:
+            raise TokenizerError(
+                f"{where}: the added token {shown(token.content)} is an empty text once it is "
+                'normalised, and would be found everywhere. Set its "normalized" to false'
+            )
 
 
 def _numbered(
@@ -65,23 +116,80 @@ def _numbered(
     found = []
     for token in tokens:
         if (number := backend.token_to_id(token)) is None:
-            raise TokenizerError(f"{file}: has no {token!r} token, which the model needs")
+            raise TokenizerError(f"{file}: has no {shown(token)} token, which the model needs")
         found.append((token, number))
     return found
+
+
+def _lines(file: Path) -> list[str]:
+    """The lines of a text file, whichever system wrote it.
+
+    Raises:
+        ModelNotFoundError: it cannot be read.
+        TokenizerError: it is not UTF-8.
+    """
+    try:
+        text = read_file(file, at_most=LARGEST_VOCABULARY).decode("utf-8-sig")
+    except OSError as error:
+        raise ModelNotFoundError(f"{file}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise TokenizerError(
+            f"{file}: is not UTF-8: {error.reason} at byte {error.start}"
+        ) from None
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    if lines[-1] == "":
+        lines.pop()
+    return lines
 
 
 # ---------------------------------------------------------------- tokenizer.json
 
 
 def from_tokenizer_json(file: Path, settings: Mapping[str, Any]) -> tokenizers.Tokenizer:
-    """Load tokenizer.json; normalising options said in tokenizer_config.json win, as in BERT's."""
-    with _read_as(f"{file}: is not a tokenizer file"):
-        backend = tokenizers.Tokenizer.from_str(file.read_text(encoding="utf-8"))
-    if isinstance(backend.model, models.WordLevel):
+    """Load tokenizer.json; normalising options said in tokenizer_config.json win, as in BERT's.
+
+    Nothing reaches `tokenizers` that was not checked.  How it cuts and pads is left out: windows.py
+    does that.
+
+    Raises:
+        TokenizerError: it is damaged, or has a part that no tokenizer of the known families has.
+    """
+    raw = _json(file, "a tokenizer file")
+    model, added = raw.get("model"), raw.get("added_tokens") or []
+    if not isinstance(model, dict) or raw.get("version", "1.0") != "1.0":
+        raise TokenizerError(f"{file}: is not a tokenizer file of version 1.0 that has a model")
+    kind = _model_kind(model)
+    if kind not in MODELS:
         raise TokenizerError(
-            f"{file}: holds a {type(backend.model).__name__} tokenizer, expected BERT's WordPiece, "
+            f"{file}: holds a {kind:.80} tokenizer, expected BERT's WordPiece, "
             "RoBERTa's BPE or XLM-R's Unigram"
         )
+    wrong = [*problems(raw), *added_problems(added)]
+    options = {key: model[key] for key in model.keys() - {"type", "vocab", "merges", "unk_id"}}
+    wrong += option_problems(f"the {kind} model", options, MODELS[kind])
+    if wrong:
+        more = f"; and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+        raise TokenizerError(
+            f"{file}: {'; '.join(wrong[:5])}{more}. No tokenizer of the families that minibert "
+            "runs is so: fetch the file again, or take another model"
+        )
+    options = {key: options[key] for key in MODELS[kind] if options.get(key) is not None}
+    parts = {part: raw.get(part) for part in PARTS}
+    empty = {"type": "BPE", "vocab": {}, "merges": []}
+    with reporting(f"{file}: is not a tokenizer file"):
+        backend = tokenizers.Tokenizer.from_str(
+            json.dumps({"version": "1.0", "added_tokens": [], **parts, "model": empty})
+        )
+        if kind == "WordPiece":
+            backend.model = word_pieces(file, model.get("vocab"), options)
+        elif kind == "BPE":
+            backend.model = byte_pairs(file, model.get("vocab"), model.get("merges"), options)
+        else:
+            backend.model = unigram(
+                file, model.get("vocab"), model.get("unk_id"), bool(options.get("byte_fallback"))
+            )
+        add_numbered(backend, file, [(token["id"], _added_token(token)) for token in added])
+        check_added(backend, file)
     normalizer = backend.normalizer
     if isinstance(normalizer, normalizers.BertNormalizer):
         for option, attribute in (
@@ -95,6 +203,34 @@ def from_tokenizer_json(file: Path, settings: Mapping[str, Any]) -> tokenizers.T
     return backend
 
 
+def _json(file: Path, kind: str) -> dict[str, Any]:
+    """What a JSON file says.
+
+    Raises:
+        TokenizerError: it holds no JSON object.
+    """
+    try:
+        return read_json_object(file, LARGEST_VOCABULARY)
+    except ConfigError as error:
+        raise TokenizerError(f"{file}: is not {kind}: {error}") from None
+
+
+def _added_token(said: Mapping[str, Any]) -> AddedToken:
+    """An added token as tokenizer.json describes it."""
+    return AddedToken(**{key: said[key] for key in (ADDED.keys() & said.keys()) - {"id"}})
+
+
+def _model_kind(model: Mapping[str, Any]) -> str:
+    """The kind of a model; the first versions of tokenizer.json do not name it."""
+    if "type" in model:
+        return str(model["type"])
+    if "merges" in model:
+        return "BPE"
+    if isinstance(model.get("vocab"), list):
+        return "Unigram"
+    return "WordPiece" if "continuing_subword_prefix" in model else "WordLevel"
+
+
 # ---------------------------------------------------------------- BERT's vocab.txt
 
 
@@ -103,22 +239,13 @@ def from_vocab_txt(file: Path, settings: Mapping[str, Any]) -> tokenizers.Tokeni
 
     Of equal lines the last counts; each line has its number.
     """
-    try:
-        lines = file.read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise TokenizerError(
-            f"{file}: is not UTF-8: {error.reason} at byte {error.start}"
-        ) from None
-    except OSError as error:
-        raise ModelNotFoundError(f"{file}: cannot be read: {error.strerror}") from None
-    if lines[-1] == "":
-        lines.pop()
+    lines = _lines(file)
     vocab = {line: number for number, line in enumerate(lines)}
     names = ("unk", "cls", "sep")
     unknown, *others = (content(settings.get(f"{n}_token", BERT_TOKENS[n])) for n in names)
     for token in (unknown, *others):
         if token not in vocab:
-            raise TokenizerError(f"{file}: has no {token!r} token, which the model needs")
+            raise TokenizerError(f"{file}: has no {shown(token)} token, which the model needs")
     spaced = sum(token.startswith("▁") and len(token) > 1 for token in vocab)
     if spaced > sum(token.startswith("##") for token in vocab):
         raise TokenizerError(
@@ -166,8 +293,9 @@ def _has_marks(token: str) -> bool:
 
 def from_merges(file: Path, merges: Path, settings: Mapping[str, Any]) -> tokenizers.Tokenizer:
     """Set up the tokenizer of RoBERTa, byte-level BPE, from its vocabulary and its merges."""
-    with _read_as(f"{file}: is not a vocabulary of a BPE"):
-        backend = tokenizers.Tokenizer(models.BPE.from_file(str(file), str(merges)))
+    vocab = _json(file, "a vocabulary of a BPE")
+    with reporting(f"{file}: is not a vocabulary of a BPE"):
+        backend = tokenizers.Tokenizer(byte_pairs(merges, vocab, _lines(merges)))
     space = settings.get("add_prefix_space", False)
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=space)
     ends = (content(settings.get(f"{name}_token", ROBERTA_TOKENS[name])) for name in ("sep", "cls"))
@@ -204,8 +332,10 @@ def from_sentencepiece(file: Path, kind: str, settings: Mapping[str, Any]) -> to
         )
     numberings = {"xlm-roberta": _xlmr_pieces, "camembert": _camembert_pieces}
     vocabulary, unknown = numberings.get(kind, _albert_pieces)(model)
-    with _read_as(f"{file}: is not a SentencePiece model"):
-        backend = tokenizers.Tokenizer(models.Unigram(vocabulary, unknown, False))
+    with reporting(f"{file}: is not a SentencePiece model"):
+        backend = tokenizers.Tokenizer(unigram(file, vocabulary, unknown))
+        if model.normalizer:
+            longest_replacement(model.normalizer)  # or it would not be safe to follow
         charsmap = [normalizers.Precompiled(model.normalizer)] if model.normalizer else []
     steps: list[normalizers.Normalizer]
     if kind == "albert":

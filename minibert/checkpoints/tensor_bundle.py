@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from minibert.checkpoints.safetensors import MAX_DIMENSIONS, map_file, quote
+from minibert.checkpoints.safetensors import MAX_DIMENSIONS, WeightsFile, quote
 from minibert.errors import CheckpointError
 
 MAGIC = 0xDB4775248B80FB57
 FOOTER = 48  # bytes: where the blocks are listed, and the magic number
 LONGEST_NAME = 1000
+# The entries of an index, unpacked, take at most so many times its size, and each at least so many
+# bytes; names of BERT are three times as long as what is said of them.
+LONGER, ENTRY = 16, 100
+MAX_INDEX_BYTES = 1_000_000  # that of BERT-large with its optimizer has about 60,000
 DTYPES = {1: "<f4", 2: "<f8", 3: "<i4", 9: "<i8", 19: "<f2"}  # TensorFlow's numbers -> NumPy's
 SLOTS = ("adam_m", "adam_v")  # what the optimizer keeps of each variable
 # Parts of names there -> in transformers.
@@ -52,9 +57,15 @@ def read_tensor_bundle(path: Path) -> dict[str, NDArray[Any]]:
         CheckpointError: a file is damaged.
     """
     try:
-        header, *entries = _table(map_file(path)[:])
+        index = WeightsFile(path)
+        if index.size > MAX_INDEX_BYTES:
+            raise ValueError(
+                f"its index has {index.size} bytes, expected at most {MAX_INDEX_BYTES}"
+            )
+        header, *entries = _table(index.read(0, index.size).tobytes())
         shards = _message(header[1]).get(1, [1])[-1]
-        data: dict[int, NDArray[np.uint8]] = {}
+        data: dict[int, WeightsFile] = {}
+        taken: Counter[int] = Counter()  # bytes of each shard
         arrays = {}
         for key, value in entries:
             entry = _message(value)
@@ -73,12 +84,14 @@ def read_tensor_bundle(path: Path) -> dict[str, NDArray[Any]]:
                 raise ValueError(f"{quote(name)} of shape {quote(shape)} has {size} bytes")
             if shard not in data:
                 file = f"{path.name.removesuffix('.index')}.data-{shard:05}-of-{shards:05}"
-                data[shard] = np.frombuffer(map_file(path.parent / file), np.uint8)
-            if begin + size > len(data[shard]):
-                raise ValueError(
-                    f"{quote(name)} ends at {begin + size} of {len(data[shard])} bytes"
-                )
-            array = np.frombuffer(data[shard], DTYPES[kind], count, begin).reshape(shape)
+                data[shard] = WeightsFile(path.parent / file)
+            there = data[shard].size
+            if begin + size > there:
+                raise ValueError(f"{quote(name)} ends at {begin + size} of {there} bytes")
+            taken[shard] += size
+            if taken[shard] > there:
+                raise ValueError(f"its variables take more than the {there} bytes that are there")
+            array = data[shard].read(begin, size).view(DTYPES[kind]).reshape(shape)
             # A dense layer multiplies from the other side there.
             arrays[torch_name(name)] = array.T if name.endswith("/kernel") else array
         return arrays
@@ -113,11 +126,14 @@ def _table(index: bytes) -> list[tuple[bytes, bytes]]:
         raise ValueError("its index is no table of LevelDB's")
     _, _, begin, size, _ = _numbers(index, len(index) - FOOTER, 4)
     entries: list[tuple[bytes, bytes]] = []
+    left = LONGER * len(index)
     for _, handle in _entries(index, begin, size):
-        entries += _entries(index, *_numbers(handle, 0, 2)[:2])
-        if len(entries) > len(index):  # the same block again and again
-            break
-    if not entries or entries[0][0] or len(entries) > len(index):
+        for key, value in _entries(index, *_numbers(handle, 0, 2)[:2]):
+            entries.append((key, value))
+            left -= ENTRY + len(key) + len(value)
+            if left < 0:  # the same block again and again, or long names of which little is said
+                raise ValueError("its index names more than it has room for")
+    if not entries or entries[0][0]:
         raise ValueError("its index does not begin with a header")
     return entries
 

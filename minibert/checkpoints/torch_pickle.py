@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import io
 import math
-import mmap
 import struct
 import zipfile
 import zlib
@@ -26,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minibert.checkpoints.pickles import Object, Storage, Tensor, kind, step_through
-from minibert.checkpoints.safetensors import DTYPES, map_file, quote, widen_bfloat16
+from minibert.checkpoints.safetensors import DTYPES, WeightsFile, quote, widen_bfloat16
 from minibert.errors import CheckpointError
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
@@ -35,6 +34,13 @@ LEGACY_PROTOCOL = 1001
 DAMAGE = (ValueError, OSError, EOFError, RuntimeError, OverflowError, struct.error, zlib.error,
           zipfile.BadZipFile)  # fmt: skip
 MAX_PICKLE_BYTES = 100_000_000  # the pickle of BERT-large has about 60,000
+# All tensors together may be so many times as large as the file, or have so many bytes: a table
+# that is also the output of a language model stands there once, and counts twice.
+SHARED = 4
+SHARED_ALWAYS = 1_000_000
+# Bytes of a file for each instruction of its pickle, beyond the first 100,000.  An instruction may
+# leave 300 bytes in memory; BERT-base with its optimizer has 30,000 in 1,300,000,000 bytes.
+BYTES_AN_INSTRUCTION = 100
 
 # Under which of these a training program's dict holds the weights; the first that has tensors.
 STATE_DICTS = (
@@ -66,22 +72,30 @@ def read_torch_file(path: Path, unread: dict[str, str] | None = None) -> dict[st
     """
     path = Path(path)
     unread = {} if unread is None else unread
-    content = map_file(path)
+    file = WeightsFile(path)
+    first = file.read(0, min(file.size, 262)).tobytes()
     try:
-        if content[:4] == b"PK\x03\x04":
-            with zipfile.ZipFile(path) as archive:
-                return _read_zip(archive, len(content), unread)
-        if content[:1] == b"\x80":
-            return _read_legacy(content, unread)
-        if content[257:262] == b"ustar":
+        if first[:4] == b"PK\x03\x04":
+            with zipfile.ZipFile(file.file) as archive:
+                return _read_zip(archive, file.size, unread)
+        if first[:1] == b"\x80":
+            return _read_legacy(file, unread)
+        if first[257:262] == b"ustar":
             raise ValueError("it is a tar archive, the format of PyTorch's first versions")
-        raise ValueError(f"expected a zip archive or a pickle, but it begins with {content[:8]!r}")
+        raise ValueError(f"expected a zip archive or a pickle, but it begins with {first[:8]!r}")
+    except CheckpointError:  # that the file was changed; a ValueError too
+        raise
     except DAMAGE as error:
         raise CheckpointError(
             f"{path} cannot be read as a PyTorch state dict: {error}.\n"
             "Download the file again, take the model's .safetensors file, or save the weights "
             "alone, with torch.save(model.state_dict(), path)."
         ) from error
+
+
+def instructions(file_size: int) -> int:
+    """How many instructions a pickle in a file of so many bytes may have."""
+    return max(100_000, file_size // BYTES_AN_INSTRUCTION)
 
 
 def _read_zip(
@@ -98,7 +112,8 @@ def _read_zip(
         if name not in entries:
             raise ValueError(f"the archive has no entry {quote(name)}")
         info = entries[name]
-        if info.compress_type != zipfile.ZIP_STORED:  # else a small entry could fill the memory
+        # Else a small entry could fill the memory, or one that says it is packed into more.
+        if info.compress_type != zipfile.ZIP_STORED or info.compress_size > file_size:
             raise ValueError(f"entry {quote(name)} is compressed, which torch.save never does")
         if not least <= info.file_size <= most:
             expected = f"{least}" if least == most else f"at most {most}"
@@ -115,7 +130,8 @@ def _read_zip(
     prefix = programs[0].removesuffix("data.pkl")
     if f"{prefix}byteorder" in entries and read(f"{prefix}byteorder", 0, 16) != b"little":
         raise ValueError("it was written on a big-endian machine, expected little-endian numbers")
-    state, _ = step_through(io.BytesIO(read(programs[0], 0, MAX_PICKLE_BYTES)))
+    program = io.BytesIO(read(programs[0], 0, MAX_PICKLE_BYTES))
+    state, _ = step_through(program, instructions(file_size))
 
     def read_storage(storage: Storage) -> bytes:
         size = storage.count * np.dtype(DTYPES[storage.dtype]).itemsize
@@ -124,19 +140,22 @@ def _read_zip(
     return _arrays(_tensors(state, unread), read_storage, file_size)
 
 
-def _read_legacy(content: mmap.mmap, unread: dict[str, str]) -> dict[str, NDArray[Any]]:
+def _read_legacy(file: WeightsFile, unread: dict[str, str]) -> dict[str, NDArray[Any]]:
     """Read the pickles one after another; the storages follow in the order of the last one."""
-    magic, _ = step_through(content)
+    # Not the file itself: a pickle can ask for more bytes than there are, which are made room for.
+    content = io.BytesIO(file.read(0, min(file.size, MAX_PICKLE_BYTES)).tobytes())
+    most = instructions(file.size)
+    magic, _ = step_through(content, most)
     if magic != LEGACY_MAGIC:
         raise ValueError("it is a pickle, but not one that torch.save wrote")
-    version, _ = step_through(content)
+    version, _ = step_through(content, most)
     if version != LEGACY_PROTOCOL:
         raise ValueError(f"its protocol is {quote(version)}, expected {LEGACY_PROTOCOL}")
-    system, _ = step_through(content)
+    system, _ = step_through(content, most)
     if not isinstance(system, dict) or system.get("little_endian") is not True:
         raise ValueError("it was written on a big-endian machine, expected little-endian numbers")
-    state, storages = step_through(content)
-    keys, _ = step_through(content)
+    state, storages = step_through(content, most)
+    keys, _ = step_through(content, most)
     if not isinstance(keys, list):
         raise ValueError(f"expected the list of storages, found {quote(keys)}")
 
@@ -148,30 +167,41 @@ def _read_legacy(content: mmap.mmap, unread: dict[str, str]) -> dict[str, NDArra
         storage = storages[key]
         begin = position + 8  # after the number of its elements
         end = begin + storage.count * np.dtype(DTYPES[storage.dtype]).itemsize
-        if end > len(content):
-            missing = end - len(content)
+        if end > file.size:
+            missing = end - file.size
             raise ValueError(f"it ends in storage {quote(key)}, {missing} bytes too early")
-        count = int.from_bytes(content[position:begin], "little", signed=True)
+        count = int.from_bytes(file.read(position, 8).tobytes(), "little", signed=True)
         if count != storage.count:
             raise ValueError(f"storage {quote(key)} has {count} elements, expected {storage.count}")
         ranges[key] = begin, end
         position = end
 
-    def read_storage(storage: Storage) -> bytes:
+    def read_storage(storage: Storage) -> NDArray[np.uint8]:
         if storage.key not in ranges:
             raise ValueError(f"storage {quote(storage.key)} is missing")
         begin, end = ranges[storage.key]
-        return content[begin:end]
+        return file.read(begin, end - begin)
 
-    return _arrays(_tensors(state, unread), read_storage, len(content))
+    return _arrays(_tensors(state, unread), read_storage, file.size)
 
 
 def _arrays(
-    tensors: dict[str, Tensor], read_storage: Callable[[Storage], bytes], file_size: int
+    tensors: dict[str, Tensor],
+    read_storage: Callable[[Storage], bytes | NDArray[np.uint8]],
+    file_size: int,
 ) -> dict[str, NDArray[Any]]:
     """Read the storages that tensors need, each once, and cut the tensors out of them."""
     rows: dict[str, NDArray[Any]] = {}
     arrays = {}
+    # Tensors may share their numbers, and with stride 0 a few bytes pose as any number of them.
+    total = sum(
+        math.prod(tensor.shape) * np.dtype(DTYPES[tensor.storage.dtype]).itemsize
+        for tensor in tensors.values()
+    )
+    if total > max(SHARED * file_size, SHARED_ALWAYS):
+        raise ValueError(
+            f"its tensors have {total} bytes, more than {SHARED} times the {file_size} of the file"
+        )
     for name, tensor in tensors.items():
         storage = tensor.storage
         if storage.key not in rows:
@@ -182,7 +212,6 @@ def _arrays(
                 row = row != 0
             row.flags.writeable = False  # tied weights share it
             rows[storage.key] = row
-        # With stride 0 a few bytes can pose as any number of elements.
         if math.prod(max(n, 1) for n in tensor.shape) > file_size:
             raise ValueError(
                 f"tensor {quote(name)} of shape {list(tensor.shape)} is larger than the file"

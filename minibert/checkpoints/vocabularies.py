@@ -10,6 +10,7 @@ Source: transformers 4.57.6, tokenization_utils_base.py and tokenization_utils_f
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,22 +18,28 @@ from typing import Any, NamedTuple
 import tokenizers
 from tokenizers import AddedToken
 
+from minibert.checkpoints.components import LONGEST_TOKEN
 from minibert.checkpoints.splitters import (
     ALBERT_TOKENS,
     BERT_TOKENS,
     ROBERTA_TOKENS,
     SENTENCE_PIECE_CLASSES,
+    add_numbered,
+    check_added,
     content,
     from_merges,
     from_sentencepiece,
     from_tokenizer_json,
     from_vocab_txt,
+    is_token,
 )
 from minibert.config import read_json_object
 from minibert.errors import ConfigError, ModelNotFoundError, TokenizerError
 from minibert.families import FAMILIES
+from minibert.reprs import shown
 from minibert.tokenizer import Tokenizer
 
+SPECIAL = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")  # roles of special tokens
 # Settings that are true or false.
 OPTIONS = {
     *("do_lower_case", "strip_accents", "tokenize_chinese_chars"),
@@ -107,10 +114,11 @@ def load_tokenizer(folder: Path, family: str = "bert") -> Tokenizer:
             tokens = ALBERT_TOKENS if kind == "albert" else ROBERTA_TOKENS
             backend = from_sentencepiece(file, kind, settings)
         _add_tokens(backend, folder, settings, tokens)
+    check_added(backend, folder)
     longest = settings.get("model_max_length")
     said = isinstance(longest, int | float) and not isinstance(longest, bool)
     # transformers writes 1e30 for "no limit".
-    limit = int(longest or 0) if said and 0 < (longest or 0) < 1e9 else None
+    limit = int(longest or 0) if said and 1 <= (longest or 0) < 1e9 else None
     cls_token, sep_token, unk_token = (
         content(settings.get(f"{name}_token", tokens[name])) for name in ("cls", "sep", "unk")
     )
@@ -133,7 +141,7 @@ def load_tokenizer(folder: Path, family: str = "bert") -> Tokenizer:
 def _read(file: Path) -> dict[str, Any]:
     """What a JSON file says; nothing if it is not there."""
     try:
-        return read_json_object(file) if file.is_file() else {}
+        return read_json_object(file) if os.path.isfile(file) else {}
     except ConfigError as error:
         raise TokenizerError(f"{file}: {error}") from None
 
@@ -164,7 +172,13 @@ def _settings(folder: Path) -> dict[str, Any]:
         if isinstance(value, str) and value.lower() in ("true", "false"):
             settings[option] = value.lower() == "true"
         elif not isinstance(value, bool | None):
-            wrong.append(f"{option} must be true or false, got {value!r:.80}")
+            wrong.append(f"{option} must be true or false, got {shown(value)}")
+    for role in SPECIAL:
+        if (token := settings.get(f"{role}_token")) is not None and not is_token(token):
+            wrong.append(
+                f"{role}_token must be a text of at most {LONGEST_TOKEN} characters without halves "
+                f"of surrogate pairs, got {shown(token)}"
+            )
     if wrong:
         raise TokenizerError(f"{file}: {'; '.join(sorted(wrong))}")
     config = _read(folder / "config.json")
@@ -225,8 +239,8 @@ def _check_class(folder: Path, settings: Mapping[str, Any], form: Form | None) -
             "correct tokenizer_class in tokenizer_config.json or config.json."
         )
     raise TokenizerError(
-        f"{folder}: its tokenizer is a {name or program}, which minibert does not know: it would "
-        f"split texts in another way than the model was trained with. {advice}"
+        f"{folder}: its tokenizer is a {name or program:.80}, which minibert does not know: it "
+        f"would split texts in another way than the model was trained with. {advice}"
     )
 
 
@@ -247,6 +261,8 @@ def _added_token(said: Any, **usual: bool) -> AddedToken:
     flags = ("lstrip", "rstrip", "normalized", "single_word", "special")
     if isinstance(said, Mapping):
         usual |= {name: bool(said[name]) for name in flags if name in said}
+    if not is_token(content(said)):
+        raise ValueError(f"{shown(said)} is too long or holds half of a surrogate pair")
     return AddedToken(content(said), **usual)
 
 
@@ -268,14 +284,11 @@ def _add_tokens(
     Raises:
         TokenizerError: they are damaged, or have other ids than those behind the vocabulary.
     """
-    special = {
-        name: settings.get(f"{name}_token", usual.get(name))
-        for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
-    }
+    special = {name: settings.get(f"{name}_token", usual.get(name)) for name in SPECIAL}
     more = settings.get("additional_special_tokens", [])
     try:
         if not isinstance(more, list):
-            raise TypeError(f"additional_special_tokens must be a list, got {more!r:.80}")
+            raise TypeError(f"additional_special_tokens must be a list, got {shown(more)}")
         extra = [_added_token(token, special=True) for token in more]
         if "added_tokens_decoder" in settings:
             decoder = settings["added_tokens_decoder"]
@@ -283,18 +296,12 @@ def _add_tokens(
         else:
             names = {*map(content, special.values()), *map(content, more)}
             added = {
-                int(number): AddedToken(t, special=t in names, normalized=t not in names)
+                int(number): _added_token(t, special=t in names, normalized=t not in names)
                 for t, number in _read(folder / "added_tokens.json").items()
             }
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
-        raise TokenizerError(f"{folder}: its added tokens cannot be read: {error}") from None
-    for number, new in sorted(added.items()):
-        backend.add_tokens([new])
-        if (found := backend.token_to_id(new.content)) != number:
-            raise TokenizerError(
-                f"{folder}: the added token {new.content!r} has id {number}, and as the tokens "
-                f"before it are numbered it would have {found}"
-            )
+    except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
+        raise TokenizerError(f"{folder}: its added tokens cannot be read: {error!s:.200}") from None
+    add_numbered(backend, folder, sorted(added.items()))
     known = {*kept, *(token.content for token in added.values())}
     for name, said in special.items():
         token = content(said)

@@ -1,4 +1,4 @@
-"""minibert answer: one question; stream.py answers a file of them."""
+"""minibert answer: one question; stream.py and parquet.py answer a file of them."""
 
 from __future__ import annotations
 
@@ -7,17 +7,29 @@ import os
 import re
 import sys
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 
 from minibert.commands.options import add_model_options, at_least, dump, examples, file_name
 from minibert.errors import InputError
-from minibert.files import check_apart, check_output, writing
-from minibert.progress import notice
+from minibert.files import check_apart, check_output, open_file, writing
+from minibert.progress import harmless, notice
+from minibert.sentences import sentence_around
 
 if TYPE_CHECKING:
     from minibert.answering import QuestionAnswerer
     from minibert.spans import Answer
+
+
+# Options of a QuestionAnswerer that are options of a command too, by the same names.
+ANSWERING = (
+    "max_answer_length",
+    "max_seq_length",
+    "max_question_length",
+    "doc_stride",
+    "align_to_words",
+    "max_overlap",
+    "min_score",
+)
 
 
 def add_command(commands: Any) -> None:
@@ -53,27 +65,55 @@ def add_command(commands: Any) -> None:
         "their name); a row that cannot be answered gets an 'error' instead; - for standard input",
     )
     answer.add_argument(
+        "--parquet",
+        type=file_name,
+        metavar="FILE",
+        help="answer the rows of a table (needs pyarrow): the output is the same table with "
+        "columns answer_text, answer_start, answer_end, answer_score, answer_probability, "
+        "answer_null_score and answer_error; a row that cannot be answered has nulls and an error",
+    )
+    answer.add_argument(
+        "--question-column",
+        default="question",
+        metavar="NAME",
+        help="with --parquet: the column with the questions (default: question)",
+    )
+    answer.add_argument(
+        "--context-column",
+        default="context",
+        metavar="NAME",
+        help="with --parquet: the column with the texts (default: context)",
+    )
+    answer.add_argument(
+        "--prefix",
+        default="answer_",
+        metavar="TEXT",
+        help="with --parquet: what names of new columns begin with (default: answer_)",
+    )
+    answer.add_argument(
         "--batch-size",
         type=at_least(1),
         metavar="N",
-        help="with --jsonl: at most so many questions wait for each other; 1 answers each line as "
-        "it comes (default: as many as fill a batch)",
+        help="with --jsonl or --parquet: at most so many questions wait for each other; 1 answers "
+        "each as it comes (default: as many as fill a batch)",
     )
     answer.add_argument(
-        "--strict", action="store_true", help="with --jsonl: stop at the first row with an error"
+        "--strict",
+        action="store_true",
+        help="with --jsonl or --parquet: stop at the first row with an error",
     )
     answer.add_argument(
         "--output",
         type=file_name,
         metavar="FILE",
-        help="write there instead of standard output; with --jsonl, a run that was interrupted "
-        "goes on where it was",
+        help="write there instead of standard output; with --jsonl and --parquet, a run that was "
+        "interrupted goes on where it was",
     )
     answer.add_argument(
         "--overwrite",
         action="store_true",
-        help="with --jsonl and --output: drop what an unfinished run has left, as far as it does "
-        "not fit this one",
+        help="with --jsonl or --parquet, and --output: drop what an unfinished run has left, as "
+        "far as it does not fit this one",
     )
     answer.add_argument("--json", action="store_true", help="print JSON instead of prose")
     answer.add_argument(
@@ -158,20 +198,26 @@ def check_usage(parser: argparse.ArgumentParser, args: argparse.Namespace) -> No
     """End with status 2 if options contradict each other."""
     if args.question is None and args.file:
         args.question = take_question(args.file)
-    sources = [name for name in ("text", "file", "jsonl") if getattr(args, name) is not None]
-    if args.jsonl is not None and args.question is not None:
-        parser.error("with --jsonl the questions come from the file: give no QUESTION")
-    if args.jsonl is None and args.question is None:
+    given = ("text", "file", "jsonl", "parquet")
+    sources = [name for name in given if getattr(args, name) is not None]
+    many = next((f"--{name}" for name in sources if name in ("jsonl", "parquet")), None)
+    if many and args.question is not None:
+        parser.error(f"with {many} the questions come from the file: give no QUESTION")
+    if not many and args.question is None:
         where = "; it goes before --file, which takes all that follows" if args.file else ""
         parser.error(f"a QUESTION is needed{where or ', or --jsonl FILE'}")
     if len(sources) > 1:
-        parser.error("give the text once: as TEXT, with --file, or with --jsonl")
-    if args.strict and args.jsonl is None:
-        parser.error("--strict needs --jsonl")
-    if args.batch_size is not None and args.jsonl is None:
-        parser.error("--batch-size needs --jsonl")
-    if args.overwrite and (args.jsonl is None or args.output is None):
-        parser.error("--overwrite needs --jsonl and --output")
+        parser.error("give the text once: as TEXT, with --file, --jsonl or --parquet")
+    if args.strict and not many:
+        parser.error("--strict needs --jsonl or --parquet")
+    if args.batch_size is not None and not many:
+        parser.error("--batch-size needs --jsonl or --parquet")
+    if args.overwrite and (not many or args.output is None):
+        parser.error("--overwrite needs --jsonl and --output, or --parquet")
+    if args.parquet is not None and args.output is None:
+        parser.error("--parquet needs --output")
+    if args.parquet is not None and args.top_k > 1:
+        parser.error("--parquet gives one answer a row: give no --top-k")
     if args.null_threshold != args.null_threshold:
         parser.error("argument --null-threshold: must be a number, got nan")
 
@@ -209,10 +255,18 @@ def command_answer(args: argparse.Namespace) -> None:
     if args.jsonl is not None:
         check_output(args.output)
         check_apart([args.jsonl], args.output)
-        with open_file(args.jsonl) as source:  # before the model, which may take longer
+        with open_input(args.jsonl) as source:  # before the model, which may take longer
             from minibert.commands.stream import answer_rows
 
             answer_rows(load_answerer(args), source, args)
+        return
+    if args.parquet is not None:
+        check_output(args.output)
+        check_apart([args.parquet], args.output)
+        from minibert.commands.parquet import answer_parquet, open_parquet
+
+        table = open_parquet(args)
+        answer_parquet(load_answerer(args), table, args)
         return
     names, texts = read_texts(args)
     if args.output is not None:
@@ -220,11 +274,10 @@ def command_answer(args: argparse.Namespace) -> None:
     answers = load_answerer(args).n_best(args.question, texts, args.top_k)
     with writing(args.output) as out:
         if args.json:
-            shown = [asdict(answer) for answer in answers]
+            shown = [answer.to_dict() for answer in answers]
             out.write(dump(shown[0] if args.top_k == 1 else shown) + "\n")
         else:
-            marks = marks_for(out)
-            blocks = [describe(a, texts[a.document], names[a.document], marks) for a in answers]
+            blocks = [describe(a, texts[a.document], names[a.document], out) for a in answers]
             out.write("\n\n".join(blocks) + "\n")
 
 
@@ -232,7 +285,7 @@ def load_answerer(args: argparse.Namespace) -> QuestionAnswerer:
     """The QuestionAnswerer that the options describe."""
     from minibert.answering import QuestionAnswerer  # here: --help needs no NumPy
 
-    options = {}
+    options = {name: getattr(args, name) for name in ANSWERING if hasattr(args, name)}
     if args.null_threshold is not None:
         options["null_score_diff_threshold"] = args.null_threshold
     return QuestionAnswerer(
@@ -241,13 +294,6 @@ def load_answerer(args: argparse.Namespace) -> QuestionAnswerer:
         dtype=args.dtype,
         num_threads=args.threads,
         revision=args.revision,
-        max_answer_length=args.max_answer_length,
-        max_seq_length=args.max_seq_length,
-        max_question_length=args.max_question_length,
-        doc_stride=args.doc_stride,
-        align_to_words=args.align_to_words,
-        max_overlap=args.max_overlap,
-        min_score=args.min_score,
         **options,
     )
 
@@ -274,7 +320,7 @@ def read_file(path: str, may_be_empty: bool = False) -> str:
         InputError: it cannot be read, is not UTF-8, or is empty and may not be.
     """
     shown = "standard input" if path == "-" else path
-    with open_file(path) as file:
+    with open_input(path) as file:
         try:
             text = file.read().decode("utf-8-sig")
         except OSError as error:
@@ -286,7 +332,7 @@ def read_file(path: str, may_be_empty: bool = False) -> str:
     return text
 
 
-def open_file(path: str) -> AbstractContextManager[BinaryIO]:
+def open_input(path: str) -> AbstractContextManager[BinaryIO]:
     """Open a file for reading, or standard input for '-', which stays open.
 
     Raises:
@@ -297,10 +343,9 @@ def open_file(path: str) -> AbstractContextManager[BinaryIO]:
             raise InputError("standard input is closed; name a file")
         return nullcontext(sys.stdin.buffer)
     try:
-        return open(path, "rb")
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{path}: cannot be read: {reason}") from None
+        return open_file(path, pipes=True)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
 
 
 def marks_for(out: TextIO) -> tuple[str, str]:
@@ -310,33 +355,24 @@ def marks_for(out: TextIO) -> tuple[str, str]:
     return "[", "]"
 
 
-def describe(answer: Answer, text: str, name: str, marks: tuple[str, str]) -> str:
-    """An answer for people: its text, its sentence with the span marked, and the figures."""
+def describe(answer: Answer, text: str, name: str, out: TextIO) -> str:
+    """An answer for people: its text, its sentence with the span marked, and the figures.
+
+    Args:
+        answer: to show.
+        text: that it stands in.
+        name: of the text's file, or empty.
+        out: where it will be written.
+    """
     figures = f"score {answer.score:.2f}, probability {answer.probability:.2f}"
     if answer.is_null:
         return f"(no answer)\n  {figures}: the text does not seem to say"
     begin, end = sentence_around(text, answer.start, answer.end)
-    before, after = text[begin : answer.start], text[answer.end : end]
-    sentence = " ".join(f"{before}{marks[0]}{answer.text}{marks[1]}{after}".split())
+    before, found, after, name = (
+        harmless(part, out)
+        for part in (text[begin : answer.start], answer.text, text[answer.end : end], name)
+    )
+    mark, unmark = marks_for(out)
+    sentence = " ".join(f"{before}{mark}{found}{unmark}{after}".split())
     place = f"characters {answer.start} to {answer.end}" + (f" of {name}" if name else "")
-    return f"{answer.text}\n  {sentence}\n  {figures}, {place}"
-
-
-# A sentence ends at . ! or ? before white space, at their CJK forms, or at an empty line.
-SENTENCE_END = re.compile(r"[.!?][\"'”’)\]]*(?=\s)|[。！？]|\n\s*\n")
-LONGEST_SENTENCE = 300  # characters shown on each side of the answer, at most
-
-
-def sentence_around(text: str, start: int, end: int) -> tuple[int, int]:
-    """First character, and one past the last, of the sentence that holds text[start:end].
-
-    Example:
-        >>> text = "It rained. Ann Lee wrote it. Nobody came."
-        >>> text[slice(*sentence_around(text, 11, 18))]
-        ' Ann Lee wrote it.'
-    """
-    first, last = max(0, start - LONGEST_SENTENCE), min(len(text), end + LONGEST_SENTENCE)
-    for match in SENTENCE_END.finditer(text, first, start):
-        first = match.end()
-    following = SENTENCE_END.search(text, max(start, end - 1), last)
-    return first, following.end() if following else last
+    return f"{found}\n  {sentence}\n  {figures}, {place}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from typing import Any
 
 from minibert.commands.options import (
@@ -14,10 +13,11 @@ from minibert.commands.options import (
     examples,
     read_data,
 )
+from minibert.documents import to_json
 from minibert.errors import InputError
 from minibert.files import check_output, writing
 from minibert.options import DTYPES
-from minibert.progress import notice
+from minibert.progress import harmless, notice
 
 
 def add_command(commands: Any) -> None:
@@ -94,7 +94,7 @@ def command_compare(args: argparse.Namespace) -> None:
         if rows:  # those that were measured, also if a later one fails
             with writing(args.output) as out:
                 markdown = args.format == "markdown"
-                out.write(as_markdown(rows) if markdown else json.dumps(rows, indent=2))
+                out.write(harmless(as_markdown(rows), out) if markdown else to_json(rows, indent=2))
                 out.write("\n")
 
 

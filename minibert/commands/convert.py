@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from minibert.commands.options import examples
 from minibert.errors import InputError
 from minibert.options import STORED_DTYPES, check_bits
+from minibert.progress import harmless
 
 if TYPE_CHECKING:
     from minibert.checkpoints.conversion import Rounding
@@ -79,13 +81,14 @@ def command_convert(args: argparse.Namespace) -> None:
         overwrite=args.overwrite,
         report=roundings.append,
     )
+    named = harmless(str(folder), sys.stdout)
     size = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
     if args.bits is None:
-        print(f"{folder}: {size:.1f} MB, {args.dtype}")
+        print(f"{named}: {size:.1f} MB, {args.dtype}")
         return
     weights = (folder / "model.safetensors").stat().st_size
-    print(f"{folder}: {size:.1f} MB, of which the weights are {weights:,} bytes")
-    print("\n".join(describe(roundings)))
+    print(f"{named}: {size:.1f} MB, of which the weights are {weights:,} bytes")
+    print(harmless("\n".join(describe(roundings)), sys.stdout))
 
 
 def describe(roundings: Sequence[Rounding]) -> list[str]:

@@ -6,12 +6,14 @@ import argparse
 import importlib.metadata
 import os
 import platform
+import sys
 import time
 from typing import Any
 
 from minibert import __version__
 from minibert.commands.options import dump, examples, file_name
-from minibert.errors import BackendError, CheckpointError, MinibertError
+from minibert.errors import BackendError, CheckpointError, InputError, MinibertError
+from minibert.progress import harmless
 
 Findings = dict[str, dict[str, str]]
 
@@ -53,6 +55,8 @@ def add_command(commands: Any) -> None:
 
 def command_doctor(args: argparse.Namespace) -> None:
     """Run `minibert doctor`."""
+    if sys.stdout is None:
+        raise InputError("standard output is closed, and there is nothing else that is written")
     if args.model is not None:
         from minibert.checkpoints.examination import examine_model
 
@@ -77,7 +81,7 @@ def show(findings: Findings, as_json: bool) -> None:
         print(title)
         width = max(map(len, facts))
         for name, fact in facts.items():
-            first, *rest = fact.split("\n")
+            first, *rest = harmless(fact, sys.stdout).split("\n")
             print(f"  {name:{width}}  {first}")
             for line in rest:
                 print(f"  {'':{width}}  {line}")

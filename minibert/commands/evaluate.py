@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from minibert.commands.options import (
     file_name,
     read_data,
 )
+from minibert.documents import to_json
 from minibert.errors import InputError
 from minibert.files import check_output, writing
 from minibert.progress import notice
@@ -152,7 +152,7 @@ def command_evaluate(args: argparse.Namespace) -> None:
     if args.tune_null:
         shown["tuned_null"] = tune_null(evaluation, args.tune_null)
     with writing(args.output) as out:
-        out.write(json.dumps(without_infinity(shown), indent=2) + "\n")
+        out.write(to_json(shown, indent=2) + "\n")
     if args.report is not None:
         from minibert.pages.report import render_report
 
@@ -179,18 +179,6 @@ def check_unlabelled(args: argparse.Namespace) -> None:
             "only. Name a folder for them with --output-dir."
         )
     notice(f"minibert: {args.data}: holds no right answers; predictions are made, none is scored")
-
-
-def without_infinity(value: Any) -> Any:
-    """A document with texts for infinite thresholds, as JSON has no such numbers.
-
-    Example:
-        >>> without_infinity({"threshold": float("-inf"), "exact": 50.0})
-        {'threshold': '-inf', 'exact': 50.0}
-    """
-    if isinstance(value, dict):
-        return {key: without_infinity(part) for key, part in value.items()}
-    return str(value) if value in (float("inf"), float("-inf")) else value
 
 
 def run_model(args: argparse.Namespace, data: SquadData) -> tuple[Evaluation, float | None]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 from typing import Any
 
-from minibert.options import DEVICES, DTYPES, gpu_index
+from minibert.documents import to_json
+from minibert.options import DEVICES, DTYPES, gpu_index, may_be_named
 from minibert.progress import notice
+from minibert.reprs import shown
 
 DECODING = {
     "--max-seq-length": "longest window (default: 384, or the model's limit)",
@@ -37,8 +38,8 @@ def examples(*lines: str) -> dict[str, Any]:
 
 
 def dump(value: Any) -> str:
-    """One line of JSON, in plain UTF-8."""
-    return json.dumps(value, ensure_ascii=False)
+    """One line of JSON, in plain UTF-8, which steers no terminal."""
+    return to_json(value, plain=True)
 
 
 def at_least(least: int) -> Any:
@@ -46,8 +47,9 @@ def at_least(least: int) -> Any:
 
     def parse(text: str) -> int:
         value = int(text)
-        if value < least:
-            raise argparse.ArgumentTypeError(f"must be at least {least}, got {value}")
+        if not least <= value < 2**63:
+            end = f"at least {least}" if value < least else "below 2**63"
+            raise argparse.ArgumentTypeError(f"must be {end}, got {shown(value)}")
         return value
 
     parse.__name__ = "whole number"
@@ -58,6 +60,8 @@ def file_name(text: str) -> str:
     """An argparse type: the name of a file or folder, which an unset shell variable is not."""
     if not text:
         raise argparse.ArgumentTypeError("is empty")
+    if not may_be_named(text):
+        raise argparse.ArgumentTypeError(f"no file can have that name: {text!r}")
     return text
 
 

@@ -122,7 +122,7 @@ def command_serve(args: argparse.Namespace) -> None:
             raise
         raise BackendError(
             f"minibert serve needs {error.name}, which is not installed. Install minibert with its "
-            "extra 'serve': pip install 'minibert[serve]'"
+            "extra 'serve': pip install 'minibert-qa[serve]'"
         ) from None
     from minibert.answering import QuestionAnswerer
     from minibert.serve.journal import AccessLog

@@ -1,5 +1,7 @@
 """minibert answer --jsonl: many questions, an object of JSON a line, read and written as they come.
 
+parquet.py gives its rows the same form.
+
 A row that cannot be answered becomes a row with an error, in its place.  With an output file, rows
 are kept in FILE.unfinished until all are there, each after the digest of the line that it answers:
 so a run that was interrupted knows what is done, wherever its questions come from.
@@ -11,26 +13,35 @@ import argparse
 import hashlib
 import json
 import math
-import os
 import re
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO, TypeAlias
+from typing import Any, BinaryIO, TextIO, TypeAlias
 
 from minibert.answering import Context, QuestionAnswerer
 from minibert.commands.options import dump
 from minibert.errors import InputError, MinibertError
-from minibert.files import is_device, real_file, writing
+from minibert.files import is_device, json_value, open_file, real_file, writing
 from minibert.progress import notice, on_terminal, progress
 from minibert.unfinished import header_of, lines_of, unfinished
 
 Line: TypeAlias = tuple[int, bytes]  # its number in the file, from 1, and what stands on it
 
 RECORD = re.compile(rb"([0-9a-f]{16}) (ok|bad) (\{.*\})")  # a line of FILE.unfinished
+
+
+@dataclass(frozen=True)
+class Source:
+    """Many questions, and where they come from."""
+
+    name: str  # of the file
+    unit: str  # what a question stands on: a line, a row
+    lines: Iterator[Line]
+    count: Callable[[], int | None]  # how many questions there are, if that can be known
 
 
 @dataclass(frozen=True)
@@ -54,35 +65,58 @@ def answer_rows(qa: QuestionAnswerer, source: BinaryIO, args: argparse.Namespace
         InputError: some rows hold an error, once all are written; with --strict, the first of them;
             the output cannot be written, or belongs to another run that is not finished.
     """
-    # Lengths that leave no room for the shortest question are not the fault of a row.
-    qa.model.windows("?", ["?"], max_seq_length=args.max_seq_length, doc_stride=args.doc_stride)
     lines = read_lines(source, args.jsonl)
+    questions = Source(args.jsonl, "line", lines, lambda: count_lines(args.jsonl))
     if args.output is None or is_device(args.output):
+        check_lengths(qa, args)
         with writing(args.output) as out:
 
             def write(row: Row) -> None:
                 out.write(row.text + "\n")
                 out.flush()
 
-            bad = write_rows(qa, lines, args, write)
+            bad = write_rows(qa, questions, args, write)
+        complain(questions, bad)
     else:
-        bad = write_file(qa, lines, args)
+
+        def finish(out: TextIO, rows: Iterator[bytes]) -> None:
+            for row in rows:
+                out.write(row.decode() + "\n")
+
+        write_file(qa, questions, args, finish)
+
+
+def check_lengths(qa: QuestionAnswerer, args: argparse.Namespace) -> None:
+    """Refuse lengths that leave no room for the shortest question: no row is at fault.
+
+    Raises:
+        InputError: they do not.
+    """
+    qa.model.windows("?", ["?"], max_seq_length=args.max_seq_length, doc_stride=args.doc_stride)
+
+
+def complain(source: Source, bad: int) -> None:
+    """Say how many rows hold an error, once all are written.
+
+    Raises:
+        InputError: some do.
+    """
     if bad:
-        raise InputError(f"{args.jsonl}: rows with an error instead of an answer: {bad}")
+        raise InputError(f"{source.name}: rows with an error instead of an answer: {bad}")
 
 
 def write_rows(
     qa: QuestionAnswerer,
-    lines: Iterator[Line],
+    source: Source,
     args: argparse.Namespace,
     write: Callable[[Row], None],
     done: int = 0,
 ) -> int:
-    """Answer lines and write a row for each, as soon as it is there.
+    """Answer questions and write a row for each, as soon as it is there.
 
     Args:
         qa: answers the questions.
-        lines: that are still to be answered.
+        source: with the lines that are still to be answered.
         args: what `minibert answer` was given.
         write: writes a row.
         done: how many lines were answered before.
@@ -94,8 +128,8 @@ def write_rows(
         InputError: with --strict, the first bad row.
         KeyboardInterrupt: as it came, and saying what can be done.
     """
-    total = count_lines(args.jsonl) if on_terminal(sys.stderr) else None
-    rows = answer_lines(qa, lines, args)
+    total = source.count() if on_terminal(sys.stderr) else None
+    rows = answer_lines(qa, source, args)
     bad = 0
     try:
         for row in progress(rows, total, "questions", done=done, with_results=args.output is None):
@@ -110,18 +144,31 @@ def write_rows(
     return bad
 
 
-def write_file(qa: QuestionAnswerer, lines: Iterator[Line], args: argparse.Namespace) -> int:
-    """As write_rows, into a file that appears when all rows are there.
+def write_file(
+    qa: QuestionAnswerer,
+    source: Source,
+    args: argparse.Namespace,
+    finish: Callable[[TextIO, Iterator[bytes]], None],
+) -> None:
+    """Answer questions into a file that appears when all rows are there.
+
+    Args:
+        qa: answers the questions.
+        source: the questions, all of them.
+        args: what `minibert answer` was given.
+        finish: writes the file, from all rows in their order, each an object of JSON.
 
     Raises:
-        InputError: as there, or the file belongs to another run that is not finished.
+        InputError: as write_rows; some rows hold an error, once all are written; or the file
+            belongs to another run that is not finished.
     """
+    check_lengths(qa, args)
     target = real_file(args.output)
     path = target.with_name(f"{target.name}.unfinished")
     settings = {"top_k": args.top_k, **asdict(qa.options)}
     header = header_of(qa.model, settings)
     with unfinished(path, header, args.overwrite) as file:
-        done, bad, rest = skip_answered(file, path, lines, args)
+        done, bad, rest = skip_answered(file, path, source, args)
         if done:
             notice(f"rows answered before: {done}")
 
@@ -131,26 +178,25 @@ def write_file(qa: QuestionAnswerer, lines: Iterator[Line], args: argparse.Names
             file.flush()
 
         try:
-            bad += write_rows(qa, rest, args, write, done)
+            bad += write_rows(qa, replace(source, lines=rest), args, write, done)
         except MinibertError as error:
             raise type(error)(f"{error} (what is finished is kept in {path})") from None
         file.seek(0)
         file.readline()
         with writing(args.output) as out:
-            for record in lines_of(file):
-                out.write(record.split(b" ", 2)[2].decode() + "\n")
-    return bad
+            finish(out, (record.split(b" ", 2)[2] for record in lines_of(file)))
+    complain(source, bad)
 
 
 def skip_answered(
-    file: BinaryIO, path: Path, lines: Iterator[Line], args: argparse.Namespace
+    file: BinaryIO, path: Path, source: Source, args: argparse.Namespace
 ) -> tuple[int, int, Iterator[Line]]:
     """Pass over the lines that an interrupted run has answered.
 
     Args:
         file: of that run, at the line after its header.
         path: of the file, for messages.
-        lines: of the input.
+        source: the questions, all of them.
         args: what `minibert answer` was given; with --overwrite, rows are dropped from the first
             on that does not fit.
 
@@ -161,22 +207,23 @@ def skip_answered(
         InputError: the file is damaged, or answers other lines.
     """
     done = bad = 0
+    lines = source.lines
     for record in lines_of(file):
         line = next(lines, None)
         match = RECORD.fullmatch(record)
-        if match is None:
+        if match is None or not is_object(match[3]):
             problem = f"{path}, line {done + 2}: is damaged"
         elif line is None:
-            problem = f"{path}: an unfinished run over more rows than the {done} of {args.jsonl}"
+            problem = f"{path}: an unfinished run over more rows than the {done} of {source.name}"
         elif match[1] != digest(line[1]):
-            problem = f"{path}: an unfinished run over a file with another line {line[0]}"
+            problem = f"{path}: an unfinished run over a file with another {source.unit} {line[0]}"
         else:
             done += 1
             bad += match[2] == b"bad"
             continue
         if not args.overwrite:
             raise InputError(
-                f"{problem}. Give the same {args.jsonl} to go on with it, choose another output, "
+                f"{problem}. Give the same {source.name} to go on with it, choose another output, "
                 "or let what fits be kept and the others be answered again with --overwrite."
             )
         file.truncate(file.tell() - len(record) - 1)
@@ -184,19 +231,30 @@ def skip_answered(
     return done, bad, lines
 
 
+def is_object(text: bytes) -> bool:
+    """Whether this is an object of JSON, so that a row may be written as it stands here.
+
+    Example:
+        >>> is_object(b'{"score": 1.5}'), is_object(b'{"score": NaN}'), is_object(b'{"sco": 1.5')
+        (True, False, False)
+    """
+    try:  # of the constants NaN and Infinity, int makes a ValueError
+        return isinstance(json_value(text.decode(), parse_constant=int), dict)
+    except ValueError:
+        return False
+
+
 def digest(content: bytes) -> bytes:
     """What tells a line from others: 16 hexadecimal digits."""
     return hashlib.blake2b(content, digest_size=8).hexdigest().encode()
 
 
-def answer_lines(
-    qa: QuestionAnswerer, lines: Iterator[Line], args: argparse.Namespace
-) -> Iterator[Row]:
+def answer_lines(qa: QuestionAnswerer, source: Source, args: argparse.Namespace) -> Iterator[Row]:
     """Answer lines together, in packed batches; a row for each, in their order."""
     waiting: deque[tuple[int, bytes, dict[str, Any]]] = deque()  # answers are still to come
 
     def examples() -> Iterator[tuple[str, Context] | InputError]:
-        for number, content in lines:
+        for number, content in source.lines:
             fields, example = parse_line(content)
             waiting.append((number, digest(content), fields))
             yield example
@@ -204,10 +262,10 @@ def answer_lines(
     for answers in qa.n_best_or_error(examples(), args.top_k, batch_size=args.batch_size):
         number, of_line, fields = waiting.popleft()
         if isinstance(answers, InputError):
-            error = f"{args.jsonl}, line {number}: {answers}"
+            error = f"{source.name}, {source.unit} {number}: {answers}"
             yield Row(of_line, dump(fields | {"error": error}), error)
         else:
-            found = [asdict(answer) for answer in answers]
+            found = [answer.to_dict() for answer in answers]
             shown = {"answer": found[0]} if args.top_k == 1 else {"answers": found}
             yield Row(of_line, dump(fields | shown), None)
 
@@ -285,7 +343,8 @@ def read_lines(source: BinaryIO, path: str) -> Iterator[Line]:
 
 def count_lines(path: str) -> int | None:
     """How many questions a file holds; None for what can be read only once."""
-    if not os.path.isfile(path):
+    try:
+        with open_file(path) as file:
+            return sum(1 for _ in read_lines(file, path))
+    except OSError:
         return None
-    with open(path, "rb") as file:
-        return sum(1 for _ in read_lines(file, path))

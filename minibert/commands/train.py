@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 import sys
 from dataclasses import fields
@@ -15,6 +14,7 @@ from minibert.commands.options import (
     examples,
     file_name,
 )
+from minibert.documents import to_json
 from minibert.errors import BackendError
 
 # Options of a number, a share or a choice: name, metavar or choices, meaning.
@@ -223,7 +223,7 @@ def command_train(args: argparse.Namespace) -> None:
         revision=args.revision,
     )
     print(
-        json.dumps(
+        to_json(
             {
                 "folder": str(result.folder),
                 "finished": result.finished,

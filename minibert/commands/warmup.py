@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from minibert.commands.options import examples
@@ -18,8 +19,9 @@ def add_command(commands: Any) -> None:
         help="compile the kernels now, for instance while an image is built",
         description="Compile the kernels that are not in the cache yet. Without this they are "
         "compiled when they first run. The cache is $MINIBERT_CACHE_DIR, or a folder 'minibert' in "
-        "the user's cache folder; it must be readable when the kernels run. For GPUs, kernels are "
-        "compiled for one model's shape; with --arch no GPU is needed.",
+        "the user's cache folder; whoever runs the kernels must be able to read it, and it must "
+        "belong to that user or to root. For GPUs, kernels are compiled for one model's shape; "
+        "with --arch no GPU is needed.",
         **examples(
             "minibert warmup --dtype float32 --dtype int8",
             "minibert warmup --device cuda --arch 9.0 --model my_model",
@@ -93,10 +95,7 @@ def warm_up(dtypes: Sequence[str]) -> Iterator[str]:
         path = cache_folder() / cache_name(dtype, target)
         load_program(dtype, target)
         if read_cache(path) is None:
-            raise BackendError(
-                f"the kernels were compiled, but {path.parent} cannot be written. Make it "
-                "writable, or set MINIBERT_CACHE_DIR to another folder."
-            )
+            raise not_kept(path)
         yield f"{dtype} for {target.name}: {path}"
 
 
@@ -140,8 +139,16 @@ def warm_up_cuda(
             built_kernel(recipe, capability)
             path = cache_path(recipe, capability)
             if not is_built(recipe, capability):
-                raise BackendError(
-                    f"the kernels were compiled, but {path.parent} cannot be written. Make it "
-                    "writable, or set MINIBERT_CACHE_DIR to another folder."
-                )
+                raise not_kept(path)
             yield f"{dtype}, {number} of {len(recipes)}: {path}"
+
+
+def not_kept(path: Path) -> BackendError:
+    """What there is to say of kernels that were compiled in vain."""
+    from minibert.kernels.cache import distrusted
+
+    reason = distrusted(path.parent) or f"{path.parent} cannot be written"
+    return BackendError(
+        f"the kernels were compiled, but not kept: {reason}. Mend that, or set MINIBERT_CACHE_DIR "
+        "to another folder."
+    )

@@ -7,6 +7,8 @@ needs it.
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 
@@ -61,30 +63,38 @@ code { white-space: nowrap }
 """
 
 
-def page(title: str, body: Iterable[str], style: str = "") -> str:
-    """A whole HTML page that may load nothing, not even an icon.
+def page(title: str, body: Iterable[str], style: str = "", script: str = "") -> str:
+    """A whole HTML page that may load nothing, not even an icon, and run nothing but `script`.
 
     Args:
         title: text of the heading.
         body: lines of HTML under it.
         style: CSS besides `STYLE`.
+        script: JavaScript that runs when all of it is there; the policy names its hash.
     """
+    allowed = ""
+    if script:
+        digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+        allowed = f"script-src 'sha256-{digest}'; "
+        script = f"<script>{script}</script>\n"
     lines = [
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
         '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
-        "style-src 'unsafe-inline'; img-src data:\">",
+        f"{allowed}style-src 'unsafe-inline'; img-src data:\">",
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
         f"<title>{escape(title)}</title>",
         '<link rel="icon" href="data:,">',
         f"<style>{STYLE}{style}</style>\n</head>\n<body>",
         f'<h1 dir="auto">{escape(title)}</h1>',
         *body,
-        "</body>\n</html>\n",
+        f"{script}</body>\n</html>\n",
     ]
-    # Texts from JSON can hold half of a surrogate pair, which no file can, and characters that no
-    # page may hold.
-    whole = "\n".join(lines).encode("utf-8", "replace").decode("utf-8")
-    return whole.translate(CONTROLS)
+    return writable("\n".join(lines))
+
+
+def writable(text: str) -> str:
+    """A text without what no file can hold, half of a surrogate pair, or no page may."""
+    return text.encode("utf-8", "replace").decode("utf-8").translate(CONTROLS)
 
 
 def figure(caption: str, chart: str, note: str = "") -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 from minibert.answering import QuestionAnswerer
@@ -169,7 +168,7 @@ def answer(request: dict[str, Any], model: SharedModel, settings: Settings) -> A
     check_answers("n", n, settings)
     found = QuestionAnswerer(model).n_best(question, context, n, **options)
     return {
-        "answers": [asdict(each) for each in found],
+        "answers": [each.to_dict() for each in found],
         "null_probability": null_probability(found[0], model.config.temperature),
     }
 

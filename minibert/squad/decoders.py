@@ -9,12 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any, Protocol
 
-from minibert.errors import InputError
 from minibert.model import Model
-from minibert.options import check_count
+from minibert.options import check_choice, check_count, check_flag, check_number, settle
 from minibert.spans import Logits, decode_answers, decode_probabilities, rank_probabilities
 from minibert.squad.run_squad import NBest, WordSplitter, n_best, run_squad_windows
 from minibert.windows import Window
@@ -42,10 +40,7 @@ class SquadSettings:
     with_null: bool = True  # whether "no answer" is one, as in SQuAD 2.0
 
     def __post_init__(self) -> None:
-        if self.decoder not in DECODERS:
-            raise InputError(
-                f"decoder must be one of {', '.join(DECODERS)}, got {self.decoder!r:.80}"
-            )
+        check_choice("decoder", self.decoder, DECODERS)
         for name, least in (
             ("max_seq_length", 1),
             ("doc_stride", 1 if self.decoder == "run_squad" else 0),
@@ -53,15 +48,10 @@ class SquadSettings:
             ("max_answer_length", 1),
             ("n_best_size", 1),
         ):
-            if getattr(self, name) is not None:
-                check_count(name, getattr(self, name), least)
-                object.__setattr__(self, name, int(getattr(self, name)))  # NumPy's cannot be kept
-        threshold = self.null_threshold
-        if isinstance(threshold, bool) or not isinstance(threshold, Real) or threshold != threshold:
-            raise InputError(f"null_threshold must be a number, got {threshold!r:.80}")
-        object.__setattr__(self, "null_threshold", float(threshold))
-        if not isinstance(self.with_null, bool):
-            raise InputError(f"with_null must be True or False, got {self.with_null!r:.80}")
+            if (value := getattr(self, name)) is not None or name == "n_best_size":
+                settle(self, name, check_count(name, value, least))
+        settle(self, "null_threshold", check_number("null_threshold", self.null_threshold))
+        settle(self, "with_null", check_flag("with_null", self.with_null))
 
 
 @dataclass(frozen=True)

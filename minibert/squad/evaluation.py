@@ -6,7 +6,6 @@ stopped (journal.py).
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,8 +14,9 @@ from typing import Any
 
 from minibert.errors import InputError
 from minibert.model import Model
+from minibert.options import check_choice, check_number, check_path
 from minibert.progress import notice, progress
-from minibert.reprs import short_repr
+from minibert.reprs import short_repr, shown
 from minibert.squad.decoders import Prediction, SquadSettings, make_decoder
 from minibert.squad.files import (
     SquadData,
@@ -124,16 +124,15 @@ def evaluate(
         if not isinstance(value, kind):
             raise InputError(
                 f"{name} must be a {kind.__name__}, as load_model and read_squad give them, got "
-                f"{value!r:.80}"
+                f"{shown(value)}"
             )
     if settings is None:
         settings = SquadSettings(with_null=data.with_null)
     if not isinstance(settings, SquadSettings):
-        raise InputError(f"settings must be SquadSettings, got {settings!r:.80}")
+        raise InputError(f"settings must be SquadSettings, got {shown(settings)}")
     questions = data.questions
     check_texts(questions, settings)
-    if f1 not in F1_OVER:
-        raise InputError(f"f1 must be one of {', '.join(F1_OVER)}, got {f1!r:.80}")
+    check_choice("f1", f1, F1_OVER)
     found: dict[str, Prediction] = {}
     with journal(output_dir, model, data, settings, overwrite) as (kept, keep):
         found |= kept
@@ -150,7 +149,7 @@ def evaluate(
         seconds = perf_counter() - begin
         found = {question.id: found[question.id] for question in questions}
         if output_dir is not None:
-            write_outputs(Path(os.path.expanduser(output_dir)), found)
+            write_outputs(check_path("output_dir", output_dir), found)
     predictions = {key: answer.text for key, answer in found.items()}
     odds = {key: a.null_odds for key, a in found.items() if a.null_odds is not None} or None
     return Evaluation(
@@ -207,6 +206,7 @@ def score_predictions(
     Raises:
         InputError: a file cannot be read or leaves questions out.
     """
+    null_threshold = check_number("null_threshold", null_threshold)
     texts = read_predictions(predictions)
     if null_odds is None and has_null_odds(predictions):
         null_odds = predictions
@@ -293,6 +293,7 @@ def score_at(evaluation: Evaluation, null_threshold: float) -> dict[str, float]:
     odds = evaluation.null_odds
     if odds is None:
         raise InputError(NO_ODDS)
+    null_threshold = check_number("null_threshold", null_threshold)
     texts = evaluation.best_texts or evaluation.predictions
     chosen = {key: "" if odds[key] > null_threshold else text for key, text in texts.items()}
     return squad_evaluate(evaluation.questions, chosen, odds, ANY_ODDS, evaluation.f1)
@@ -335,8 +336,7 @@ def tune_null(evaluation: Evaluation, measure: str = "f1") -> dict[str, Any]:
     Raises:
         InputError: there are no null odds, fewer than two articles, or no such measure.
     """
-    if measure not in ("exact", "f1"):
-        raise InputError(f"measure must be 'exact' or 'f1', got {measure!r:.80}")
+    check_choice("measure", measure, ("exact", "f1"))
     if evaluation.null_odds is None:
         raise InputError(NO_ODDS)
     chosen, others = articles_for_tuning(evaluation.questions)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import json
+import io
 import lzma
 import os
 import zlib
@@ -21,9 +21,16 @@ from pathlib import Path
 from typing import Any
 
 from minibert.errors import InputError
-from minibert.reprs import short_repr
+from minibert.files import json_value, read_file
+from minibert.reprs import short_repr, shown
 
 SHOWN = 10  # problems of a file that are listed
+
+# A compressed file may become so many times as large, or so many bytes, and is hostile beyond
+# both: gzip can make a thousand of one, xz seven thousand.  SQuAD 2.0 becomes 7 times as large, and
+# 20 times as rows that repeat the text for each question.
+UNPACKED_RATIO = 100
+UNPACKED_ALWAYS = 10_000_000
 
 
 @dataclass(frozen=True)
@@ -86,7 +93,7 @@ def read_squad(path: str | Path) -> SquadData:
         InputError: it cannot be read, is damaged, holds no question, or is of another form; with
             where each problem is.
     """
-    text = read_compressed(path)
+    text = read_compressed(path, pipes=True)
     document = parse_json(path, text)
     reader = _Reader()
     questions = reader.read(document)
@@ -98,7 +105,8 @@ def read_squad(path: str | Path) -> SquadData:
     else:
         version = str(document.get("version", "")) if isinstance(document, dict) else ""
         with_null = not version.lstrip("vV").startswith("1")
-    return SquadData(Path(path).name, hashlib.sha256(text).hexdigest(), questions, with_null)
+    name = Path(os.fsdecode(path)).name
+    return SquadData(name, hashlib.sha256(text).hexdigest(), questions, with_null)
 
 
 def refuse(path: str | Path, what: str, problems: list[str]) -> None:
@@ -112,27 +120,53 @@ def refuse(path: str | Path, what: str, problems: list[str]) -> None:
         raise InputError(f"{path}: {what} ({len(problems)} problems): " + "; ".join(shown))
 
 
-def read_compressed(path: str | Path) -> bytes:
+def read_compressed(path: str | Path, pipes: bool = False) -> bytes:
     """The content of a file, unpacked if gzip or xz made it.
+
+    Args:
+        path: of the file.
+        pipes: whether a pipe is as good, because it is read only once.
 
     Raises:
         InputError: it cannot be read or unpacked.
     """
     if not isinstance(path, str | os.PathLike):
-        raise InputError(f"a file's name is a text, got {type(path).__name__}: {path!r:.80}")
+        raise InputError(f"a file's name is a text, got {type(path).__name__}: {shown(path)}")
     try:
-        data = Path(os.path.expanduser(path)).read_bytes()
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{path}: cannot be read: {reason}") from None
+        data = read_file(os.path.expanduser(os.fsdecode(path)), pipes=pipes)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    if data.startswith(b"\x1f\x8b"):
+        with gzip.GzipFile(fileobj=io.BytesIO(data)) as packed:
+            return unpack(path, packed, len(data))
+    if data.startswith(b"\xfd7zXZ\x00"):
+        with lzma.LZMAFile(io.BytesIO(data)) as packed:
+            return unpack(path, packed, len(data))
+    return data
+
+
+def unpack(path: str | Path, packed: gzip.GzipFile | lzma.LZMAFile, size: int) -> bytes:
+    """What gzip or xz packed into a file of so many bytes.
+
+    Raises:
+        InputError: it is damaged, or becomes larger than any honest file would.
+    """
+    most = max(UNPACKED_RATIO * size, UNPACKED_ALWAYS)
+    unpacked = io.BytesIO()
     try:
-        if data.startswith(b"\x1f\x8b"):
-            return gzip.decompress(data)
-        if data.startswith(b"\xfd7zXZ\x00"):
-            return lzma.decompress(data)
+        while part := packed.read(2**20):
+            unpacked.write(part)
+            if unpacked.tell() > most:
+                raise InputError(
+                    f"{path}: its {size} bytes become more than {most} when they are unpacked, "
+                    f"more than {UNPACKED_RATIO} times as many. If that is meant, unpack the file "
+                    "and name what comes out."
+                )
     except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
         raise InputError(f"{path}: its compressed data are damaged: {error}") from None
-    return data
+    except MemoryError:  # xz says how much it needs, up to 4 GB
+        raise InputError(f"{path}: there is not enough memory to unpack it") from None
+    return unpacked.getvalue()
 
 
 class Lines(dict[int, Any]):
@@ -150,17 +184,17 @@ def parse_json(path: str | Path, data: bytes) -> Any:
     """
     try:
         text = data.decode("utf-8-sig")
-        return json.loads(text)
+        return json_value(text)
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: is not UTF-8 text: byte {error.start}") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         reason = error
     lines = [(n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
     documents, problems = Lines(), []
     for number, line in lines:
         try:
-            documents[number] = json.loads(line)
-        except (ValueError, RecursionError) as error:
+            documents[number] = json_value(line)
+        except ValueError as error:
             if not documents:  # not even the first: one document over many lines, then
                 break
             problems.append(f"line {number}: {error}")

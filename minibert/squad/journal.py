@@ -14,9 +14,11 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from minibert.errors import InputError
+from minibert.documents import to_json
+from minibert.errors import InputError, MinibertError
 from minibert.files import writing
 from minibert.model import Model
+from minibert.options import check_path
 from minibert.squad.decoders import Prediction, SquadSettings
 from minibert.squad.files import SquadData, SquadQuestion
 from minibert.squad.predictions import is_answer, is_number
@@ -43,8 +45,7 @@ def write_outputs(folder: Path, found: Mapping[str, Prediction]) -> None:
                 (folder / name).unlink(missing_ok=True)
             else:
                 file = stack.enter_context(writing(str(folder / name)))
-                json.dump(content, file, indent=4)
-                file.write("\n")
+                file.write(to_json(content, indent=4) + "\n")
 
 
 @contextmanager
@@ -67,9 +68,7 @@ def journal(
     if output_dir is None:
         yield {}, lambda key, answer: None
         return
-    if not isinstance(output_dir, str | os.PathLike):
-        raise InputError(f"output_dir must be a folder's name, got {output_dir!r:.80}")
-    folder = Path(os.path.expanduser(output_dir))
+    folder = check_path("output_dir", output_dir)
     path = folder / UNFINISHED
     check_folder(folder, overwrite)
     settings_of_run = {"data": data.digest, "questions": len(data.questions), **asdict(settings)}
@@ -88,10 +87,13 @@ def journal(
             kept = {}
 
         def keep(key: str, answer: Prediction) -> None:
-            file.write(json.dumps({"id": key, **asdict(answer)}).encode() + b"\n")
+            file.write(to_json({"id": key, **asdict(answer)}).encode() + b"\n")
             file.flush()
 
-        yield kept, keep
+        try:
+            yield kept, keep
+        except MinibertError as error:
+            raise type(error)(f"{error} (what is finished is kept in {path})") from None
 
 
 def check_folder(folder: Path, overwrite: bool) -> None:
@@ -100,8 +102,6 @@ def check_folder(folder: Path, overwrite: bool) -> None:
     Raises:
         InputError: it is none, or they are there and may not be overwritten.
     """
-    if "\0" in str(folder):
-        raise InputError(f"{str(folder)!r}: no folder can have that name")
     if os.path.exists(folder) and not os.path.isdir(folder):
         raise InputError(f"{folder}: is not a folder; name another for the output")
     present = [name for name in OUTPUTS if os.path.exists(folder / name)]

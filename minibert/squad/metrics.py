@@ -23,6 +23,8 @@ from numbers import Real
 from typing import NamedTuple
 
 from minibert.errors import InputError
+from minibert.options import check_choice, check_number
+from minibert.reprs import shown
 from minibert.scripts import is_mark, may_end_within_words, without_spaces
 from minibert.squad.files import SquadQuestion
 
@@ -147,8 +149,7 @@ def score_answers(
     Raises:
         InputError: there are no questions, some have no prediction, or what is right is not known.
     """
-    if f1 not in F1_OVER:
-        raise InputError(f"f1 must be one of {', '.join(F1_OVER)}, got {f1!r:.80}")
+    check_choice("f1", f1, F1_OVER)
     if not isinstance(questions, Sequence):
         raise InputError(f"the questions must be a list, got {type(questions).__name__}")
     if not questions:
@@ -195,7 +196,7 @@ def require(
     for question in questions:
         value = values[question.id]
         if not isinstance(value, kind) or value != value:
-            raise InputError(f"the {what} of question {question.id!r} cannot be {value!r:.60}")
+            raise InputError(f"the {what} of question {question.id!r} cannot be {shown(value)}")
     if len({question.id for question in questions}) < len(questions):
         raise InputError("two questions have the same id")
 
@@ -228,8 +229,7 @@ def squad_evaluate(
     scores = score_answers(questions, predictions, f1)
     odds = dict.fromkeys(predictions, 0.0) if null_odds is None else null_odds
     require(questions, odds, "null odds", Real)
-    if not isinstance(null_threshold, Real) or null_threshold != null_threshold:
-        raise InputError(f"null_threshold must be a number, got {null_threshold!r:.80}")
+    null_threshold = check_number("null_threshold", null_threshold)
     kept = {
         question.id: scores[question.id]
         if not odds[question.id] > null_threshold

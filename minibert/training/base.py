@@ -18,6 +18,7 @@ from minibert.errors import ConfigError, InputError
 from minibert.families import FAMILIES
 from minibert.model import Model
 from minibert.parameters import Dense, Weights, full
+from minibert.reprs import shown
 from minibert.tokenizer import Tokenizer
 from minibert.training.order import hash_of
 from minibert.training.settings import TrainingSettings
@@ -110,7 +111,7 @@ def new_head(config: BertConfig, document: dict[str, Any], seed: int) -> Dense:
     """
     std = document.get("initializer_range", INITIALIZER_RANGE)
     if isinstance(std, bool) or not isinstance(std, int | float) or not 0 < std < 10:
-        raise ConfigError(f"initializer_range must be a number above 0, got {std!r:.80}")
+        raise ConfigError(f"initializer_range must be a number above 0, got {shown(std)}")
     random = np.random.RandomState(hash_of(seed, len(HEAD)) % 2**32)
     weight = (std * random.standard_normal((2, config.hidden_size))).astype(np.float32)
     return Dense(weight, np.zeros(2, np.float32))
@@ -129,7 +130,7 @@ def dropout_rates(settings: TrainingSettings, document: dict[str, Any]) -> tuple
             rate = next((document[key] for key in keys if document.get(key) is not None), DROPOUT)
             if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate < 1:
                 raise ConfigError(
-                    f"{name} must be from 0 to below 1, config.json says {rate!r:.80}"
+                    f"{name} must be from 0 to below 1, config.json says {shown(rate)}"
                 )
         rates.append(float(rate))
     return rates[0], rates[1]

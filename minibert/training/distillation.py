@@ -21,6 +21,7 @@ import numpy as np
 from minibert import __version__
 from minibert.arrays import Floats, Ints
 from minibert.batches import Batch
+from minibert.drafts import reserve, sweep, whole_file
 from minibert.encoder import embed, encoder_layer, qa_logits
 from minibert.errors import InputError
 from minibert.model import Model, load_model
@@ -198,6 +199,7 @@ class Teachers:
         header = cache_header(self.models, self.examples)
         try:
             cache.mkdir(parents=True, exist_ok=True)
+            sweep(cache)
             if path.exists():
                 if different := differences(path, path.read_bytes(), header):
                     raise InputError(
@@ -211,8 +213,10 @@ class Teachers:
                 raise InputError(f"{cache}: holds {others[0]!r}, and no logits of teachers")
             shape = (2, int(self.bounds[-1]))
             self.kept = np.lib.format.open_memmap(cache / LOGITS, "w+", np.float32, shape)
+            reserve(cache / LOGITS)
             self.keep()
-            path.write_text(json.dumps(header), encoding="utf-8")
+            with whole_file(path) as file:
+                file.write(json.dumps(header).encode())
         except (OSError, EOFError, ValueError) as error:
             if isinstance(error, InputError):
                 raise
@@ -230,7 +234,10 @@ class Teachers:
             start, end = (np.concatenate([row[place] for place in places]) for row in self.kept)
             return start, end
         found = np.array(
-            [qa_logits(batch, model.weights, model.config, model.kernels) for model in self.models]
+            [
+                model.checked(qa_logits(batch, model.weights, model.config, model.kernels))
+                for model in self.models
+            ]
         )
         start, end = found.mean(axis=0, dtype=np.float32)  # [2, T]
         if self.kept is not None:
@@ -259,10 +266,8 @@ class Teachers:
         """
         if self.cache is not None:
             self.kept.flush()  # before it is said to be known
-            draft = self.cache / f".{KNOWN}"
-            with draft.open("wb") as file:
+            with whole_file(self.cache / KNOWN) as file:
                 np.save(file, self.known)
-            os.replace(draft, self.cache / KNOWN)
 
 
 def cache_header(models: Sequence[Model], examples: Examples) -> dict[str, Any]:

@@ -110,12 +110,12 @@ def map_arrays(weights: Weights, place: Callable[[str, int, Matrix], Floats]) ->
         place: called with BERT's name, the depth (see `Part`) and the array, from the embeddings to
             the head; gives the other array.  It is called once for an array that layers share.
     """
-    placed: dict[int, Floats] = {}
+    placed: dict[int, tuple[Matrix, Floats]] = {}  # matrices too, so that no id comes twice
 
     def one(name: str, depth: int, matrix: Matrix) -> Floats:
         if id(matrix) not in placed:
-            placed[id(matrix)] = place(name, depth, matrix)
-        return placed[id(matrix)]
+            placed[id(matrix)] = matrix, place(name, depth, matrix)
+        return placed[id(matrix)][1]
 
     def dense(name: str, depth: int, dense: Dense) -> Dense:
         weight = one(f"{name}.weight", depth, dense.weight)

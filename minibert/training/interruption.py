@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM wait until a step is complete and a checkpoint is written."""
+"""Ctrl-C, SIGTERM and SIGHUP wait until a step is complete and a checkpoint is written."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from minibert import progress
-
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+from minibert.signals import ENDINGS
 
 
 class Interruption:
@@ -45,7 +44,7 @@ def interruption() -> Iterator[Interruption]:
     if threading.current_thread() is not threading.main_thread():
         yield found
         return
-    before = {number: signal.getsignal(number) for number in SIGNALS}
+    before = {number: signal.getsignal(number) for number in ENDINGS}
     heeded = {n: old for n, old in before.items() if old not in (signal.SIG_IGN, None)}
 
     def restore() -> None:

@@ -134,12 +134,12 @@ class ProgressLine:
     def draw(self, line: str) -> None:
         """Overwrite the line."""
         self.drawn = time.monotonic()
-        say(f"\r\x1b[K{line}")
+        say(line, clear=True)
 
     def say(self, line: str) -> None:
         """Say something that stays."""
         if self.terminal:
-            say(f"\r\x1b[K{line}\n")
+            say(f"{line}\n", clear=True)
         else:
             notice(line)
 

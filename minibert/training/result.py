@@ -9,8 +9,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,8 +18,10 @@ from numpy.typing import NDArray
 
 from minibert.checkpoints.hub import TOKENIZER_FILES
 from minibert.checkpoints.safetensors import open_checkpoint, write_arrays
-from minibert.errors import InputError
+from minibert.drafts import complete, draft_folder, synchronise
+from minibert.errors import InputError, ModelNotFoundError
 from minibert.families import FAMILIES, family_name
+from minibert.files import copy_file, remedy, unwritable
 from minibert.parameters import Weights
 from minibert.training.base import POSITIONS, Base
 from minibert.training.flat import named_arrays
@@ -66,41 +66,28 @@ def write_model(folder: Path, base: Base, weights: Weights, card: str) -> None:
 
     Raises:
         InputError: they cannot be written.
+        ModelNotFoundError: those of the base are not there any more.
     """
     try:
-        draft = Path(tempfile.mkdtemp(prefix=".model.", dir=folder))
-        try:
+        with draft_folder(folder) as draft:
             for name in TOKENIZER_FILES:
                 if (base.files.folder / name).is_file():
-                    shutil.copyfile(base.files.folder / name, draft / name)
+                    copy_file(base.files.folder / name, draft / name)
             document = json.dumps(config_document(base), indent=2, ensure_ascii=False) + "\n"
             (draft / "config.json").write_text(document, encoding="utf-8")
             (draft / CARD).write_text(card, encoding="utf-8")
             write_arrays(draft / WEIGHTS, dict(file_arrays(base, weights)), {"format": "pt"})
             check_weights(open_checkpoint(draft / WEIGHTS), base.config)
+            complete(draft)
             for path in sorted(draft.iterdir(), key=lambda path: path.name == WEIGHTS):
-                path.chmod(0o644)
-                synchronise(path)
                 os.replace(path, folder / path.name)
             synchronise(folder)
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
+    except ModelNotFoundError:  # an OSError too
+        raise
     except OSError as error:
         raise InputError(
-            f"{folder}: cannot be written: {error.strerror or error}. Make room, then the same "
-            "command goes on."
+            f"{unwritable(folder, error)}. {remedy(error)}, then the same command goes on."
         ) from None
-
-
-def synchronise(path: Path) -> None:
-    """Wait until a file or a folder's list of files is on the disk."""
-    if os.name == "nt" and path.is_dir():  # Windows opens no folders
-        return
-    handle = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def config_document(base: Base) -> dict[str, Any]:

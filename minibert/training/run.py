@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -10,6 +9,8 @@ from pathlib import Path
 from minibert.errors import InputError
 from minibert.kernels.training import get_training_kernels
 from minibert.model import Model
+from minibert.options import check_path
+from minibert.reprs import shown
 from minibert.squad.files import SquadData
 from minibert.training.base import load_base
 from minibert.training.distillation import Teachers, load_teachers, teacher_digests
@@ -59,14 +60,13 @@ def train(
     if settings is None:
         settings = TrainingSettings()
     if not isinstance(settings, TrainingSettings):
-        raise InputError(f"settings must be TrainingSettings, got {settings!r:.80}")
-    if not isinstance(output_dir, str | os.PathLike) or not str(output_dir):
-        raise InputError(f"output_dir must be a folder's name, got {output_dir!r:.80}")
+        raise InputError(f"settings must be TrainingSettings, got {shown(settings)}")
     if not isinstance(teachers, list | tuple):
-        raise InputError(f"teachers must be a list of models, got {teachers!r:.80}")
+        raise InputError(f"teachers must be a list of models, got {shown(teachers)}")
     if not isinstance(callbacks, list | tuple) or not all(map(callable, callbacks)):
-        raise InputError(f"callbacks must be a list of functions, got {callbacks!r:.80}")
-    folder = Path(os.path.expanduser(output_dir))
+        raise InputError(f"callbacks must be a list of functions, got {shown(callbacks)}")
+    folder = check_path("output_dir", output_dir)
+    cache = None if teacher_cache is None else check_path("teacher_cache", teacher_cache)
     check_folder(folder)
     kernels = get_training_kernels(settings.device, settings.dtype, settings.num_threads)
     base = load_base(model, settings, revision)
@@ -80,7 +80,6 @@ def train(
     with interruption() as stop, run_folder(folder, what, usual) as files:
         examples = read_examples(base, training, settings)
         training = replace(training, questions=())  # which take more memory than the examples
-        cache = None if teacher_cache is None else Path(os.path.expanduser(teacher_cache))
         taught = Teachers(models, examples, cache) if models else None
         return Trainer(
             base, examples, about, held.questions, taught, settings, kernels, files, callbacks

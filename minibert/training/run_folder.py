@@ -30,15 +30,17 @@ import numpy as np
 
 from minibert import files
 from minibert.arrays import Floats
+from minibert.documents import to_json
+from minibert.drafts import put_back, sweep, synchronise, whole_folder
 from minibert.errors import InputError, MinibertError
+from minibert.files import remedy, unwritable
 from minibert.progress import notice
-from minibert.training.result import WEIGHTS, synchronise
+from minibert.training.result import WEIGHTS
 from minibert.unfinished import differences, lock
 
 RUN, BEST, HEADER, LOG, PAGE = "run", "best", "run.json", "log.jsonl", "training.html"
 STATE = "state.json"
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
-UNFINISHED = ".unfinished"  # ends the name of what is not complete
 BLOCK = 2**22  # bytes that are summed at once
 
 
@@ -78,7 +80,7 @@ class RunFolder:
     def log(self, record: Mapping[str, Any]) -> int:
         """Add a line; the size of the log."""
         with self.writing(self.run / LOG), (self.run / LOG).open("ab") as file:
-            file.write(json.dumps(record).encode() + b"\n")
+            file.write(to_json(record).encode() + b"\n")
             return file.tell()
 
     def records(self) -> list[dict[str, Any]]:
@@ -112,24 +114,16 @@ class RunFolder:
         if state.step in self.checkpoints():
             return
         target = self.run / f"checkpoint-{state.step}"
-        draft = target.with_name(target.name + UNFINISHED)
         with self.writing(target):
             if (self.run / LOG).exists():
                 synchronise(self.run / LOG)
-            try:
-                draft.mkdir()
+            with whole_folder(target) as draft:
                 for name, array in arrays.items():
                     np.save(draft / f"{name}.npy", array)
                 sums = {name: checksum(array) for name, array in arrays.items()}
                 sums[STATE] = checksum_of(state)
                 document = json.dumps(asdict(state) | {"checksums": sums})
                 (draft / STATE).write_text(document, encoding="utf-8")
-                for path in [*draft.iterdir(), draft]:
-                    synchronise(path)
-                os.replace(draft, target)
-                synchronise(self.run)
-            finally:
-                shutil.rmtree(draft, ignore_errors=True)
         for step in self.checkpoints()[keep:]:
             shutil.rmtree(self.run / f"checkpoint-{step}", ignore_errors=True)
 
@@ -183,20 +177,8 @@ class RunFolder:
     @contextmanager
     def new_best(self) -> Iterator[Path]:
         """A folder for the best model, which takes the place of the one before."""
-        draft, old = (self.best.with_name(BEST + end) for end in (UNFINISHED, ".old"))
-        with self.writing(self.best):
-            shutil.rmtree(draft, ignore_errors=True)
-            if old.exists():  # killed while one took the other's place
-                if self.best.exists():
-                    shutil.rmtree(old)
-                else:
-                    os.replace(old, self.best)
-            draft.mkdir()
+        with self.writing(self.best), whole_folder(self.best) as draft:
             yield draft
-            if self.best.exists():
-                os.replace(self.best, old)
-            os.replace(draft, self.best)
-            shutil.rmtree(old, ignore_errors=True)
 
     def complete(self) -> None:
         """Remove what only an unfinished run needs."""
@@ -216,8 +198,7 @@ class RunFolder:
             found = self.checkpoints() if self.run.is_dir() else []
             kept = f"The run is kept as it was after {found[0]} steps. " if found else ""
             raise InputError(
-                f"{path}: cannot be written: {error.strerror or error}. {kept}Make room, then the "
-                "same command goes on."
+                f"{unwritable(path, error)}. {kept}{remedy(error)}, then the same command goes on."
             ) from None
 
 
@@ -244,12 +225,13 @@ def run_folder(
     try:
         file = path.open("a+b")
     except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from None
+        raise unwritable(path, error) from None
     with file:
         lock(file, path)
         write_header(file, path, header, usual, found)
-        for leftover in [*found.run.glob(f"*{UNFINISHED}"), *folder.glob(".model.*")]:
-            shutil.rmtree(leftover, ignore_errors=True)
+        put_back(found.best)
+        for place in (folder, found.run):
+            sweep(place)
         try:
             yield found
         except MinibertError:
@@ -297,8 +279,6 @@ def check_folder(folder: Path) -> None:
     Raises:
         InputError: saying what it holds.
     """
-    if "\0" in str(folder):
-        raise InputError(f"{str(folder)!r}: no folder can have that name")
     if not os.path.lexists(folder):
         return
     if not folder.is_dir():

@@ -8,13 +8,22 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from itertools import pairwise
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any
 
 from minibert.errors import InputError
-from minibert.options import DEVICES, DTYPES, check_count, gpu_index
-from minibert.reprs import changed_fields
+from minibert.options import (
+    DEVICES,
+    DTYPES,
+    as_float,
+    check_count,
+    gpu_index,
+    is_one_of,
+    settle,
+)
+from minibert.reprs import changed_fields, shown
 
 SCHEDULES = ("linear", "cosine")
 
@@ -82,7 +91,7 @@ class TrainingSettings:
         def check(name: str, test: Any, expected: str, may_be_none: bool = False) -> None:
             value = getattr(self, name)
             if not (may_be_none and value is None) and not test(value):
-                problems.append(f"{name} must be {expected}, got {value!r:.80}")
+                problems.append(f"{name} must be {expected}, got {shown(value)}")
 
         for name, least, may_be_none in (
             ("max_steps", 1, True),
@@ -107,9 +116,14 @@ class TrainingSettings:
         ):
             try:
                 if not (may_be_none and getattr(self, name) is None):
-                    check_count(name, getattr(self, name), least)
+                    bits = 64 if name == "seed" else 63
+                    settle(self, name, check_count(name, getattr(self, name), least, bits))
             except InputError as error:
                 problems.append(str(error))
+        for field in fields(self):  # numbers of other programs cannot be written down
+            if "float" in str(field.type):
+                value = getattr(self, field.name)
+                settle(self, field.name, value if as_float(value) is None else as_float(value))
         for name in ("num_train_epochs", "learning_rate", "adam_epsilon", "temperature"):
             check(name, lambda x: is_number(x) and x > 0, "a number above 0")
         check("num_train_epochs", lambda x: not is_number(x) or x <= 10000, "at most 10000")
@@ -126,24 +140,18 @@ class TrainingSettings:
         check("layerwise_decay", lambda x: is_number(x) and 0 < x <= 1, "above 0, up to 1")
         for name in ("freeze_embeddings", "all_occurrences"):
             check(name, lambda x: isinstance(x, bool), "True or False")
-        check("lr_scheduler_type", lambda x: x in SCHEDULES, f"one of {', '.join(SCHEDULES)}")
+        for name, choices in (("lr_scheduler_type", SCHEDULES), ("dtype", DTYPES)):
+            one = f"one of {', '.join(choices)}"
+            check(name, partial(is_one_of, choices=choices), one, may_be_none=name == "dtype")
         check(
             "device",
-            lambda x: x in DEVICES or (isinstance(x, str) and gpu_index(x) is not None),
+            lambda x: is_one_of(x, DEVICES) or (isinstance(x, str) and gpu_index(x) is not None),
             f"one of {', '.join(DEVICES)}",
         )
-        check("dtype", lambda x: x in DTYPES, f"one of {', '.join(DTYPES)}", True)
         if problems:
             raise InputError("; ".join(problems))
-        if self.seed >= 2**64:
-            raise InputError(f"seed must be below 2**64, got {self.seed!r}")
-        for field in fields(self):  # NumPy's numbers cannot be written down as they are
-            value = getattr(self, field.name)
-            if is_number(value):
-                plain: float = int(value) if "int" in str(field.type) else float(value)
-                object.__setattr__(self, field.name, plain)
         if self.layers is not None:
-            object.__setattr__(self, "layers", tuple(map(int, self.layers)))
+            settle(self, "layers", tuple(map(int, self.layers)))
 
     def __repr__(self) -> str:
         return f"TrainingSettings({', '.join(changed_fields(self))})"
@@ -156,9 +164,9 @@ def is_layers(value: object) -> bool:
     if any(isinstance(x, bool) or not isinstance(x, Integral) for x in value):
         return False
     numbers = [-1, *map(int, value)]
-    return all(a < b for a, b in pairwise(numbers))
+    return all(a < b < 2**63 for a, b in pairwise(numbers))
 
 
 def is_number(value: object) -> bool:
-    """Whether a value is a finite number."""
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether a value is a finite float."""
+    return isinstance(value, float) and math.isfinite(value)

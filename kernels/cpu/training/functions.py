@@ -17,12 +17,13 @@ from typing import Any
 import numpy as np
 
 from minibert.arrays import Floats, Ints
+from minibert.kernels.bounds import check_windows
 from minibert.kernels.numbers import round_up
 from minibert.kernels.training import AdamW, Dropout
 from minibert.parameters import Dense, Norm, Tables, Weights, full
 
 from ..compiler import Program, load_program
-from ..functions import ACTIVATIONS, longest
+from ..functions import ACTIVATIONS, longest, set_ids
 from ..jobs import BLOCK_ROWS, attention_tasks
 from ..packing import address
 from ..pool import POOL
@@ -95,7 +96,7 @@ class Kernels:
         kept = self._normal(len(input_ids), tables.hidden)
         call = self._call("embed")
         call.record["tables"] = tables.record
-        self._set_ids(call, input_ids, token_type_ids, position_ids)
+        set_ids(call, input_ids, token_type_ids, position_ids, tables.rows)
         self._set_norm(call, kept, tables.norm, eps)
         call.put(out=kept.out, operand=kept.operand)
         call.set_dropout(dropout)
@@ -304,7 +305,7 @@ class Kernels:
         """See gradients.embed_backward; changes d_out."""
         tokens, hidden = len(d_out), tables.hidden
         call = self._call("embed_backward")
-        self._set_ids(call, input_ids, token_type_ids, position_ids)
+        set_ids(call, input_ids, token_type_ids, position_ids, tables.rows)
         self._set_norm(call, kept, tables.norm)
         call.put(d_sum=d_out)
         call.set_dropout(dropout)
@@ -369,14 +370,6 @@ class Kernels:
         operand = out if self.operand == "float32" else keep(tokens, width, self.operand)
         return Normal(out, operand, keep(tokens, width, "float32"), keep(1, tokens, "float32"))
 
-    def _set_ids(self, call: Call, input_ids: Ints, token_types: Ints, positions: Ints) -> None:
-        for name, ids in (
-            ("input_ids", input_ids),
-            ("token_type_ids", token_types),
-            ("position_ids", positions),
-        ):
-            call.refer(name, np.ascontiguousarray(ids, np.int32))
-
     def _set_norm(self, call: Call, kept: Normal, norm: Floats, eps: float | None = None) -> None:
         call.refer("norm", norm)
         call.put(normal=kept.normal)
@@ -396,6 +389,7 @@ class Kernels:
     def _attention(
         self, entry: str, qkv: Linear, context: Buffer, rows: Buffer, cu_seqlens: Ints, heads: int
     ) -> Call:
+        check_windows(cu_seqlens, len(context))
         hidden = context.width
         call = self._call(entry)
         call.record["hidden"], call.record["head_size"] = hidden, hidden // heads

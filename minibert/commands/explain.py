@@ -1,0 +1,116 @@
+"""minibert explain: a page that shows how one question was answered."""
+
+from __future__ import annotations
+
+import argparse
+import webbrowser
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from minibert.commands.answer import load_answerer, number, read_texts
+from minibert.commands.options import add_model_options, at_least, examples, file_name
+from minibert.errors import InputError
+from minibert.files import check_apart, check_output
+from minibert.progress import notice
+
+
+def add_command(commands: Any) -> None:
+    """Describe the command and its options."""
+    explain = commands.add_parser(
+        "explain",
+        help="a page that shows how a question is answered, step by step",
+        description="Write a page that shows how the model answers a question: tokens, windows, "
+        "vectors, layers, attention, logits, every span and its rivals, and which words made the "
+        "answer. It is one file that needs no network.",
+        **examples(
+            'minibert explain "Who wrote it?" --file play.txt --output page.html --open',
+            'minibert explain "Who won?" "Ann won in May." --compare "When?" --output page.html',
+        ),
+    )
+    explain.set_defaults(run=command_explain, check=check_usage, parser=explain)
+    explain.add_argument("question", help="the question")
+    explain.add_argument(
+        "text", nargs="?", help="the text itself; without it and without --file, standard input"
+    )
+    explain.add_argument(
+        "--file",
+        action="append",
+        nargs="+",
+        metavar="FILE",
+        help="read the text from a file (- for standard input); several are searched together",
+    )
+    explain.add_argument(
+        "--output", type=file_name, metavar="FILE", required=True, help="the page to write"
+    )
+    explain.add_argument("--open", action="store_true", help="show it in the browser")
+    explain.add_argument(
+        "--thorough",
+        action="store_true",
+        help="add integrated gradients, words left out, and a check of the words' shares; says how "
+        "long it takes",
+    )
+    explain.add_argument(
+        "--compare",
+        metavar="TEXT",
+        help="set the answer beside that to another question (what ends in ?) or from another text",
+    )
+    explain.add_argument(
+        "--lessons",
+        metavar="DIR",
+        help="run the functions that you wrote there, of minibert lessons, and mark the first step "
+        "that departs from the definition",
+    )
+    explain.add_argument(
+        "--window",
+        type=at_least(0),
+        metavar="N",
+        help="which window of a long text to show, from 0 (default: that of the answer)",
+    )
+    explain.add_argument(
+        "--null-threshold",
+        type=number,
+        metavar="X",
+        help="say 'no answer' only if its score exceeds the best answer's by more than X "
+        "(default: the model's own, or 0)",
+    )
+    explain.add_argument(
+        "--max-answer-length",
+        type=at_least(1),
+        default=30,
+        metavar="N",
+        help="longest answer, in tokens (default: 30)",
+    )
+    explain.add_argument(
+        "--max-seq-length",
+        type=at_least(1),
+        metavar="N",
+        help="longest window, in tokens (default: 384, or the model's limit)",
+    )
+    add_model_options(explain)
+
+
+def check_usage(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """End with status 2 if options contradict each other."""
+    if args.text is not None and args.file is not None:
+        parser.error("give the text once: as TEXT or with --file")
+
+
+def command_explain(args: argparse.Namespace) -> None:
+    """Run `minibert explain`."""
+    check_output(args.output)
+    names, texts = read_texts(args)
+    check_apart(names, args.output)
+    qa = load_answerer(args)
+    found = qa.explain(
+        args.question, texts, window=args.window, thorough=args.thorough, lessons=args.lessons
+    )
+    if args.compare is not None:
+        other = (args.compare, texts) if args.compare.rstrip().endswith("?") else None
+        question, context = other or (args.question, args.compare)
+        found = replace(found, other=qa.explain(question, context))
+    found.save(args.output)
+    path = Path(args.output).resolve()
+    notice(f"minibert: {args.output}: {path.stat().st_size / 1e6:.1f} MB, in {found.seconds:.1f} s")
+    if args.open and not webbrowser.open(path.as_uri()):
+        raise InputError(f"{args.output}: is written, but no browser could be opened here")

@@ -1,0 +1,41 @@
+"""What is known to go wrong: for each function the definition with a piece of its text replaced.
+
+Where a learner's results equal those of such a variant on every case, the hint names the mistake.
+A replaced text that the definition no longer holds, or two variants that no case tells apart, turn
+a test red.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from minibert.lessons.backward_mistakes import BACKWARD_MISTAKES
+from minibert.lessons.definitions import Definition
+from minibert.lessons.forward_mistakes import FORWARD_MISTAKES
+
+
+class Mistake(NamedTuple):
+    """One variant."""
+
+    hint: str  # completes "it looks as if"
+    changes: tuple[tuple[str, str], ...]  # text of the definition, and what stands there instead
+
+    def code(self, told: Definition) -> str:
+        """The definition's code with the mistake in it.
+
+        Raises:
+            ValueError: it does not hold the text exactly once.
+        """
+        code = told.code
+        for old, new in self.changes:
+            if code.count(old) != 1:
+                raise ValueError(f"{told.name}: {old!r} stands there {code.count(old)} times")
+            code = code.replace(old, new)
+        return code
+
+
+def mistakes(name: str) -> Iterator[Mistake]:
+    """What is known to go wrong in a function."""
+    for hint, *pairs in (FORWARD_MISTAKES | BACKWARD_MISTAKES)[name]:
+        yield Mistake(hint, tuple(zip(pairs[::2], pairs[1::2], strict=True)))

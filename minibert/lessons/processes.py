@@ -1,0 +1,108 @@
+"""Runs a learner's code in a process of its own, which may be lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from minibert.lessons.reading import Unusable
+
+# Seconds for one file.  The slowest right one takes two; a busy computer takes its time.
+SECONDS = 30.0
+
+
+def run_apart(module: str, folder: Path, what: str, seconds: float = SECONDS) -> dict[str, Any]:
+    """Run `python -m module` on a folder, and read the result that it writes.
+
+    Args:
+        module: whose `main` calls `report`.
+        folder: of lessons.
+        what: of them it is about.
+        seconds: how long the learner's code may take.
+
+    Returns:
+        What it reported.
+
+    Raises:
+        Unusable: it ended without a result; the text says how.
+    """
+    with tempfile.TemporaryDirectory(prefix="minibert-lessons-") as place:
+        result = Path(place) / "result"
+        # Products here are small, and threads would wait for each other on a busy computer.
+        environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+        done = subprocess.run(
+            [sys.executable, "-m", module, str(folder), what, str(result), str(seconds)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env=environment,
+            encoding="utf-8",
+            errors="replace",
+            check=False,
+        )
+        if result.exists():
+            reported: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))
+            return reported
+        stack = Path(f"{result}.stack").read_text(encoding="utf-8")
+    place = _place(stack, folder)
+    if "Timeout" in stack:
+        raise Unusable(
+            "broken", f"{place}it does not come to an end: stopped after {seconds:g} seconds"
+        )
+    if "MemoryError" in done.stderr:
+        raise Unusable("broken", "it asks for more memory than there is for it")
+    code = done.returncode
+    how = f"signal {-code}" if code < 0 else f"status {code}"
+    last = done.stderr.strip().splitlines()[-1:]
+    raise Unusable(
+        "broken", f"{place}{': '.join([f'it ends Python itself ({how}), without a result', *last])}"
+    )
+
+
+def _place(stack: str, folder: Path) -> str:
+    """Where in a learner's file the process was; the innermost place comes first."""
+    for name, line in re.findall(r'File "([^"]+)", line (\d+)', stack):
+        if Path(name).parent == folder:
+            return f"line {line}: "
+    return ""
+
+
+def report(main: Callable[[Path, str], dict[str, Any]]) -> None:
+    """Be the program that `run_apart` starts: run `main` under limits, and write its result."""
+    import faulthandler
+
+    folder, what, result, seconds = sys.argv[1:]
+    limit_memory()
+    with open(f"{result}.stack", "w", encoding="utf-8") as stack:
+        faulthandler.enable(stack)
+        faulthandler.dump_traceback_later(float(seconds), exit=True, file=stack)
+        found = main(Path(folder), what)
+        faulthandler.cancel_dump_traceback_later()
+        faulthandler.disable()
+    draft = Path(f"{result}.part")
+    draft.write_text(json.dumps(found), encoding="utf-8")
+    draft.replace(result)
+
+
+MEMORY = 2 * 2**30  # bytes that a learner's code may take beside what Python and NumPy have
+
+
+def limit_memory() -> None:
+    """Let what asks for too much memory fail, where the system can do so."""
+    try:
+        import resource
+
+        with open("/proc/self/statm", encoding="ascii") as file:
+            size = int(file.read().split()[0]) * resource.getpagesize()
+        _, most = resource.getrlimit(resource.RLIMIT_AS)
+        limit = size + MEMORY if most == resource.RLIM_INFINITY else min(size + MEMORY, most)
+        resource.setrlimit(resource.RLIMIT_AS, (limit, most))
+    except (ImportError, OSError, ValueError):
+        return

@@ -1,0 +1,116 @@
+"""The soak: ten seconds of it hold, and it sees what is wrong."""
+
+import multiprocessing
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+if not Path("/proc/self/statm").exists():
+    pytest.skip("the soak measures memory as Linux has it", allow_module_level=True)
+
+sys.path.insert(0, str(ROOT / "tools"))
+
+import soak  # noqa: E402
+
+SHORT = ["--seconds", "10", "--threads", "4", "--every", "0.5"]
+
+
+@pytest.mark.slow
+def test_ten_seconds_hold(capsys):
+    assert soak.main(SHORT) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("ok: ")
+    assert " 0 faults, " in last
+
+
+@pytest.mark.slow
+def test_a_wrong_answer_ends_it(monkeypatch, capsys):
+    usual = soak.Faces.best
+
+    def best(self, asked):
+        return [("never said", *each[1:]) for each in usual(self, asked)]
+
+    monkeypatch.setattr(soak.Faces, "best", best)  # of what this process takes to be right
+    assert soak.main(["--seconds", "100"]) == 1
+    out = capsys.readouterr().out
+    assert "never said" in out
+    assert out.splitlines()[-1].startswith("fault: ")
+
+
+def test_answers_differ_by_words_places_and_scores():
+    right = [("ada", 0, 3, 0, 1.5)]
+    assert not soak.differ([("ada", 0, 3, 0, 1.50001)], right)
+    for wrong in (("lee", 0, 3, 0, 1.5), ("ada", 1, 4, 0, 1.5), ("ada", 0, 3, 1, 1.5)):
+        assert soak.differ([wrong], right)
+    assert soak.differ([("ada", 0, 3, 0, 1.6)], right)
+    assert soak.differ([("ada", 0, 3, 0, float("nan"))], right)
+    assert soak.differ([], right)
+
+
+def test_the_questions_depend_on_the_seed_alone():
+    assert soak.questions(1) == soak.questions(1)
+    assert soak.questions(1) != soak.questions(2)
+    lengths = [len(context) for _, context in soak.questions(1)]
+    assert max(lengths) > 50 * min(lengths)
+
+
+@pytest.fixture
+def life():
+    """A process that has ended, and the other end of its connection."""
+    ours, theirs = multiprocessing.Pipe()
+    process = multiprocessing.get_context("fork").Process(target=time.sleep, args=(0,))
+    process.start()
+    process.join()
+    yield soak.Life(process, ours), theirs
+    theirs.close()
+
+
+@pytest.mark.parametrize(
+    ("memory", "files", "held"),
+    [
+        (lambda t: 10**8 + 10**6 * (t % 2), lambda t: 9 + t % 2, True),
+        (lambda t: 10**8 + (10**8 if t > 3 else 0), lambda t: 9, True),  # before it is warm
+        (lambda t: 10**8 + 10**6 * t, lambda t: 9, False),
+        (lambda t: 10**8, lambda t: 9 + t, False),
+    ],
+)
+def test_what_grows_is_a_fault(life, memory, files, held):
+    grown, _ = life
+    grown.samples = [(float(t), memory(t), files(t)) for t in range(60)]
+    totals = soak.Totals()
+    soak.finish(grown, totals)
+    assert (totals.faults == []) == held
+    assert totals.verdict().startswith("ok" if held else "fault")
+
+
+def test_a_process_that_has_ended_or_says_nothing_is_a_fault(life, monkeypatch):
+    silent, theirs = life
+    totals = soak.Totals()
+    silent.samples = [(0.0, 0, 0)]
+    assert soak.listen(silent, totals)
+    monkeypatch.setattr(soak, "PATIENCE", 0.0)
+    assert not soak.listen(silent, totals)
+    monkeypatch.setattr(soak, "PATIENCE", 60.0)
+    theirs.send((7, 1, 1, ["question 3: wrong"]))
+    assert soak.listen(silent, totals)
+    assert (silent.answered, totals.faults) == (7, ["question 3: wrong"])
+    theirs.close()
+    assert not soak.listen(silent, totals)
+
+
+def test_a_forked_child_that_answers_wrongly_or_hangs_is_a_fault(tmp_path, monkeypatch):
+    class Fake:
+        def __init__(self, best):
+            self.best = best
+
+    right = [([("ada", 0, 3, 0, 1.0)],)]
+    assert soak.fork_and_answer(Fake(lambda asked: right[0][0]), ["who?"], right, 0) == []
+    (fault,) = soak.fork_and_answer(Fake(lambda asked: []), ["who?"], right, 0)
+    assert fault == "a forked child ended with 3"
+    monkeypatch.setattr(soak, "PATIENCE", 0.5)
+    (fault,) = soak.fork_and_answer(Fake(lambda asked: time.sleep(3600)), ["who?"], right, 0)
+    assert fault == "a forked child has hung"
