@@ -140,6 +140,7 @@ def test_a_full_queue_sends_clients_away_for_a_while(tiny):
             assert [each.result()[0] for each in first] == [200] * 3
         until(lambda: served.service.places.taken == 0)
         assert served.post("/", {"inputs": [PAIR] * 3})[0] == 200
+        until(lambda: served.service.places.taken == 0)
         assert begun.is_set()
 
 

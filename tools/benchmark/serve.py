@@ -78,7 +78,7 @@ def add_command(commands: Any) -> None:
 def command_serve(args: argparse.Namespace) -> None:
     """Run `bench.py serve`."""
     if missing := missing_modules(("starlette", "uvicorn")):
-        raise BenchError(f"no {' and no '.join(missing)} here: pip install 'minibert[serve]'")
+        raise BenchError(f"no {' and no '.join(missing)} here: pip install 'minibert-qa[serve]'")
     bodies = requests()
     seen = {(side, clients): Seen() for side in SIDES for clients in args.clients}
     with ExitStack() as stack:
@@ -94,7 +94,7 @@ def command_serve(args: argparse.Namespace) -> None:
                     rate, seconds = load(ports[side], bodies, clients, args.seconds)
                     seen[side, clients].rates.append(rate)
                     seen[side, clients].seconds += seconds
-    print(header([versions(("minibert", "onnxruntime", "starlette", "uvicorn"))]) + "\n")
+    print(header([versions(("minibert-qa", "onnxruntime", "starlette", "uvicorn"))]) + "\n")
     print(table(sides, args.clients, seen))
     first = answers[sides[0]]
     equal = all(texts(found) == texts(first) for found in answers.values())
