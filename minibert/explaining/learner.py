@@ -12,15 +12,11 @@ from minibert import encoder
 from minibert.arrays import Floats
 from minibert.errors import InputError
 from minibert.explaining.passes import Passes
-from minibert.kernels import reference
-from minibert.kernels.backend import REFERENCE, Logits
-from minibert.lessons.learner import World, load_learner
+from minibert.lessons.learner import World, departure, load_learner
 from minibert.lessons.outcomes import attempt
 from minibert.model import Model
 from minibert.trace import Trace
 from minibert.training.passes import Kept
-
-EQUAL = 1e-4  # largest difference, as a part of the largest number, of steps that are the same
 
 
 @dataclass(frozen=True)
@@ -71,57 +67,47 @@ class Learner:
         Raises:
             InputError: they end with an error, which is named with the last step before it.
         """
-        mine, theirs = Trace(), Trace()
         given = kept.batch, passes.weights, passes.config
-        right = encoder.bert(*given, REFERENCE, theirs)
-
-        def run() -> Logits:
-            backend = self.world.backend
-            encoder.bert(*given, backend, mine)
-            probs = self.world.function(reference.attention_probs)
-            for i in range(passes.config.num_hidden_layers):  # which the encoder takes from NumPy
-                qkv = mine[f"layer.{i}.qkv"]
-                mine[f"layer.{i}.attention.probs.0"] = probs(qkv, passes.config.num_attention_heads)
-            whole: Logits = self.world.function(encoder.bert)(*given, backend)
-            return whole
-
-        logits, error = attempt(run)
+        mine, right = self.world.traced(*given), World().traced(*given)
+        logits, error = mine.logits, mine.error
+        if error is None:  # bert itself may be the learner's too
+            bert = self.world.function(encoder.bert)
+            logits, error = attempt(lambda: bert(*given, self.world.backend))
         if error is not None:
-            last = f"behind {next(reversed(mine))}" if mine else "in the first step"
+            last = f"behind {next(reversed(mine.trace))}" if mine.trace else "in the first step"
             raise InputError(
                 f"{self.folder}: {last}: {type(error).__name__}: "
                 f"{' '.join(str(error).split()):.200}. `minibert lessons check "
                 f"{self.folder}` helps."
             )
-        shapes = [np.shape(part) for part in logits] if isinstance(logits, tuple) else []
-        if shapes != [part.shape for part in right]:
+        theirs = np.stack(right.logits or ())  # [2, S]
+        if (
+            not isinstance(logits, tuple)
+            or [np.shape(part) for part in logits] != [theirs.shape[1:]] * 2
+        ):
             raise InputError(
-                f"{self.folder}: the logits should be two arrays of {len(right[0])} numbers. "
+                f"{self.folder}: the logits should be two arrays of {theirs.shape[1]} numbers. "
                 f"`minibert lessons check {self.folder}` helps."
             )
-        last_step = Trace(start_logits=logits[0], end_logits=logits[1])
-        first = departure(mine, theirs) or departure(
-            last_step, Trace(start_logits=right[0], end_logits=right[1])
-        )
-        return Learnt(list(self.functions), first, mine)
+        step = departure(mine._replace(logits=logits), right)
+        first = None
+        if step == "logits":
+            first = Departure(step, difference(np.stack(logits), theirs))
+        elif step is not None:
+            first = Departure(step, difference(mine.trace.get(step), right.trace[step]))
+        return Learnt(list(self.functions), first, mine.trace)
 
 
-def departure(mine: Trace, theirs: Trace) -> Departure | None:
-    """The first step whose result is not the definition's."""
-    for step, right in theirs.items():
-        got = mine.get(step)
-        if got is None:
-            return Departure(step, "it is missing")
-        if np.shape(got) != right.shape:
-            return Departure(step, f"its shape is {list(np.shape(got))}, not {list(right.shape)}")
-        away = np.abs(got - right)
-        if not away.max(initial=0) <= EQUAL * max(1.0, float(np.abs(right).max(initial=0))):
-            place = np.unravel_index(int(np.nanargmax(np.nan_to_num(away, nan=np.inf))), away.shape)
-            numbers = ", ".join(str(int(i)) for i in place)
-            return Departure(
-                step, f"at [{numbers}] it has {got[place]:.5g}, the definition {right[place]:.5g}"
-            )
-    return None
+def difference(got: Floats | None, right: Floats) -> str:
+    """How a step's result differs from the definition's."""
+    if got is None:
+        return "it is missing"
+    if np.shape(got) != right.shape:
+        return f"its shape is {list(np.shape(got))}, not {list(right.shape)}"
+    away = np.nan_to_num(np.abs(got - right), nan=np.inf)
+    place = np.unravel_index(int(away.argmax()), away.shape)
+    numbers = ", ".join(str(int(i)) for i in place)
+    return f"at [{numbers}] it has {got[place]:.5g}, the definition {right[place]:.5g}"
 
 
 def named(functions: Iterable[str]) -> str:
