@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         ModelNotFoundError,
         TokenizerError,
     )
+    from minibert.files import without_bounds
     from minibert.model import Model, load_model
     from minibert.pipelines import QuestionAnsweringPipeline, pipeline
     from minibert.scale.answerer import BatchAnswerer
@@ -71,6 +72,7 @@ __all__ = [
     "read_squad",
     "squad_evaluate",
     "train",
+    "without_bounds",
 ]
 
 _HOMES = {
@@ -80,6 +82,7 @@ _HOMES = {
     "squad.decoders": ("SquadSettings",),
     "errors": tuple(name for name in __all__ if name.endswith("Error")),
     "squad.evaluation": ("Evaluation", "evaluate"),
+    "files": ("without_bounds",),
     "squad.metrics": ("squad_evaluate",),
     "model": ("Model", "load_model"),
     "pipelines": ("QuestionAnsweringPipeline", "pipeline"),

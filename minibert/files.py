@@ -10,6 +10,7 @@ import stat
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -28,6 +29,34 @@ READ = os.O_RDONLY | getattr(os, "O_BINARY", 0)
 LARGEST_JSON = 4_000_000
 # And of a file with a vocabulary: XLM-R's 250,000 pieces fill a tokenizer.json of 17,000,000.
 LARGEST_VOCABULARY = 100_000_000
+
+
+_BOUNDED: ContextVar[bool] = ContextVar("bounded", default=True)
+LIFTED_BY = "minibert.without_bounds() or --no-bounds lifts this bound"
+
+
+@contextmanager
+def without_bounds() -> Iterator[None]:
+    """Within it, files are read that no honest file is like, whatever memory that takes.
+
+    What is bounded stands in minibert/checkpoints/README.md; the error of a file that was refused
+    names this function.  It is for files whose origin is known, and holds for one thread.
+
+    Example:
+        >>> with without_bounds():
+        ...     bound(5) > 10**9
+        True
+    """
+    before = _BOUNDED.set(False)
+    try:
+        yield
+    finally:
+        _BOUNDED.reset(before)
+
+
+def bound(most: int) -> int:
+    """The most that a file may take of something; no bound within `without_bounds`."""
+    return most if _BOUNDED.get() else sys.maxsize
 
 
 def open_file(path: str | os.PathLike[str], *, pipes: bool = False) -> io.BufferedReader:
@@ -86,8 +115,9 @@ def read_file(
         content = io.BytesIO()
         while part := file.read(2**20):  # files that the system makes up do not say their size
             content.write(part)
-            if content.tell() > at_most:
-                raise OSError(errno.EFBIG, f"it has more than {at_most} bytes", path)
+            if content.tell() > bound(at_most):
+                reason = f"it has more than {at_most} bytes ({LIFTED_BY})"
+                raise OSError(errno.EFBIG, reason, path)
     return content.getvalue()
 
 

@@ -26,8 +26,9 @@ from minibert.checkpoints.hub import find_model
 from minibert.checkpoints.safetensors import open_checkpoint
 from minibert.checkpoints.tensor_bundle import read_tensor_bundle
 from minibert.checkpoints.torch_pickle import read_torch_file
+from minibert.cli import main
 from minibert.errors import CheckpointError, InputError, MinibertError, ModelNotFoundError
-from minibert.files import LARGEST_JSON
+from minibert.files import LARGEST_JSON, without_bounds
 from minibert.model import load_model
 from minibert.squad.files import read_squad
 from minibert.squad.predictions import read_predictions
@@ -56,6 +57,20 @@ def test_a_file_that_grows_beyond_reason_is_not_unpacked(tmp_path, pack):
     path.write_bytes(pack(bytes(40_000_000)))
     with memory_below(30_000_000), pytest.raises(InputError, match="more than 100 times as many"):
         read_squad(path)
+
+
+def test_bounds_are_lifted_where_that_is_asked_for(tmp_path, capsys):
+    path = tmp_path / "data.json"
+    path.write_bytes(gzip.compress(b"[]" + b" " * 20_000_000))
+    assert main(["evaluate", "--data", str(path)]) == 1
+    assert "--no-bounds lifts this bound" in capsys.readouterr().err
+    assert main(["evaluate", "--data", str(path), "--no-bounds"]) == 1
+    assert "unpacked" not in capsys.readouterr().err  # but that there are no questions
+    with pytest.raises(InputError, match="unpacked"):
+        read_squad(path)
+    with without_bounds(), pytest.raises(InputError) as error:
+        read_squad(path)
+    assert "unpacked" not in str(error.value)
 
 
 def test_parts_of_a_file_count_together(tmp_path):

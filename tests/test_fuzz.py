@@ -59,7 +59,9 @@ def verdicts(orders, seed):
 
 
 @pytest.mark.slow
-def test_of_two_thousand_cases_none_fails():
+def test_of_two_thousand_cases_none_fails(monkeypatch):
+    monkeypatch.setattr(workers, "HANGS", 900.0)  # other programs may have the machine
+    monkeypatch.setattr(workers, "SECONDS", 30.0)
     kinds = list(KINDS)
     orders = [(kinds[k % len(kinds)], k) for k in range(2000)]
     found = verdicts(orders, seed=0)

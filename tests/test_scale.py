@@ -356,9 +356,10 @@ def test_it_works_in_processes_of_every_kind(answerer, expected, method, loaded)
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 def test_a_fork_while_a_thread_loads_leaves_a_child_that_can_load(tiny_folder):
     code = f"""
-import os, threading
+import os, signal, threading
 from minibert.scale import answerer as module
 answerer = module.BatchAnswerer({str(tiny_folder)!r}, device="reference")
+another = module.BatchAnswerer({str(tiny_folder)!r}, device="reference", max_answer_length=3)
 batch = {{"question": ["who?"], "context": ["ada lee wrote it."]}}
 begun, whole = threading.Event(), module.QuestionAnswerer.__init__
 def slowly(self, *args, **options):
@@ -370,7 +371,10 @@ thread.start()
 begun.wait()
 child = os.fork()
 if child == 0:
-    answerer(batch)
+    signal.alarm(60)  # ends a child that waits without end
+    other = threading.Thread(target=another, args=(batch,))
+    other.start()
+    other.join()
     os._exit(7)
 thread.join()
 print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))

@@ -186,7 +186,7 @@ rows = spark.read.parquet("answers").where("answer_text <> ''")
 cut = "substring(context, answer_start + 1, answer_end - answer_start)"
 print("cut otherwise:", rows.where(f"{cut} <> answer_text").count(), "of", rows.count())
 for text, start, end in json.loads(open("places.json").read()):
-    print("java:", spark._jvm.java.lang.String(text).substring(start, end))
+    print("java:", spark._jvm.org.apache.commons.lang3.StringUtils.substring(text, start, end))
 """
 
 
@@ -216,8 +216,10 @@ def ray_folder(tmp_path):
 @pytest.mark.parametrize("form", ["pyarrow", "numpy", "pandas"])
 def test_ray_data(ray_folder, expected, form):
     rows = 2000 if form == "pyarrow" else 400
+    ray_of_four = "import ray\nray.init(num_cpus=4, include_dashboard=False)\n"
     write_rows(ray_folder / "questions.parquet", range(rows))
     code = recipe("Ray").replace('batch_format="pyarrow"', f'batch_format="{form}"')
+    code = ray_of_four + code
     if form == "numpy":  # which has no null for an integer
         code = code.replace('fn_constructor_kwargs={"dtype": "float32"},', "")
         code += "\nstarts = ray.data.read_parquet('answers').take_all()\n"

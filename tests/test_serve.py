@@ -8,6 +8,7 @@ import pytest
 pytest.importorskip("starlette", reason="minibert's extra 'serve' is not installed")
 pytest.importorskip("uvicorn", reason="minibert's extra 'serve' is not installed")
 
+
 from servers import Served
 
 from minibert import Options, QuestionAnswerer, pipeline
@@ -211,12 +212,15 @@ def test_thresholds_may_be_infinite(served):
         ("/", {"inputs": PAIR, "parameters": {"top_q": 2}}, 422, "did you mean 'top_k'"),
         ("/", {"inputs": PAIR, "parameters": {"align_to_words": "no"}}, 422, "True or False"),
         ("/", {"inputs": PAIR, "parameters": {"max_seq_len": 10**9}}, 422, "positions"),
-        ("/", {"inputs": PAIR, "parameters": {"doc_stride": 10**15}}, 422, "cannot advance"),
+        ("/", {"inputs": PAIR, "parameters": {"doc_stride": 10**30}}, 422, "below 2**63"),
         ("/answer", {"question": "who"}, 400, "no 'context'"),
         ("/answer", {}, 400, "no 'question' and no 'context'"),
         ("/answer", {**PAIR, "n": 0}, 422, "n must be"),
         ("/answer", {**PAIR, "n": 10**6}, 422, "at most 100"),
-        ("/answer", {**PAIR, "size": 1}, 422, "unknown option size"),
+        ("/answer", {**PAIR, "size": 1}, 422, "unknown option 'size'"),
+        ("/answer", {**PAIR, "self": 1}, 422, "unknown option 'self'"),
+        ("/answer", {**PAIR, "examples": 1}, 422, "unknown option 'examples'"),
+        ("/", {"inputs": PAIR, "parameters": {"model": 1}}, 422, "unknown option 'model'"),
         ("/answer", {**PAIR, "context": []}, 422, "non-empty list"),
         ("/answer", {**PAIR, "context": [TEXT, 1]}, 422, "context[1] must be a string"),
         ("/answer", {**PAIR, "context": {"a": "b"}}, 422, "context must be"),
@@ -224,7 +228,7 @@ def test_thresholds_may_be_infinite(served):
         ("/answer", {**PAIR, "max_overlap": 2}, 422, "from 0 to 1"),
         ("/answer", {**PAIR, "min_score": "low"}, 422, "must be a number"),
     ],
-    ids=range(42),
+    ids=range(45),
 )
 def test_what_cannot_be_answered_is_told_why(served, path, body, status, words):
     got, answer = served.post(path, body)

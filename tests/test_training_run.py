@@ -19,6 +19,7 @@ from torch_files import write_torch_file
 from minibert import InputError, convert, drafts, load_model
 from minibert.training import trainer as trainers
 from minibert.training.run import train
+from minibert.training.run_folder import RunFolder
 from minibert.training.settings import TrainingSettings
 
 SETTINGS = {
@@ -643,6 +644,26 @@ def test_a_run_goes_on_beside_what_was_left_of_the_best_model(tiny_folder, tmp_p
     log.write_bytes(b"\xff\xfe{{" + log.read_bytes()[4:])
     assert train(EXAMPLE, tiny_folder, tmp_path / "out", settings()).finished
     assert not (tmp_path / "out/best.minibert-old").exists()
+
+
+def test_damaged_lines_of_a_log_are_passed_over(tmp_path):
+    (tmp_path / "run").mkdir()
+    lines = (
+        *(b"\xff\xfe{{", b"[" * 100_000, b"5", b'{"kind": "step"}', b'{"kind": [], "step": 1}'),
+        *(b'{"kind": "step", "step": 1, "loss": "x"}', b'{"kind": "step", "step": 1, "loss": NaN}'),
+        *(b'{"kind": "measurement", "step": 1}', b'{"kind": "step", "step": 1%s}' % (b"0" * 400)),
+        *(b'{"kind": "step", "step": 2, "loss": 0.5}', b""),
+    )
+    (tmp_path / "run/log.jsonl").write_bytes(b"\n".join(lines))
+    assert RunFolder(tmp_path).records() == [{"kind": "step", "step": 2, "loss": 0.5}]
+
+
+def test_a_header_that_is_none_is_refused(tiny_folder, tmp_path):
+    interrupted_run(tiny_folder, tmp_path / "out")
+    for damage in (b"[" * 100_000, b"5", b"\xff", b'{"minibert": 5'):
+        (tmp_path / "out/run/run.json").write_bytes(damage)
+        with pytest.raises(InputError, match=r"run\.json: is not the file of an earlier run"):
+            train(EXAMPLE, tiny_folder, tmp_path / "out", settings())
 
 
 @pytest.mark.parametrize(

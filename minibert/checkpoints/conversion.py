@@ -7,7 +7,6 @@ float32, float16 or int8, or in 4 to 8 bits.  layouts.py describes how integers 
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from minibert.checkpoints.tensor_bundle import read_tensor_bundle
 from minibert.checkpoints.torch_pickle import read_torch_file
 from minibert.checkpoints.vocabularies import load_tokenizer
 from minibert.config import BertConfig, read_json_object
+from minibert.documents import to_json
 from minibert.drafts import put_back, whole_folder
 from minibert.errors import CheckpointError, InputError
 from minibert.families import FAMILIES, family_name
@@ -112,7 +112,9 @@ def convert(
     check_choice("dtype", dtype, STORED_DTYPES)
     if bits is not None:
         if dtype != "float32":
-            raise InputError(f"give dtype or bits: dtype is {dtype!r}, bits is {shown(bits)}")
+            raise InputError(
+                f"give either dtype or bits: dtype is {dtype!r}, bits is {shown(bits)}"
+            )
         bits = check_bits(bits)
     target = check_path("the output", output)
     if target.name in ("", ".."):  # as in '.', which has no name beside which a draft could lie
@@ -165,7 +167,7 @@ def _fill(
             copy_file(files.folder / name, draft / name)
     if not (draft / "config.json").is_file():
         raw = {"model_type": "bert"} | read_json_object(files.folder / GOOGLE_CONFIG)
-        (draft / "config.json").write_text(json.dumps(raw, indent=2) + "\n", encoding="utf-8")
+        (draft / "config.json").write_text(to_json(raw, indent=2) + "\n", encoding="utf-8")
 
 
 def _small_files(folder: Path) -> BertConfig:

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
 from minibert.checkpoints.safetensors import MAX_DIMENSIONS, quote
+from minibert.files import LIFTED_BY
 
 # Type of a storage -> how safetensors calls what it holds.
 STORAGE_DTYPES = {
@@ -95,7 +96,7 @@ def step_through(program: BinaryIO, most: int) -> tuple[Any, dict[str, Storage]]
     try:
         for number, (opcode, argument, position) in enumerate(pickletools.genops(program)):
             if number >= most:
-                raise ValueError(f"the pickle has more than {most} instructions")
+                raise ValueError(f"the pickle has more than {most} instructions; {LIFTED_BY}")
             match opcode.name:
                 case "PROTO" | "FRAME":
                     pass

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from minibert.arrays import Floats
 from minibert.errors import CheckpointError, MinibertError, ModelNotFoundError
-from minibert.files import LARGEST_JSON, json_value, open_file, read_file
+from minibert.files import LARGEST_JSON, LIFTED_BY, bound, json_value, open_file, read_file
 
 # How the bytes of each safetensors dtype lie in the file.  NumPy has no bfloat16, and not every
 # byte is a valid NumPy bool: both are read as plain integers first.
@@ -312,10 +312,10 @@ def _open_file(path: Path) -> Checkpoint:
     """Open one safetensors file and check its header."""
     file = WeightsFile(path)
     start = 8 + int.from_bytes(file.read(0, min(file.size, 8)).tobytes(), "little")
-    most = min(max(MAX_HEADER_BYTES, file.size // 10), LARGEST_HEADER)
+    most = min(bound(max(MAX_HEADER_BYTES, file.size // 10)), LARGEST_HEADER)
     if start > min(file.size, 8 + most):
         found = f"the file has {file.size} bytes, its header should end at byte {start}"
-        problem = f"{found} (and take at most {most}): is it a safetensors file?"
+        problem = f"{found} (and take at most {most}; {LIFTED_BY}): is it a safetensors file?"
         raise _error(path, [problem])
     header = _parse_object(path, file.read(8, start - 8).tobytes())
     metadata = header.pop("__metadata__", None)
@@ -446,8 +446,8 @@ def _read_index(path: Path) -> dict[str, str]:
     outside = [f"{file} is not the name of a file beside the index" for file in outside]
     if outside:
         raise _error(path, outside, "The index is damaged, or hostile.")
-    if len(set(files.values())) > MAX_SHARDS:
-        problem = f"it names {len(set(files.values()))} files, expected at most {MAX_SHARDS}"
+    if (count := len(set(files.values()))) > bound(MAX_SHARDS):
+        problem = f"it names {count} files, expected at most {MAX_SHARDS}; {LIFTED_BY}"
         raise _error(path, [problem], "The index is damaged, or hostile.")
     return files
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minibert.errors import ModelNotFoundError, TokenizerError
-from minibert.files import LARGEST_VOCABULARY, read_file
+from minibert.files import LARGEST_VOCABULARY, LIFTED_BY, bound, read_file
 
 # Kinds of a piece that are not plain.
 CONTROL, USER_DEFINED = 3, 4
@@ -65,8 +65,8 @@ def read_sentencepiece(file: Path) -> SentencePieces:
             if field == 1:
                 piece = dict(_fields(value))
                 (score,) = struct.unpack("<f", piece.get(2, bytes(4)))
-                if len(pieces) == MOST_PIECES:
-                    raise ValueError(f"it has more than {MOST_PIECES} pieces")
+                if len(pieces) == bound(MOST_PIECES):
+                    raise ValueError(f"it has more than {MOST_PIECES} pieces; {LIFTED_BY}")
                 pieces.append(Piece(piece[1].decode(), score, piece.get(3, 1)))
             elif field == 2:
                 trainer = dict(_fields(value))

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from minibert.checkpoints.safetensors import MAX_DIMENSIONS, WeightsFile, quote
 from minibert.errors import CheckpointError
+from minibert.files import LIFTED_BY, bound
 
 MAGIC = 0xDB4775248B80FB57
 FOOTER = 48  # bytes: where the blocks are listed, and the magic number
@@ -58,9 +59,9 @@ def read_tensor_bundle(path: Path) -> dict[str, NDArray[Any]]:
     """
     try:
         index = WeightsFile(path)
-        if index.size > MAX_INDEX_BYTES:
+        if index.size > bound(MAX_INDEX_BYTES):
             raise ValueError(
-                f"its index has {index.size} bytes, expected at most {MAX_INDEX_BYTES}"
+                f"its index has {index.size} bytes, expected at most {MAX_INDEX_BYTES}; {LIFTED_BY}"
             )
         header, *entries = _table(index.read(0, index.size).tobytes())
         shards = _message(header[1]).get(1, [1])[-1]

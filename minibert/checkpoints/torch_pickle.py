@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from minibert.checkpoints.pickles import Object, Storage, Tensor, kind, step_through
 from minibert.checkpoints.safetensors import DTYPES, WeightsFile, quote, widen_bfloat16
 from minibert.errors import CheckpointError
+from minibert.files import LIFTED_BY, bound
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_PROTOCOL = 1001
@@ -95,7 +96,7 @@ def read_torch_file(path: Path, unread: dict[str, str] | None = None) -> dict[st
 
 def instructions(file_size: int) -> int:
     """How many instructions a pickle in a file of so many bytes may have."""
-    return max(100_000, file_size // BYTES_AN_INSTRUCTION)
+    return bound(max(100_000, file_size // BYTES_AN_INSTRUCTION))
 
 
 def _read_zip(
@@ -130,7 +131,7 @@ def _read_zip(
     prefix = programs[0].removesuffix("data.pkl")
     if f"{prefix}byteorder" in entries and read(f"{prefix}byteorder", 0, 16) != b"little":
         raise ValueError("it was written on a big-endian machine, expected little-endian numbers")
-    program = io.BytesIO(read(programs[0], 0, MAX_PICKLE_BYTES))
+    program = io.BytesIO(read(programs[0], 0, bound(MAX_PICKLE_BYTES)))
     state, _ = step_through(program, instructions(file_size))
 
     def read_storage(storage: Storage) -> bytes:
@@ -143,7 +144,7 @@ def _read_zip(
 def _read_legacy(file: WeightsFile, unread: dict[str, str]) -> dict[str, NDArray[Any]]:
     """Read the pickles one after another; the storages follow in the order of the last one."""
     # Not the file itself: a pickle can ask for more bytes than there are, which are made room for.
-    content = io.BytesIO(file.read(0, min(file.size, MAX_PICKLE_BYTES)).tobytes())
+    content = io.BytesIO(file.read(0, min(file.size, bound(MAX_PICKLE_BYTES))).tobytes())
     most = instructions(file.size)
     magic, _ = step_through(content, most)
     if magic != LEGACY_MAGIC:
@@ -198,9 +199,10 @@ def _arrays(
         math.prod(tensor.shape) * np.dtype(DTYPES[tensor.storage.dtype]).itemsize
         for tensor in tensors.values()
     )
-    if total > max(SHARED * file_size, SHARED_ALWAYS):
+    if total > bound(max(SHARED * file_size, SHARED_ALWAYS)):
         raise ValueError(
-            f"its tensors have {total} bytes, more than {SHARED} times the {file_size} of the file"
+            f"its tensors have {total} bytes, more than {SHARED} times the {file_size} of the "
+            f"file; {LIFTED_BY}"
         )
     for name, tensor in tensors.items():
         storage = tensor.storage

@@ -1,8 +1,13 @@
 """minibert lessons: BERT, written by whoever wants to understand it; the definition checks it.
 
-Read in this order: catalogue.py (the lessons), definitions.py (where their text comes from),
-folder.py (the files), inputs.py and outcomes.py (what they are tried on, and what is compared),
-mistakes.py (what is known to go wrong), trial.py (one file, in a process of its own), checking.py
-(all of them), learner.py (a learner's functions in the library's place), whole.py (what they give
-together).
+Read in this order:
+
+    lesson.py, forward.py, backward.py, catalogue.py   the lessons
+    definitions.py, choice.py                          where their text and their code come from
+    borrowed.py, models.py, folder.py                  the files that are written
+    inputs.py, outcomes.py                             what functions are tried on, what is compared
+    mistakes.py, forward_mistakes.py, backward_mistakes.py    what is known to go wrong
+    reading.py, learner.py, watching.py                a learner's files, and the functions in them
+    trial.py, race.py, whole.py, processes.py          what runs in a process of its own
+    checking.py                                        all of it, for the command line
 """

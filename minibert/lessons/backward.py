@@ -12,12 +12,12 @@ BACKWARD = (
         title="how wrong it is",
         before="lessons 5 and 12; derivatives",
         idea="The loss is small where the right token has a large share. Its derivative is as "
-        "simple as can be: what the model says less what is right. `log_sum` is at hand: "
-        "log of the sum of exp, without overflow. `right` lists the right tokens of each "
-        "window, mostly one.",
+        "simple as can be: what the model says less what is right. `right` lists the right "
+        "tokens of each window, mostly one.",
         formula="p = softmax(logits of the window); loss = -weight * log(sum of p over right "
         "tokens); gradient = weight * (p - q), q: p on the right tokens alone, brought to a"
         " sum of 1",
+        hand="log_sum: the logarithm of the sum of exp, without overflow",
         paper="Devlin et al. 2019, section 4.2; several right tokens: Clark and Gardner 2018 "
         "(arXiv:1710.10723)",
         steps=(
@@ -40,6 +40,9 @@ round(total, 3), gradient.tolist()""",
         "every token, so its gradient is a sum over tokens. Gradients of weights are added "
         "to the arrays that are there, in place; that of x is returned.",
         formula="d_W += d_out^T x; d_b += sum of d_out over tokens; d_x = d_out W (+ plus)",
+        hand="x.out is what the layer took. gradient.weight and gradient.bias are arrays to "
+        "add to: d_weight = gradient.weight, and then d_weight += ..., as the record "
+        "itself cannot be changed",
         paper="Rumelhart, Hinton and Williams 1986, Learning representations by "
         "back-propagating errors",
         steps=(
@@ -65,6 +68,8 @@ gradient.weight, gradient.bias""",
         "others too. What would only shift or stretch the row is taken out of the gradient.",
         formula="d_n = d_out gain; d_x = (d_n - mean(d_n) - n mean(d_n n)) / deviation; d_gain += "
         "sum of d_out n; d_bias += sum of d_out",
+        hand="kept.normal (n) and kept.deviation; gradient.gain and gradient.bias, to be added"
+        " to as in lesson 14",
         paper="Ba et al. 2016 (arXiv:1607.06450), by the chain rule",
         steps=(
             Step(
@@ -90,6 +95,7 @@ gradient.gain, gradient.bias""",
         "same pace. All arrays but the gradient are changed in place.",
         formula="m and v: running means of g and g^2, divided by what they lack at the beginning; "
         "weights = weights (1 - rate decay) - rate m / (sqrt(v) + eps)",
+        hand="settings.learning_rate, .beta1, .beta2, .eps, .weight_decay, .step and .scale",
         paper="Loshchilov and Hutter 2019, algorithm 2 (arXiv:1711.05101)",
         steps=(
             Step(

@@ -105,6 +105,13 @@ BACKWARD_MISTAKES: dict[str, tuple[tuple[str, ...], ...]] = {
         ),
     ),
     "layer_norm_backward": (
+        (
+            "means were those of all numbers; each row has its own",
+            "np.mean(d_normal * kept.normal, axis=-1, keepdims=True)",
+            "np.mean(d_normal * kept.normal)",
+            "d_normal.mean(axis=-1, keepdims=True)",
+            "d_normal.mean()",
+        ),
         ("the gain were left out of d_x", "d_normal = d_out * norm.gain", "d_normal = d_out"),
         (
             "that every number moves the mean were forgotten",

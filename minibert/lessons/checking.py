@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -61,18 +61,22 @@ def check_lessons(path: str, only: str | None = None, seconds: float = SECONDS) 
     folder = folder_of(path)
     verdicts: dict[str, Verdict] = {}
     pool = ThreadPoolExecutor(AT_ONCE)
-    tried = pool.map(lambda each: check_lesson(folder, each, seconds), chosen)
-    for lesson, verdict in zip(chosen, tried, strict=True):
-        verdicts[lesson.name] = verdict
-        if only is None and verdict.state == "unwritten" and not verdict.text:
-            continue
-        yield from lines(lesson, verdict)
-    if only is not None and verdicts[chosen[0].name].state == "right":
+    try:
+        tried = pool.map(lambda each: check_lesson(folder, each, seconds), chosen)
+        for lesson, verdict in zip(chosen, tried, strict=True):
+            verdicts[lesson.name] = verdict
+            if only is None and verdict.state == "unwritten" and not verdict.text:
+                continue
+            yield from lines(lesson, verdict)
+    finally:  # after Ctrl-C, too: start no more of them
+        pool.shutdown(wait=False, cancel_futures=True)
+    if only is None:
+        yield from _counted(verdicts)
+    elif verdicts[chosen[0].name].state == "right":
         yield "The definition has it so:"
         yield ""
         yield from definition_lines(chosen[0])
-    if only is None:
-        yield from _together(folder, verdicts, seconds)
+    yield from _together(folder, verdicts, seconds)
     bad = [name for name, each in verdicts.items() if each.state in ("wrong", "broken", "taken")]
     if bad:
         raise InputError(f"not right yet: {', '.join(bad)}; see above")
@@ -101,14 +105,25 @@ def lines(lesson: Lesson, verdict: Verdict) -> Iterator[str]:
         yield from (f"   | {line}" for line in verdict.printed.splitlines()[:20])
 
 
-def _together(folder: Path, verdicts: dict[str, Verdict], seconds: float) -> Iterator[str]:
-    """How many are right, and what they give together with the library's."""
+def _counted(verdicts: Mapping[str, Verdict]) -> Iterator[str]:
+    """How many are right."""
     for part in PARTS:
         mine = [lesson for lesson in LESSONS if lesson.part == part]
         right = sum(verdicts[lesson.name].state == "right" for lesson in mine)
         if part == 1 or right:
             yield f"part {part}: yours {right} of {len(mine)}"
-    usable = [name for verdict in verdicts.values() for name in verdict.written]
+
+
+def _together(folder: Path, verdicts: Mapping[str, Verdict], seconds: float) -> Iterator[str]:
+    """What functions that give results give together with the library's, right or wrong."""
+    usable = [
+        name
+        for lesson in LESSONS
+        if lesson.part < 3 and lesson.name in verdicts
+        for name in verdicts[lesson.name].written
+    ]
+    if not usable and len(verdicts) == 1:
+        return
     try:
         found = run_apart("minibert.lessons.whole", folder, ",".join(usable), seconds)
         yield from found["lines"]

@@ -75,7 +75,7 @@ def lesson_text(lesson: Lesson) -> str:
         used |= set(step.definition.names) | names_in(ast.parse(step.example))
         functions.append(function_text(step))
     if lesson.part == 3:
-        used.add("numba")
+        used |= {"math", "numba"}
     used -= {step.name for step in lesson.steps}
     plain = [PLAIN[name] for name in sorted(used & set(PLAIN), key=str.lower)]
     return (
@@ -106,6 +106,7 @@ def heading(lesson: Lesson) -> str:
         filled("Before: ", lesson.before),
         filled("New: ", lesson.idea),
         filled("Formula: ", lesson.formula),
+        *([filled("At hand: ", lesson.hand)] if lesson.hand else []),
         filled("Paper: ", lesson.paper),
         f"Check: minibert lessons check . --only {lesson.name}\n",
     ]

@@ -20,6 +20,9 @@ FORWARD = (
         "part has its surroundings in the next.",
         formula="[CLS] question [SEP] part of the text [SEP]; part i is tokens i * step to i * step"
         " + room",
+        hand="`pair` says how a model joins the two: pair.cls_id, pair.sep_id, pair.separators"
+        " (how many [SEP] stand between them; RoBERTa has two) and pair.text_type (of "
+        "what comes behind these; before it, the type is 0). Ids and types are int32",
         paper="Devlin et al. 2019, section 4.2 and google-research/bert run_squad.py "
         "(arXiv:1810.04805)",
         steps=(
@@ -36,6 +39,8 @@ FORWARD = (
         " text, are looked up too, and added.",
         formula="embed = layer_norm(words[input_ids] + token_types[token_type_ids] + "
         "positions[position_ids])",
+        hand="tables.words, tables.token_types, tables.positions: their .rows(ids) gives the "
+        "rows of these ids as a new array; tables.norm; layer_norm",
         paper="Devlin et al. 2019, section 3 and figure 2 (arXiv:1810.04805)",
         steps=(
             Step(
@@ -60,6 +65,7 @@ embed(ids, types, places, tables, 1e-12).round(3)""",
         " tokens.",
         formula="layer_norm(x) = (x - mean) / sqrt(variance + eps) * gain + bias; mean and variance"
         " over the D numbers of a row, and the variance is a mean of squares: divided by D",
+        hand="norm.gain and norm.bias",
         paper="Ba et al. 2016 (arXiv:1607.06450)",
         steps=(
             Step(
@@ -80,6 +86,7 @@ layer_norm(x, norm, 1e-12).round(3)""",
         "that BERT has learned are such weights. The file keeps them as [out, in]: a row "
         "for each new number.",
         formula="linear(x) = x W^T + b",
+        hand="dense.weight and dense.bias",
         paper="Vaswani et al. 2017, section 3.3 (arXiv:1706.03762)",
         steps=(
             Step(
@@ -136,6 +143,7 @@ split_heads(x, 2).tolist()""",
         "their product; softmax turns a token's scores into shares of what it reads. "
         "Without the root the scores would grow with Dh, and one share would be nearly 1.",
         formula="P = softmax(Q K^T / sqrt(Dh)), for each head",
+        hand="softmax and split_heads; math.sqrt, which leaves float32 as it is",
         paper="Vaswani et al. 2017, section 3.2.1 (arXiv:1706.03762)",
         steps=(
             Step(
@@ -155,6 +163,7 @@ attention_probs(np.concatenate([query, key, key], axis=1), 1).round(3)""",
         "several windows end to end, and nobody reads beyond his own: cu_seqlens says where"
         " each begins.",
         formula="C = P V for each head of each window; the heads laid side by side again",
+        hand="attention_probs and split_heads",
         paper="Vaswani et al. 2017, section 3.2 (arXiv:1706.03762)",
         steps=(
             Step(
@@ -174,9 +183,11 @@ attention(qkv, np.array([0, 2, 3]), 1).round(2)  # in two windows""",
         before="lesson 4; the normal distribution",
         idea="Between two dense layers stands something that is not a sum, or the two would be "
         "one. GELU lets large numbers pass and small ones fade; smoothly, and with erf, not"
-        " with the tanh that only comes close. `erf` is at hand, as NumPy has none.",
+        " with the tanh that only comes close.",
         formula="gelu(x) = x * P(x), P(x) = (1 + erf(x / sqrt(2))) / 2; then activation(linear(x)),"
         " where `activation` is a name in ACTIVATIONS",
+        hand="erf, as NumPy has none; linear; ACTIVATIONS, functions by name, such as "
+        'ACTIVATIONS["relu"]',
         paper="Hendrycks and Gimpel 2016 (arXiv:1606.08415)",
         steps=(
             Step(reference.gelu, "8c5b1738"),
@@ -195,10 +206,13 @@ linear_activation(np.array([[-2, 0]], np.float32), dense, "relu")""",
         before="lessons 3, 4, 8 and 9",
         idea="Both halves of a layer, attention and feed-forward, end alike: what they give is "
         "added to what they took, and normalised. So a layer corrects its input rather than"
-        " replacing it. `kernels` holds the functions of these lessons: kernels.linear, "
-        "kernels.attention, kernels.linear_add_norm, kernels.linear_activation.",
+        " replacing it.",
         formula="x = linear_add_norm(attention(linear(x, qkv)), attention_output, x); x = "
         "linear_add_norm(linear_activation(x), output, x)",
+        hand="linear and layer_norm; the functions of these lessons as kernels.linear, "
+        "kernels.attention, kernels.linear_activation and kernels.linear_add_norm; "
+        "layer.qkv, .attention_output, .attention_norm, .intermediate, .output and "
+        ".output_norm; config.layer_norm_eps, .num_attention_heads and .activation",
         paper="He et al. 2016 (arXiv:1512.03385) for the sum, Vaswani et al. 2017, section 3.1",
         steps=(
             Step(
@@ -226,9 +240,11 @@ encoder_layer(x, borders, weights.layers[0], config, kernels)[0, :4].round(3)"""
         title="the whole of BERT",
         before="lessons 2 and 10",
         idea="Embeddings, then layer after layer, then two numbers for each token: how well the "
-        "answer would begin with it, and how well it would end with it. `embed` takes a "
-        "batch here, and hands its arrays to kernels.embed, which is lesson 2.",
+        "answer would begin with it, and how well it would end with it.",
         formula="logits = linear(x, head), [T, 2]; column 0 is the start, column 1 the end",
+        hand="linear; embed, which takes the batch here and hands its arrays to kernels.embed,"
+        " lesson 2; encoder_layer; batch.cu_seqlens; weights.layers and "
+        "weights.qa_outputs; kernels.span_logits",
         paper="Devlin et al. 2019 (arXiv:1810.04805)",
         steps=(
             Step(
@@ -258,6 +274,7 @@ end.round(2)""",
         "span, the text does not say.",
         formula="score(i, j) = start[i] + end[j] with i <= j < i + longest; no answer if score(0, "
         "0) - best > threshold",
+        hand="Span(start, end, score)",
         paper="Devlin et al. 2019, section 4.3 (arXiv:1810.04805)",
         steps=(
             Step(

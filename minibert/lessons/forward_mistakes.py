@@ -8,6 +8,14 @@ FORWARD_MISTAKES: dict[str, tuple[tuple[str, ...], ...]] = {
             "last = -(-length // step) - 1",
         ),
         (
+            "parts began as long as there are tokens. None begins after one has reached the end, "
+            "and a text without tokens has one, which is empty",
+            "    if length <= room:\n        return [(0, length)]\n",
+            "",
+            "last = -(-(length - room) // step)",
+            "last = -(-length // step) - 1",
+        ),
+        (
             "the number of parts were rounded down, so that the end of the text is in none",
             "-(-(length - room) // step)",
             "(length - room) // step",
@@ -94,6 +102,14 @@ FORWARD_MISTAKES: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "layer_norm": (
         (
+            "mean and variance had lost their axis: keepdims=True keeps it, so that a row's number "
+            "meets the row",
+            "x.mean(axis=-1, keepdims=True)",
+            "x.mean(axis=-1)",
+            "centred * centred, axis=-1, keepdims=True",
+            "centred * centred, axis=-1",
+        ),
+        (
             "the variance were divided by D - 1 (ddof=1); BERT divides by D",
             "np.mean(centred * centred, axis=-1, keepdims=True)",
             "np.var(x, axis=-1, keepdims=True, ddof=1)",
@@ -164,6 +180,16 @@ FORWARD_MISTAKES: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "softmax": (
         (
+            "sums had lost their axis: keepdims=True keeps it, so that a row's sum meets the row",
+            "exp.sum(axis=-1, keepdims=True)",
+            "exp.sum(axis=-1)",
+        ),
+        (
+            "highest scores had lost their axis: keepdims=True keeps it",
+            "scores.max(axis=-1, keepdims=True)",
+            "scores.max(axis=-1)",
+        ),
+        (
             "shares summed to 1 along the first axis; it is the last",
             "scores.max(axis=-1,",
             "scores.max(axis=0,",
@@ -231,6 +257,11 @@ FORWARD_MISTAKES: dict[str, tuple[tuple[str, ...], ...]] = {
         ),
     ),
     "attention_probs": (
+        (
+            "the keys were turned by .T, which turns all three axes; swapaxes(-1, -2) turns two",
+            "key.swapaxes(-1, -2)",
+            "key.T",
+        ),
         ("scores were not divided by sqrt(Dh)", " / math.sqrt(query.shape[-1])", ""),
         (
             "scores were divided by Dh, not by its root",

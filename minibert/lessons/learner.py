@@ -9,25 +9,38 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import FrozenInstanceError
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from minibert import encoder, windows
+from minibert.batches import Batch
+from minibert.config import BertConfig
 from minibert.errors import InputError
 from minibert.kernels import gradients, reference
-from minibert.kernels.backend import Backend, table
+from minibert.kernels.backend import Backend, Logits, table
 from minibert.kernels.training import TrainingKernels, training_table
 from minibert.lessons import borrowed, choice
 from minibert.lessons.catalogue import LESSONS, file_name
 from minibert.lessons.lesson import Lesson
-from minibert.lessons.outcomes import attempt
+from minibert.lessons.outcomes import attempt, compare
 from minibert.lessons.reading import Unusable, line_of, read_lesson
+from minibert.parameters import Parameters
 from minibert.reprs import shown
+from minibert.trace import Trace
 from minibert.training import loss
 
 MODULES = (reference, gradients, windows, encoder, loss, choice)
 Functions: TypeAlias = Mapping[str, Callable[..., Any]]
+
+
+class Traced(NamedTuple):
+    """A run, as far as it went."""
+
+    trace: Trace
+    logits: Logits | None
+    error: BaseException | None  # with which a learner's function ended it
 
 
 class World:
@@ -88,6 +101,19 @@ class World:
         """The table of kernels with these functions."""
         return table("lessons", "float32", self._copies[reference.__name__])
 
+    def traced(
+        self, batch: Batch, weights: Parameters[Any, Any, Any, Any], config: BertConfig
+    ) -> Traced:
+        """Run BERT on a batch, and note every step.
+
+        Its order is the library's, as only that notes its steps; what it calls are these functions,
+        for attention's probabilities too.
+        """
+        order, trace = _copy(encoder), Trace()
+        vars(order)["reference"] = self._copies[reference.__name__]
+        logits, error = attempt(lambda: order.bert(batch, weights, config, self.backend, trace))
+        return Traced(trace, logits, error)
+
     @property
     def training(self) -> TrainingKernels:
         """The table of training kernels with them."""
@@ -104,19 +130,43 @@ def _copy(module: ModuleType) -> ModuleType:
     return copy
 
 
-def run_file(path: Path, code: Any) -> dict[str, Any]:
+def departure(mine: Traced, right: Traced) -> str | None:
+    """The first step at which a run departs from the definition's by more than rounding.
+
+    Args:
+        mine: with a learner's functions.
+        right: `World().traced(...)` on the same batch.
+
+    Returns:
+        Its name in the trace; 'logits' for the last one; None if there is none.
+    """
+    for name, array in right.trace.items():
+        if name not in mine.trace or compare(mine.trace[name], array, name):
+            return name
+    return "logits" if compare(mine.logits, right.logits, "logits") else None
+
+
+def run_file(path: Path, code: Any, written: Collection[str]) -> dict[str, Any]:
     """Run a learner's file.
+
+    Args:
+        path: the file.
+        code: of it.
+        written: names of functions that it should then hold.
 
     Returns:
         What its names mean.
 
     Raises:
-        Unusable: it ends with an error.
+        Unusable: it ends with an error, or without these functions.
     """
     names: dict[str, Any] = {"__name__": path.stem, "__file__": str(path)}
     _, error = attempt(lambda: exec(code, names))
     if error is not None:
         raise Unusable("broken", said(error, path))
+    for name in written:
+        if not callable(names.get(name)):
+            raise Unusable("broken", f"when the file has run, {name!r} is no function in it")
     return names
 
 
@@ -130,7 +180,10 @@ def said(error: BaseException, path: Path) -> str:
         return f"{where}it asks for more memory than there is for it"
     if isinstance(error, RecursionError):
         return f"{where}it calls itself without end"
-    return f"{where}{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    text = " ".join(str(error).split())[:200]
+    if isinstance(error, FrozenInstanceError):
+        text += ". Take the array first, as in w = gradient.weight; then w += ... changes it"
+    return f"{where}{type(error).__name__}: {text}"
 
 
 def bind(names: dict[str, Any], lesson: Lesson, world: World) -> None:
@@ -148,7 +201,7 @@ def load_learner(
     """The functions that a learner has written, right or wrong, by name.
 
     They run in this process, so an endless loop of theirs is one of the caller's.  `World` puts
-    them in the library's place; `World(load_learner(folder)).backend` is a `Backend`.
+    them in the library's place.
 
     Args:
         folder: of `minibert lessons`.
@@ -167,7 +220,7 @@ def load_learner(
         try:
             code, written = read_lesson(path, lesson)
             written = [name for name in written if only is None or name in only]
-            names = run_file(path, code) if written else {}
+            names = run_file(path, code, written) if written else {}
         except Unusable as problem:
             raise InputError(f"{path}: {problem.text}") from None
         functions |= {name: names[name] for name in written}

@@ -52,4 +52,5 @@ class Lesson:
     formula: str
     paper: str
     steps: tuple[Step, ...]
+    hand: str = ""  # what is there to be used
     part: int = 1

@@ -16,6 +16,7 @@ from minibert.reprs import short, shown
 
 # Largest difference that counts as equal, as a share of the array's largest number.  Right ones in
 # another order of sums differ by 1e-15 and 5e-7; the library's own erf by 2e-9 from the true one.
+SHORT = 70  # characters of a list that is shown as it is
 LIMITS = {"float64": 1e-7, "float32": 2e-5}
 
 
@@ -86,7 +87,7 @@ def is_number(value: Any) -> bool:
 
 
 def kind(value: Any) -> str:
-    """What a value is, in a few words."""
+    """What a value is, in a few words; short lists of numbers as they are."""
     if value is None:
         return "None"
     if isinstance(value, Raised):
@@ -94,7 +95,9 @@ def kind(value: Any) -> str:
     if isinstance(value, np.ndarray):
         return f"an array {short(value)}"
     if isinstance(value, list | tuple):
-        return f"a {type(value).__name__} of {len(value)}"
+        arrays = any(isinstance(part, np.ndarray) for part in value)
+        plain = not arrays and len(repr(value)) <= SHORT
+        return repr(value) if plain else f"a {type(value).__name__} of {len(value)}"
     return f"{shown(value)} ({type(value).__name__})"
 
 
@@ -105,23 +108,26 @@ class Difference(NamedTuple):
     text: str
 
 
-def difference(yours: Outcome, right: Outcome, names: Sequence[str] = ()) -> Difference | None:
+def difference(
+    yours: Outcome, right: Outcome, names: Sequence[str] = (), any_dtype: bool = False
+) -> Difference | None:
     """The first thing in which an outcome differs from the right one; None if it is right.
 
     Args:
         yours: of the learner's function.
         right: of the definition.
         names: of the arguments that are changed.
+        any_dtype: pass over dtypes.
     """
-    if found := compare(yours.value, right.value, "the result"):
-        return found
-    for name, mine, definition in zip(names, yours.changed, right.changed, strict=True):
-        if found := compare(mine, definition, name):
+    values = [("result", yours.value, right.value)]
+    values += zip(names, yours.changed, right.changed, strict=True)
+    for name, mine, its in values:
+        if found := compare(mine, its, name, any_dtype):
             return found
     return None
 
 
-def compare(yours: Any, right: Any, what: str) -> Difference | None:
+def compare(yours: Any, right: Any, what: str, any_dtype: bool = False) -> Difference | None:
     """As `difference`, of two values."""
     otherwise = Difference("kind", f"{what} is {kind(yours)}; it should be {kind(right)}")
     if (its := members(right)) is not None:
@@ -131,11 +137,11 @@ def compare(yours: Any, right: Any, what: str) -> Difference | None:
         if len(mine) != len(its):
             return otherwise._replace(rung="shape")
         for (_, one), (place, other) in zip(mine, its, strict=True):
-            if found := compare(one, other, what + place):
+            if found := compare(one, other, what + place, any_dtype):
                 return found
         return None
     if isinstance(right, np.ndarray):
-        return compare_arrays(yours, right, what)
+        return compare_arrays(yours, right, what, any_dtype)
     if is_number(right):
         if not is_number(yours):
             return otherwise
@@ -146,7 +152,9 @@ def compare(yours: Any, right: Any, what: str) -> Difference | None:
     return None if alike else otherwise
 
 
-def compare_arrays(yours: Any, right: np.ndarray[Any, Any], what: str) -> Difference | None:
+def compare_arrays(
+    yours: Any, right: np.ndarray[Any, Any], what: str, any_dtype: bool = False
+) -> Difference | None:
     """As `difference`, of arrays: shape, dtype, then values."""
     if not isinstance(yours, np.ndarray):
         return Difference("kind", f"{what} is {kind(yours)}; it should be {kind(right)}")
@@ -157,11 +165,14 @@ def compare_arrays(yours: Any, right: np.ndarray[Any, Any], what: str) -> Differ
             f"{what} has the shape {list(yours.shape)}; it should be {list(right.shape)}"
             + (": the same lengths, in another order" if turned else ""),
         )
+    if any_dtype and yours.dtype.kind in "fiub":
+        yours = yours.astype(right.dtype)
     if yours.dtype != right.dtype:
         hint = ""
         if {yours.dtype, right.dtype} == {np.dtype("f4"), np.dtype("f8")}:
             hint = (
-                ": a number that NumPy made, such as np.sqrt(4), widens an array, math.sqrt(4) not"
+                ": float64 numbers of NumPy, such as np.sqrt(4) or an element of an array, widen "
+                "an array; math.sqrt(4) and float(...) do not"
                 if yours.dtype == np.dtype("f8")
                 else ": a new array takes its dtype from what came in"
             )
@@ -194,8 +205,8 @@ def number(value: Any) -> str:
 
 
 def same(yours: Sequence[Outcome], other: Sequence[Outcome]) -> bool:
-    """Whether two functions gave the same on all cases."""
-    for mine, its in zip(yours, other, strict=True):
-        if difference(mine, its, [""] * len(its.changed)):
-            return False
-    return True
+    """Whether two functions gave the same numbers on all cases, in whatever dtype."""
+    return not any(
+        difference(mine, its, [""] * len(its.changed), any_dtype=True)
+        for mine, its in zip(yours, other, strict=True)
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import re
@@ -10,12 +11,14 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from minibert.lessons.reading import Unusable
 
 # Seconds for one file.  The slowest right one takes two; a busy computer takes its time.
 SECONDS = 30.0
+MEMORY = 2 * 2**30  # bytes that a learner's code may take beside what Python and NumPy have
+LONGEST_START = 120  # seconds until a process has imported what it needs, on a very busy computer
 
 
 def run_apart(module: str, folder: Path, what: str, seconds: float = SECONDS) -> dict[str, Any]:
@@ -37,33 +40,47 @@ def run_apart(module: str, folder: Path, what: str, seconds: float = SECONDS) ->
         result = Path(place) / "result"
         # Products here are small, and threads would wait for each other on a busy computer.
         environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-        done = subprocess.run(
-            [sys.executable, "-m", module, str(folder), what, str(result), str(seconds)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            env=environment,
-            encoding="utf-8",
-            errors="replace",
-            check=False,
-        )
+        command = [sys.executable, "-m", module, str(folder), what, str(result), str(seconds)]
+        # Not a pipe, which a process that a learner's code has started would keep open.
+        with open(f"{result}.errors", "wb") as errors:
+            code = _run(command, environment, errors, seconds)
         if result.exists():
             reported: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))
             return reported
-        stack = Path(f"{result}.stack").read_text(encoding="utf-8")
-    place = _place(stack, folder)
-    if "Timeout" in stack:
+        stack = Path(f"{result}.stack")
+        stopped = stack.read_text(encoding="utf-8", errors="replace") if stack.exists() else ""
+        said = Path(f"{result}.errors").read_text(encoding="utf-8", errors="replace")
+    place = _place(stopped, folder)
+    if code is None or "Timeout" in stopped:
         raise Unusable(
             "broken", f"{place}it does not come to an end: stopped after {seconds:g} seconds"
         )
-    if "MemoryError" in done.stderr:
+    if "MemoryError" in said:
         raise Unusable("broken", "it asks for more memory than there is for it")
-    code = done.returncode
     how = f"signal {-code}" if code < 0 else f"status {code}"
-    last = done.stderr.strip().splitlines()[-1:]
+    last = said.strip().splitlines()[-1:]
     raise Unusable(
         "broken", f"{place}{': '.join([f'it ends Python itself ({how}), without a result', *last])}"
     )
+
+
+def _run(
+    command: list[str], environment: dict[str, str], errors: BinaryIO, seconds: float
+) -> int | None:
+    """Run a command; its status, or None if it had to be killed."""
+    try:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+            env=environment,
+            check=False,
+            timeout=LONGEST_START + 2 * seconds,
+        )
+    except subprocess.TimeoutExpired:  # it has switched off what should have stopped it
+        return None
+    return done.returncode
 
 
 def _place(stack: str, folder: Path) -> str:
@@ -76,8 +93,6 @@ def _place(stack: str, folder: Path) -> str:
 
 def report(main: Callable[[Path, str], dict[str, Any]]) -> None:
     """Be the program that `run_apart` starts: run `main` under limits, and write its result."""
-    import faulthandler
-
     folder, what, result, seconds = sys.argv[1:]
     limit_memory()
     with open(f"{result}.stack", "w", encoding="utf-8") as stack:
@@ -89,9 +104,7 @@ def report(main: Callable[[Path, str], dict[str, Any]]) -> None:
     draft = Path(f"{result}.part")
     draft.write_text(json.dumps(found), encoding="utf-8")
     draft.replace(result)
-
-
-MEMORY = 2 * 2**30  # bytes that a learner's code may take beside what Python and NumPy have
+    os._exit(0)  # whatever threads a learner's code has left
 
 
 def limit_memory() -> None:

@@ -48,8 +48,14 @@ def read_lesson(path: Path, lesson: Lesson) -> tuple[CodeType, list[str]]:
         where = f"line {line}: " if line else ""
         raise Unusable("broken", f"{where}no Python: {getattr(error, 'msg', error)}") from None
     functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
+    made = {  # otherwise than by def, such as by lambda
+        target.id
+        for node in tree.body
+        for target in getattr(node, "targets", ())
+        if isinstance(node, ast.Assign) and isinstance(target, ast.Name)
+    }
     for step in lesson.steps:
-        if step.name not in functions:
+        if step.name not in made | set(functions):
             raise Unusable(
                 "missing",
                 f"it holds no function {step.name!r} any more. To get it back, give the file "
@@ -58,7 +64,7 @@ def read_lesson(path: Path, lesson: Lesson) -> tuple[CodeType, list[str]]:
     for line, text in _taken(tree, lesson):
         raise Unusable("taken", f"line {line} {text}; it is yours to write")
     names = [step.name for step in lesson.steps]
-    return code, [name for name in names if _is_written(functions[name])]
+    return code, [name for name in names if name in made or _is_written(functions[name])]
 
 
 def _is_written(function: ast.FunctionDef) -> bool:

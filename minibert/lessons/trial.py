@@ -21,7 +21,7 @@ from minibert.lessons.catalogue import file_name, find
 from minibert.lessons.inputs import Case, cases
 from minibert.lessons.learner import World, bind, run_file, said
 from minibert.lessons.lesson import Lesson, Step
-from minibert.lessons.mistakes import mistakes
+from minibert.lessons.mistakes import codes
 from minibert.lessons.outcomes import Outcome, Raised, attempt, compare, difference, outcome, same
 from minibert.lessons.processes import report
 from minibert.lessons.race import race
@@ -64,7 +64,7 @@ def try_lesson(path: Path, lesson: Lesson) -> Verdict:
                 raise Unusable("unwritten", "")
             world = World()
             right = {step.name: _right(step, world) for step in lesson.steps}
-            names = run_file(path, code)
+            names = run_file(path, code, written)
             world.put({name: names[name] for name in written})
             bind(names, lesson, world)
             for step in lesson.steps:
@@ -172,14 +172,20 @@ def _touched(step: Step, before: Sequence[Any], after: Sequence[Any]) -> str | N
 
 
 def _hint(step: Step, yours: Sequence[Outcome], world: World) -> str:
-    """The known mistake that gives the very same results; nothing if there is none."""
+    """The known mistake, or the two together, that give the very same results; '' if none do."""
     told, names = step.definition, world.names(step.function)
-    for mistake in mistakes(step.name):
-        function = told.made_in(names, mistake.code(told))
-        its = [outcome(function, _lent(case, world), step.changed) for case in cases(step.name)]
-        if same(yours, its):
-            return f"It looks as if {mistake.hint}."
+    tries = [_lent(case, world) for case in cases(step.name)]
+    for hints, code in codes(step):
+        function = told.made_in(names, code)
+        if same(yours, [outcome(function, arguments, step.changed) for arguments in tries]):
+            one = f"It looks as if {hints[0]}."
+            return one if len(hints) == 1 else f"It looks as if two things were so.\n{_list(hints)}"
     return ""
+
+
+def _list(hints: Sequence[str]) -> str:
+    """Two mistakes, one after the other."""
+    return "\n".join(f"{i}. {hint}" for i, hint in enumerate(hints, 1))
 
 
 def main(folder: Path, name: str) -> dict[str, Any]:

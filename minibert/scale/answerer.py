@@ -245,8 +245,7 @@ def whereabouts(name: str, where: Any) -> str | None:
 class Answerers:
     """The loaded models of this process; a lock keeps two threads from loading the same one.
 
-    A fork waits until nobody loads: the child would inherit the lock of a thread that it does not
-    have.
+    A fork waits until nobody loads: the child would inherit a lock that nobody opens.
     """
 
     def __init__(self) -> None:
@@ -258,12 +257,8 @@ class Answerers:
         self.lock.acquire()
 
     def after_fork(self) -> None:
-        """Let others load again, in the parent."""
+        """Let others load again, in the parent and in the child, which keeps the models."""
         self.lock.release()
-
-    def after_fork_in_child(self) -> None:
-        """The child keeps the models, and gets a lock of its own."""
-        self.lock = threading.RLock()
 
 
 _ANSWERERS = Answerers()
@@ -271,7 +266,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(
         before=_ANSWERERS.before_fork,
         after_in_parent=_ANSWERERS.after_fork,
-        after_in_child=_ANSWERERS.after_fork_in_child,
+        after_in_child=_ANSWERERS.after_fork,
     )
 
 

@@ -6,14 +6,15 @@ answers of minibert's pipeline.  `/answer` is QuestionAnswerer: several texts, "
 
 from __future__ import annotations
 
+import difflib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
-from minibert.answering import QuestionAnswerer
+from minibert.answering import Options, QuestionAnswerer
 from minibert.errors import InputError
-from minibert.pipelines import QuestionAnsweringPipeline
+from minibert.pipelines import PipelineOptions, QuestionAnsweringPipeline
 from minibert.reprs import shown
 from minibert.serve.refusals import Refusal, too_large
 from minibert.serve.settings import Settings
@@ -119,6 +120,7 @@ def predict(request: dict[str, Any], model: SharedModel, settings: Settings) -> 
         InputError: a question, a text or a parameter cannot be used.
         Refusal: it asks for too much.
     """
+    check_names(request["parameters"], [*PipelineOptions.__dataclass_fields__, "topk"])
     pipe = QuestionAnsweringPipeline(model, **request["parameters"])
     check_answers("top_k", pipe.options.top_k, settings)
     inputs = request["inputs"]
@@ -165,6 +167,7 @@ def answer(request: dict[str, Any], model: SharedModel, settings: Settings) -> A
     question, context, n = options.pop("question"), options.pop("context"), options.pop("n", 1)
     if not isinstance(question, str):
         raise InputError(f"question must be a string, got {shown(question)}")
+    check_names(options, Options.__dataclass_fields__)
     check_answers("n", n, settings)
     found = QuestionAnswerer(model).n_best(question, context, n, **options)
     return {
@@ -188,6 +191,18 @@ def null_probability(answer: Answer, temperature: float) -> float:
 
 
 # ---------------------------------------------------------------- limits
+
+
+def check_names(options: Mapping[str, Any], known: Collection[str]) -> None:
+    """Refuse names that are no options: to Python, some of them mean other arguments.
+
+    Raises:
+        InputError: there is one.
+    """
+    if unknown := next((name for name in options if name not in known), None):
+        near = difflib.get_close_matches(unknown[:80], known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
+        raise InputError(f"unknown option {shown(unknown)}; {hint}")
 
 
 def check_answers(name: str, count: object, settings: Settings) -> None:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from minibert.errors import InputError
-from minibert.files import json_value, read_file
+from minibert.files import LIFTED_BY, bound, json_value, read_file
 from minibert.reprs import short_repr, shown
 
 SHOWN = 10  # problems of a file that are listed
@@ -151,7 +151,7 @@ def unpack(path: str | Path, packed: gzip.GzipFile | lzma.LZMAFile, size: int) -
     Raises:
         InputError: it is damaged, or becomes larger than any honest file would.
     """
-    most = max(UNPACKED_RATIO * size, UNPACKED_ALWAYS)
+    most = bound(max(UNPACKED_RATIO * size, UNPACKED_ALWAYS))
     unpacked = io.BytesIO()
     try:
         while part := packed.read(2**20):
@@ -160,7 +160,7 @@ def unpack(path: str | Path, packed: gzip.GzipFile | lzma.LZMAFile, size: int) -
                 raise InputError(
                     f"{path}: its {size} bytes become more than {most} when they are unpacked, "
                     f"more than {UNPACKED_RATIO} times as many. If that is meant, unpack the file "
-                    "and name what comes out."
+                    f"and name what comes out; or {LIFTED_BY}."
                 )
     except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
         raise InputError(f"{path}: its compressed data are damaged: {error}") from None

@@ -33,7 +33,7 @@ from minibert.arrays import Floats
 from minibert.documents import to_json
 from minibert.drafts import put_back, sweep, synchronise, whole_folder
 from minibert.errors import InputError, MinibertError
-from minibert.files import remedy, unwritable
+from minibert.files import json_value, remedy, unwritable
 from minibert.progress import notice
 from minibert.training.result import WEIGHTS
 from minibert.unfinished import differences, lock
@@ -42,6 +42,7 @@ RUN, BEST, HEADER, LOG, PAGE = "run", "best", "run.json", "log.jsonl", "training
 STATE = "state.json"
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 BLOCK = 2**22  # bytes that are summed at once
+LARGEST = 2**63  # of a number in the log
 
 
 @dataclass
@@ -84,14 +85,14 @@ class RunFolder:
             return file.tell()
 
     def records(self) -> list[dict[str, Any]]:
-        """All lines of the log."""
+        """All lines of the log but damaged ones: the run does not depend on them."""
         with self.writing(self.run / LOG):
             lines = (self.run / LOG).read_bytes().splitlines()
         found = []
         for line in lines:
-            with suppress(ValueError):  # a damaged line: the run does not depend on it
-                found.append(json.loads(line))
-        return found
+            with suppress(ValueError):
+                found.append(json_value(line.decode()))
+        return list(filter(is_record, found))
 
     def write_page(self, page: str) -> None:
         """Write training.html."""
@@ -160,7 +161,7 @@ class RunFolder:
         Raises:
             OSError, EOFError, ValueError, KeyError, TypeError: it is damaged.
         """
-        document = json.loads((path / STATE).read_text(encoding="utf-8"))
+        document = json_value((path / STATE).read_text(encoding="utf-8"))
         known = [each.name for each in fields(State) if each.name in document]
         state, sums = State(**{name: document[name] for name in known}), document["checksums"]
         # A minibert that knew fewer things of a run wrote another sum, or none.
@@ -258,7 +259,7 @@ def write_header(
     line = json.dumps(header).encode() + b"\n"
     if before and not line.startswith(before):
         with suppress(ValueError):
-            if isinstance(document := json.loads(before), dict):
+            if isinstance(document := json_value(before.decode()), dict):
                 before = json.dumps({**usual, **document}).encode()
         if different := differences(path, before, header):
             raise InputError(
@@ -294,6 +295,23 @@ def check_folder(folder: Path) -> None:
                 f"{folder}: holds {names[0]!r}, and no run to go on with. Choose another folder, "
                 "or an empty one."
             )
+
+
+def is_record(value: Any) -> bool:
+    """Whether a value of JSON is a line of a log: its kind, its step, and numbers of the run.
+
+    Example:
+        >>> is_record({"kind": "step", "step": 3, "loss": 0.5}), is_record({"kind": "step"})
+        (True, False)
+    """
+    if not isinstance(value, dict) or value.get("kind") not in ("step", "measurement"):
+        return False
+    if value["kind"] == "measurement" and value.get("f1") is None:
+        return False
+    numbers = [part for name, part in value.items() if name != "kind" and part is not None]
+    return type(value.get("step")) is int and all(
+        isinstance(part, int | float) and abs(part) < LARGEST for part in numbers
+    )
 
 
 def checksum_of(state: State) -> int:
