@@ -530,3 +530,60 @@ MUTANTS = [
            "test_lessons.py"),
     Mutant("lessons: the library is called within a learner's world", "minibert/lessons/learner.py",
            "if value is before or value is definition:", "if value is before:", "test_lessons.py"),
+]  # fmt: skip
+
+
+def run(mutant: Mutant) -> bool:
+    """Plant one mistake; True if a test fails."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder)
+        for name in ("minibert", "kernels", "tests"):
+            ignore = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(ROOT / name, copy / name, ignore=ignore)
+        shutil.copyfile(ROOT / "pyproject.toml", copy / "pyproject.toml")
+        target = copy / mutant.file
+        text = target.read_text(encoding="utf-8")
+        if text.count(mutant.old) != 1:
+            raise SystemExit(
+                f"{mutant.name}: {mutant.file} holds its text {text.count(mutant.old)} times"
+            )
+        target.write_text(text.replace(mutant.old, mutant.new), encoding="utf-8")
+        site = copy / "site"
+        (site / "minibert").mkdir(parents=True)
+        for source in (copy / "minibert").iterdir():
+            (site / "minibert" / source.name).symlink_to(source)
+        (site / "minibert" / "kernels").symlink_to(copy / "kernels")
+        tests = [str(copy / "tests" / name) for name in mutant.tests.split()]
+        variables = {"PYTHONPATH": str(site), "PYTHONDONTWRITEBYTECODE": "1"}
+        if mutant.file.startswith("kernels/"):  # no broken code in the user's cache
+            variables["MINIBERT_CACHE_DIR"] = str(copy / "cache")
+        # The copy has to win over the installed package: first on the path, and not as a plugin.
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests],
+            cwd=copy,
+            env=os.environ | variables,
+            capture_output=True,
+            text=True,
+        )
+    if done.returncode not in (0, 1):  # 1: tests failed; others: they did not run
+        raise SystemExit(
+            f"{mutant.name}: the tests did not run\n{done.stdout[-2000:]}{done.stderr}"
+        )
+    return done.returncode == 1
+
+
+def main() -> int:
+    """Run the chosen mutants."""
+    chosen = [m for m in MUTANTS if not sys.argv[1:] or any(w in m.name for w in sys.argv[1:])]
+    missed = []
+    for mutant in chosen:
+        caught = run(mutant)
+        print(f"{'caught' if caught else 'MISSED'}  {mutant.name}", flush=True)
+        if not caught:
+            missed.append(mutant.name)
+    print(f"{len(chosen) - len(missed)} of {len(chosen)} caught")
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
