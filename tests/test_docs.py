@@ -15,10 +15,11 @@ from minibert.kernels.cuda.recipes import missing_compiler
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+BUILT = ("site-packages", "build")  # folders of what was installed or built
 DOCUMENTS = [
     path
     for path in sorted(ROOT.glob("**/*.md"))
-    if not any(p.startswith(".") or p == "site-packages" for p in path.relative_to(ROOT).parts)
+    if not any(p.startswith(".") or p in BUILT for p in path.relative_to(ROOT).parts)
 ] + [ROOT / ".github" / name for name in ("CONTRIBUTING.md", "SECURITY.md")]
 SOURCES = [
     path
