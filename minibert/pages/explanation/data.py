@@ -45,6 +45,7 @@ def script_data(e: Explanation) -> str:
         "keys": packed(e.strongest.keys),
         "weights": packed(np.round(e.strongest.weights * 255).astype(np.uint8)),
         "strongest": e.strongest.keys.shape[-1],
+        "covered": packed(e.strongest.covered.astype(np.float32)),
         "maps": [
             {"layer": layer, "head": head, "map": packed(np.round(255 * probs).astype(np.uint8))}
             for (layer, head), probs in e.maps.items()

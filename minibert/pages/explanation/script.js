@@ -222,6 +222,7 @@
   const keys = new Uint16Array(bytes(data.keys));
   const weights = new Uint8Array(bytes(data.weights));
   const groups = new Uint8Array(bytes(data.groups));
+  const covered = new Float32Array(bytes(data.covered));
   const SPECIAL = 2; // groups from here on are [CLS] and [SEP]
   const cells = [...document.querySelectorAll("#heads td")];
   let chosen = Math.max(0, cells.findIndex((cell) => cell.tabIndex === 0));
@@ -291,7 +292,8 @@
     ];
     picture.replaceChildren(...parts);
     $("lines-note").textContent = `Layer ${Math.floor(chosen / data.heads)}, head ${
-      chosen % data.heads}: ${links.length} readings.`;
+      chosen % data.heads}: ${links.length} readings. The ${per} strongest of each token are ${
+      Math.round(100 * covered[chosen])} % of what it reads here, on average.`;
   }
 
   function choose(head) {
