@@ -26,6 +26,7 @@ from hypothesis import strategies as st
 from minibert.checkpoints.pickles import step_through
 from minibert.checkpoints.torch_pickle import read_torch_file
 from minibert.errors import CheckpointError, MinibertError, ModelNotFoundError
+from minibert.files import without_bounds
 
 # --- pickles, instruction by instruction -------------------------------------------------------
 
@@ -657,11 +658,12 @@ def test_a_list_that_holds_itself_is_skipped_or_an_error(write):
 @pytest.mark.slow
 def test_very_deep_nesting_is_skipped_or_an_error(write):
     deep = b")" + b"\x85" * 200_000
-    assert list(read_torch_file(write(dict_of({"x": tensor(), "deep": deep})))) == ["x"]
-    problem(write(deep))
-    problem(write(deep + b"Q"))
-    problem(write(b"}" + deep + b"Ns"))  # to hash it would crash Python
-    problem(write(b"}" + b"](" * 100_000))
+    with without_bounds():  # or it has too many instructions
+        assert list(read_torch_file(write(dict_of({"x": tensor(), "deep": deep})))) == ["x"]
+        problem(write(deep))
+        problem(write(deep + b"Q"))
+        problem(write(b"}" + deep + b"Ns"))  # to hash it would crash Python
+        problem(write(b"}" + b"](" * 100_000))
 
 
 def test_a_short_pickle_cannot_copy_a_long_list_again_and_again(write):
