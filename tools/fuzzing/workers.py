@@ -31,6 +31,7 @@ from minibert.kernels.cache import cache_folder
 SECONDS = 5.0  # of the processor that a case may take
 HANGS = 60.0  # seconds by the clock, after which nobody waits any more
 MEMORY = 64 << 20  # bytes that a case may take, whatever its size
+EMBEDDED = 192 << 20  # and those of a command, which may be about the embedded model
 TIMES = 50  # and so many times the size of its files, as JSON may; see SECURITY.md
 ADDRESSES = 3 << 30  # bytes of addresses beyond those that the program has anyway
 
@@ -82,7 +83,8 @@ def watched(case: Case, folder: Path, watch: Watch) -> Verdict:
     if watch.seen or (folder / "ran").exists():  # see PROGRAMS in formats.py
         seen = watch.seen or ["a program of a pickle has run"]
         return Verdict("escape", seen[0][:40], "\n".join(seen), seconds)
-    if verdict.good and taken > MEMORY + TIMES * size:
+    most = MEMORY + TIMES * size + EMBEDDED * (case.kind == "commands")
+    if verdict.good and taken > most:
         said = f"{taken / 1e6:.0f} MB for {size / 1e6:.2f} MB of files; {verdict.detail}"
         return Verdict("memory", case.kind, said, seconds)
     if verdict.good and seconds > SECONDS:
