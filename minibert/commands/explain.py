@@ -94,10 +94,14 @@ def check_usage(parser: argparse.ArgumentParser, args: argparse.Namespace) -> No
     """End with status 2 if options contradict each other."""
     if args.text is not None and args.file is not None:
         parser.error("give the text once: as TEXT or with --file")
+    if args.compare is not None and not args.compare.strip():
+        parser.error("--compare is empty: give another question, which ends in ?, or another text")
 
 
 def command_explain(args: argparse.Namespace) -> None:
     """Run `minibert explain`."""
+    from minibert.explaining.learner import named_step  # here: --help needs no NumPy
+
     check_output(args.output)
     names, texts = read_texts(args)
     check_apart(names, args.output)
@@ -105,12 +109,20 @@ def command_explain(args: argparse.Namespace) -> None:
     found = qa.explain(
         args.question, texts, window=args.window, thorough=args.thorough, lessons=args.lessons
     )
+    found = replace(found, titles=[name or f"text {n}" for n, name in enumerate(names)])
+    seconds = found.seconds
     if args.compare is not None:
-        other = (args.compare, texts) if args.compare.rstrip().endswith("?") else None
-        question, context = other or (args.question, args.compare)
-        found = replace(found, other=qa.explain(question, context))
+        asks = args.compare.rstrip().endswith("?")
+        notice(f"minibert: compared with another {'question' if asks else 'text'}")
+        question, context = (args.compare, texts) if asks else (args.question, args.compare)
+        other = qa.explain(question, context)
+        found = replace(found, other=other)
+        seconds += other.seconds
+    if found.learnt is not None and found.learnt.departure is not None:
+        first = found.learnt.departure
+        notice(f"minibert: the first step that departs is {named_step(first.step)}: {first.what}")
     found.save(args.output)
     path = Path(args.output).resolve()
-    notice(f"minibert: {args.output}: {path.stat().st_size / 1e6:.1f} MB, in {found.seconds:.1f} s")
+    notice(f"minibert: {args.output}: {path.stat().st_size / 1e6:.1f} MB, in {seconds:.1f} s")
     if args.open and not webbrowser.open(path.as_uri()):
         raise InputError(f"{args.output}: is written, but no browser could be opened here")

@@ -39,23 +39,22 @@ def groups_of(window: Window) -> Ints:
 
 
 def shares(probs: Sequence[Floats], groups: Ints) -> NDArray[np.float64]:
-    """How much of their reading tokens of question and text do in each of `KINDS`, [L, H, K].
+    """How much of their reading tokens do in each of `KINDS`, [L, H, K].
 
-    Each token reads with weights that sum to 1; those of all tokens of question and text are
-    summed and divided by the number of these tokens, so the K shares of a head sum to 1.
+    Each token reads with weights that sum to 1; these are means over the tokens that a kind is of:
+    of "question to text" over the question's.
 
     Args:
         probs: of each layer [H, S, S].
         groups: [S].
     """
-    readers = max(1, int(np.isin(groups, (QUESTION, TEXT)).sum()))
     found = np.zeros((len(probs), len(probs[0]), len(KINDS)))
     for number, (_, of, to) in enumerate(KINDS):
         rows = np.isin(groups, of).astype(np.float32)
         columns = np.isin(groups, to).astype(np.float32)
         for i, layer in enumerate(probs):
-            found[i, :, number] = (layer @ columns) @ rows  # [H]
-    return found / readers
+            found[i, :, number] = (layer @ columns) @ rows / max(1.0, rows.sum())  # [H]
+    return found
 
 
 @dataclass(frozen=True, eq=False)

@@ -135,6 +135,8 @@ class Explanation:
     shares: list[Share]  # answer minus "no answer", answer minus rival
     thorough: Thorough | None
     seconds: float
+    longest: int  # tokens of a window
+    titles: list[str]  # of the texts
     learnt: Learnt | None = None  # where a learner's functions ran in the definition's place
     other: Explanation | None = None  # what it is compared with
 
@@ -253,6 +255,8 @@ def explain(
         shares=[share for share, _ in found],
         thorough=deep,
         seconds=time.perf_counter() - began,
+        longest=chosen.max_seq_length or model.usual_seq_length,
+        titles=[f"text {n}" for n in range(1 + max(w.document for w in windows))],
         learnt=learnt,
     )
 

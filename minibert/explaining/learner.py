@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -76,7 +77,7 @@ class Learner:
         if error is not None:
             last = f"behind {next(reversed(mine.trace))}" if mine.trace else "in the first step"
             raise InputError(
-                f"{self.folder}: {last}: {type(error).__name__}: "
+                f"{self.folder}: {place_of(error, self.folder)}{last}: {type(error).__name__}: "
                 f"{' '.join(str(error).split()):.200}. `minibert lessons check "
                 f"{self.folder}` helps."
             )
@@ -108,6 +109,41 @@ def difference(got: Floats | None, right: Floats) -> str:
     place = np.unravel_index(int(away.argmax()), away.shape)
     numbers = ", ".join(str(int(i)) for i in place)
     return f"at [{numbers}] it has {got[place]:.5g}, the definition {right[place]:.5g}"
+
+
+# The end of a step's name in a trace -> what it computes, with the lessons' functions.
+STEPS = {
+    "embeddings": "the embeddings (embed, layer_norm)",
+    "projection": "the projection of the embeddings (linear)",
+    "qkv": "queries, keys and values (linear)",
+    "attention.probs.0": "attention's probabilities (split_heads, softmax, attention_probs)",
+    "attention.context": "what attention reads (attention)",
+    "attention.output": "the first half of the layer (linear, layer_norm)",
+    "intermediate": "the inner numbers of the feed-forward part (linear, gelu)",
+    "logits": "the logits (bert, encoder_layer, span_logits)",
+}
+
+
+def named_step(step: str) -> str:
+    """A step of a trace in words.
+
+    Example:
+        >>> named_step("layer.3.qkv"), named_step("layer.3")
+        ('queries, keys and values (linear) of layer 3', 'the result of layer 3')
+    """
+    if step in STEPS:
+        return STEPS[step]
+    _, layer, *rest = step.split(".", 2)
+    return f"{STEPS[rest[0]] if rest else 'the result'} of layer {layer}"
+
+
+def place_of(error: BaseException, folder: str) -> str:
+    """In which function and line of a learner's file an error arose; '' if in none."""
+    frames = traceback.extract_tb(error.__traceback__)
+    mine = [frame for frame in frames if Path(frame.filename).parent == Path(folder).expanduser()]
+    if not mine:
+        return ""
+    return f"{Path(mine[-1].filename).name}, line {mine[-1].lineno}, in {mine[-1].name}: "
 
 
 def named(functions: Iterable[str]) -> str:

@@ -12,7 +12,7 @@ from html import escape
 from pathlib import Path
 
 from minibert.explaining.explanation import Explanation
-from minibert.explaining.learner import Learnt, named
+from minibert.explaining.learner import Learnt, named, named_step
 from minibert.pages.explanation.code import cut, listing
 from minibert.pages.explanation.data import script_data
 from minibert.pages.explanation.heads import attention_section
@@ -94,7 +94,7 @@ def explanation_page(e: Explanation) -> str:
 def opening(e: Explanation) -> Iterator[str]:
     """The answer, and the way of the data."""
     first = e.answers[0]
-    seen = e.seen[0].window
+    several = len(e.titles) > 1
     yield f'<p class="answer" dir="auto">{escape(str(first)) or "<i>no answer</i>"}</p>'
     if first.is_null:
         yield (
@@ -105,17 +105,18 @@ def opening(e: Explanation) -> Iterator[str]:
         text = {s.window.document: s.window.context.text for s in e.seen}[first.document]
         before, after = text[: first.start], text[first.end :]
         if len(before) > AROUND:
-            before = f"… {before[-AROUND:]}"
+            before = f"… {before[-AROUND:].partition(' ')[2]}"
         if len(after) > AROUND:
-            after = f"{after[:AROUND]} …"
+            after = f"{after[:AROUND].rpartition(' ')[0]} …"
         yield (
             f'<p dir="auto">{escape(before)}<mark>{escape(first.text)}</mark>'
             f"{escape(after)}</p><p>Probability {first.probability:.2f}, score "
-            f"{first.score:.2f}; “no answer” has {first.null_score:.2f}.</p>"
+            f"{first.score:.2f}; “no answer” has {first.null_score:.2f}"
+            f"{f', in {escape(e.titles[first.document])}' * several}.</p>"
         )
     yield (
         "<p>This is the way there, step by step, with this question’s own numbers: text, tokens, "
-        f"{len(e.seen)} window{'s' * (len(e.seen) > 1)}, {len(seen)} vectors, "
+        f"{len(e.seen)} window{'s' * (len(e.seen) > 1)}, {len(e.names)} vectors of one of them, "
         f"{e.config.num_hidden_layers} layers, logits, spans, answer.</p>"
     )
 
@@ -130,7 +131,7 @@ def learnt_lines(found: Learnt) -> Iterator[str]:
     if found.departure is None:
         yield "<p><b>Every step gives what the definition gives.</b></p>"
         return
-    step, what = found.departure.step, found.departure.what
+    step, what = named_step(found.departure.step), found.departure.what
     yield (
         f'<p class="departure"><b>The first step that departs is {escape(step)}:</b> '
         f"{escape(what)}.</p>"
@@ -142,7 +143,10 @@ def compared(e: Explanation, other: Explanation) -> Iterator[str]:
     yield "<h2>Side by side</h2>"
     yield '<div class="beside">'
     for each, name in ((e, "This one"), (other, "The other")):
+        text = each.seen[0].window.context.text
         yield f"<section><h3>{name}: {escape(each.question)}</h3>"
+        if other.question == e.question:
+            yield f'<p dir="auto">Text: {escape(cut(text))}</p>'
         yield from listing(
             "Answers",
             ("answer", "score", "probability"),

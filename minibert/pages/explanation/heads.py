@@ -19,15 +19,16 @@ def attention_section(e: Explanation) -> Iterator[str]:
     """A grid of heads, one head's readings, and the heads that matter most."""
     layers, heads, _ = e.shares_of_heads.shape
     mean = e.shares_of_heads.mean(axis=(0, 1))
-    order = np.argsort(-mean)
     covered = e.strongest.covered
     yield "<h2>5. Attention</h2>"
     yield (
         f"<p>In each layer, {heads} heads let every token read from others, with weights that sum "
-        f"to 1. Over all {layers * heads} heads, most of what question and text read is "
-        f"{escape(KINDS[order[0]][0])} ({mean[order[0]]:.0%}), then {escape(KINDS[order[1]][0])} "
-        f"({mean[order[1]]:.0%}).</p>"
+        f"to 1. Over all {layers * heads} heads, the question does {mean[1]:.0%} of its reading "
+        f"in the text, the text {mean[2]:.0%} in the question; {mean[4]:.0%} go to [CLS], "
+        f"{mean[5]:.0%} to [SEP].</p>"
     )
+    first = next(iter(e.maps), (0, 0))
+    numbers = "".join(f'<th scope="col">{head}</th>' for head in range(heads))
     kinds = "".join(
         f'<option value="{n}"{" selected" * (n == FIRST_KIND)}>{escape(name)}</option>'
         for n, (name, *_) in enumerate(KINDS)
@@ -38,10 +39,10 @@ def attention_section(e: Explanation) -> Iterator[str]:
     )
     yield (
         '<div class="wide"><table id="heads" role="grid" aria-label="Heads by layer"><caption>'
-        "Percent of a head's reading that is of this kind; rows are layers, columns heads. "
-        "Arrow keys move, and choose the head that is drawn below.</caption><tbody>"
+        "Percent of the readers' reading that is of this kind; rows are layers, columns heads, "
+        "both counted from 0. Arrow keys move, and choose the head that is drawn below.</caption>"
+        f"<thead><tr><td></td>{numbers}</tr></thead><tbody>"
     )
-    first = next(iter(e.maps), (0, 0))
     for layer in range(layers):
         cells = []
         for head in range(heads):
@@ -75,7 +76,7 @@ def attention_section(e: Explanation) -> Iterator[str]:
         yield (
             f'<figure><figcaption>Layer {layer}, head {head}</figcaption><canvas id="map-{n}" '
             f'role="img" aria-label="Attention of layer {layer}, head {head}: {does}"></canvas>'
-            f"<p>{worth:.2f}; {does}</p></figure>"
+            f"<p>worth {worth:.2f}; {does}</p></figure>"
         )
     yield (
         '</div><p class="note">Rows read, columns are read, both in the order of the window; the '

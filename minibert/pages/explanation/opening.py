@@ -29,7 +29,7 @@ def tokens_section(e: Explanation) -> Iterator[str]:
     yield "<h2>1. Text to tokens</h2>"
     yield (
         "<p>BERT reads word pieces of a fixed vocabulary: frequent words are one token, rare ones "
-        f"several. Question and text are {count} tokens here, with those that frame them; "
+        f"several. {sizes(e)} Those of window {e.shown}, with what frames them, are {count}; "
         f"{int(e.unknown.sum())} of them stand for something that the vocabulary does not know.</p>"
     )
     shown = []
@@ -52,26 +52,37 @@ def tokens_section(e: Explanation) -> Iterator[str]:
     yield unfolded_later(f"All {count} tokens with their ids and places", "\n".join(lines))
 
 
+def sizes(e: Explanation) -> str:
+    """How many tokens question and texts have."""
+    texts = {seen.window.document: len(seen.window.context) for seen in e.seen}
+    asked = int(np.count_nonzero(groups_of(e.window.window) == QUESTION))
+    kind = "the text" if len(texts) == 1 else f"the {len(texts)} texts"
+    return f"The question has {asked} tokens here, {kind} {sum(texts.values())}."
+
+
 def windows_section(e: Explanation) -> Iterator[str]:
     """The text as a ribbon with its windows."""
     yield "<h2>2. Tokens to windows</h2>"
     several = len(e.seen) > 1
     yield (
-        f"<p>The model reads at most {e.config.longest_window} tokens at once, so a longer text is "
-        "read through overlapping windows, each beside the question. "
+        f"<p>The model could read {e.config.longest_window} tokens at once, and reads at most "
+        f"{e.longest} here; a longer text is read through overlapping windows, each beside the "
+        "question. "
         + (
-            f"This one needs {len(e.seen)}; each token of the text counts in the one that sees "
-            f"most around it. All that follows is about window {e.shown}.</p>"
+            f"There are {len(e.seen)}; each token of a text counts in the one that sees most "
+            f"around it. All that follows is about window {e.shown}.</p>"
             if several
             else "This one fits into one window.</p>"
         )
     )
     if several:
         yield figure(
-            "The windows, from the text's beginning to its end",
+            "The windows, each from its text's beginning to its end",
             ribbon(e),
             "Thin: what a window shows. Thick: the tokens that count there. "
-            f"The coloured one is window {e.shown}.",
+            f"The coloured one is window {e.shown}."
+            + "".join(f" Text {n}: {escape(title)}." for n, title in enumerate(e.titles))
+            * (len(e.titles) > 1),
         )
     yield from folded(windows.make_windows)
 
@@ -90,7 +101,8 @@ def ribbon(e: Explanation) -> str:
             return 70 + 320 * token / length
 
         mine = np.flatnonzero(each.mine) - window.offset + window.begin
-        parts.append(words(62, y + 5, f"window {at}", "small", "end"))
+        label = f"{at}, text {window.document}" if len(e.titles) > 1 else f"window {at}"
+        parts.append(words(62, y + 5, label, "small", "end"))
         parts.append(straight(f"line {colour}", x(window.begin), y, x(window.end), y))
         if len(mine):
             parts.append(straight(f"block {colour}", x(int(mine[0])), y, x(int(mine[-1]) + 1), y))

@@ -208,7 +208,7 @@
     $("decided").replaceChildren(...answers.map((a, n) => row([
       n + 1, a.text || "(no answer)", digits(a.score),
       sums ? a.probability.toFixed(4) : "", a.text ? `${a.start} to ${a.end}` : "",
-      windows.length > 1 ? a.number : ""])));
+      ...(windows.length > 1 ? [a.number] : [])])));
     $("decided").dataset.answers = JSON.stringify(answers);
     $("decision").textContent = answers[0].text
       ? `The answer is now: ${answers[0].text}` : "The answer is now: no answer";
@@ -224,14 +224,15 @@
   const groups = new Uint8Array(bytes(data.groups));
   const covered = new Float32Array(bytes(data.covered));
   const SPECIAL = 2; // groups from here on are [CLS] and [SEP]
-  const cells = [...document.querySelectorAll("#heads td")];
+  const cells = [...document.querySelectorAll("#heads tbody td")];
   let chosen = Math.max(0, cells.findIndex((cell) => cell.tabIndex === 0));
 
   function shareOf(head, kind) {
     const n = data.kinds.length;
     const mine = shares.subarray(head * n, head * n + n);
     if (!$("no-specials").checked) return mine[kind];
-    const rest = mine[0] + mine[1] + mine[2] + mine[3];
+    const first = kind < 2 ? 0 : 2; // the two kinds of the same readers
+    const rest = mine[first] + mine[first + 1];
     return kind < 4 && rest > 0 ? mine[kind] / rest : 0;
   }
 

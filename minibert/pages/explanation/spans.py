@@ -67,6 +67,7 @@ def matrix_section(e: Explanation) -> Iterator[str]:
         f'<option value="{n}"{" selected" * (n == e.shown)}>{n}</option>'
         for n in range(len(e.seen))
     )
+    several = len(e.seen) > 1
     threshold = float(np.clip(e.options.null_score_diff_threshold, -20, 20))
     yield (
         '<form class="sliders"><label>Decoder <select id="decoder"><option value="sums">sums of '
@@ -87,7 +88,9 @@ def matrix_section(e: Explanation) -> Iterator[str]:
         "<thead><tr>"
         + "".join(
             f'<th scope="col">{name}</th>'
-            for name in ("", "answer", "score", "probability", "characters", "window")
+            for name in ("", "answer", "score", "probability", "characters", "window")[
+                : 5 + several
+            ]
         )
         + '</tr></thead><tbody id="decided"></tbody></table></div>'
     )
@@ -114,6 +117,7 @@ def rivals_section(e: Explanation) -> Iterator[str]:
     first = e.answers[0]
     null = float(seen.start[0] + seen.end[0])
     score = float(seen.scores()[e.best])
+    null_said = "it is the answer" if first.is_null else f"its lead: {signed(null - score)}"
     lead = f"{abs(score - null):.2f} {'ahead of' if score > null else 'behind'} “no answer”"
     yield (
         f"<p>The answer given is “{escape(cut(str(first) or 'no answer'))}”, with "
@@ -121,12 +125,13 @@ def rivals_section(e: Explanation) -> Iterator[str]:
         f"({score:.2f} and {null:.2f}).</p>"
     )
     yield from listing(
-        "The best spans of this window, and why each but the first lost",
+        "The best spans of this window, and why each lost; and “no answer”",
         ("span", "score", "why it lost"),
         [
             (cut(rival.text) or "(not in the text)", f"{rival.score:.2f}", why_lost(rival, n))
             for n, rival in enumerate(e.rivals, 1)
-        ],
+        ]
+        + [("(no answer)", f"{null:.2f}", null_said)],
     )
 
 
@@ -135,5 +140,5 @@ def why_lost(rival: Rival, place: int) -> str:
     if rival.rule != ALLOWED:
         return f"forbidden: {RULES[rival.rule]}"
     if rival.start == rival.end == 0:
-        return "it is the best" if place == 1 else "equal, but later in the text"
+        return "the best span" if place == 1 else "equal, but later in the text"
     return f"start {signed(-rival.start)}, end {signed(-rival.end)}"

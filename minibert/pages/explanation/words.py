@@ -51,7 +51,9 @@ def words_section(e: Explanation) -> Iterator[str]:
         "<p>Each word’s share of a difference of logits, for this start and this end: the gradient "
         "of the difference at the word’s embeddings times these embeddings. A share is how the "
         "difference would change, to first order, if the word’s embedding grew; shares need not "
-        "sum to the difference.</p>"
+        'sum to the difference. <span class="for" style="--a:.5">Orange, with a line</span>: for '
+        'the answer; <span class="against" style="--a:.5">blue, with '
+        "dashes</span>: against it.</p>"
     )
     for share in e.shares:
         yield from share_lines(e, share, answer)
@@ -69,7 +71,11 @@ def words_section(e: Explanation) -> Iterator[str]:
 def share_lines(e: Explanation, share: Share, answer: str) -> Iterator[str]:
     """The words of one difference: coloured where they stand, and the first ones listed."""
     rival = share.target.name
-    named = "“no answer”" if share is e.shares[0] else f"its best rival, “{cut(rival)}”"
+    named = (
+        "“no answer”"
+        if share is e.shares[0]
+        else f"its best rival that shares no word with it, “{cut(rival)}”"
+    )
     lead = "leads" if share.value >= 0 else "is behind"
     yield f"<h3>The answer minus {escape(named)}</h3>"
     order = np.argsort(-share.words)
@@ -99,6 +105,11 @@ def with_shares(
 def part(word: Word) -> str:
     """What a word is of."""
     return "question" if word.group == QUESTION else "text"
+
+
+def percent(part: float) -> str:
+    """A part of something in percent, where that still means something."""
+    return f"{part:.1%}" if part <= 1 else "more than the whole of it"
 
 
 def coloured(words: Sequence[Word], values: NDArray[np.float64], group: int) -> str:
@@ -134,7 +145,7 @@ def pairs_lines(e: Explanation, share: Share) -> Iterator[str]:
     yield (
         "<p>Attention probability times its gradient, both directions, summed over all layers and "
         f"heads. The strongest pair is “{escape(questions[row])}” with “{escape(texts[column])}” "
-        f"({signed(values[row, column])}).</p>"
+        f"({signed(values[row, column])}; below 0: against the answer).</p>"
     )
     head = "".join(f'<th scope="col">{escape(cut(texts[at]))}</th>' for at in chosen)
     yield (
@@ -159,7 +170,7 @@ def thorough_lines(e: Explanation, found: Thorough) -> Iterator[str]:
         verdict = "converged" if path.converged else "not converged"
         told.append(
             f"from {path.baseline}: {verdict}, the shares miss the difference of "
-            f"{path.difference:.2f} by {path.error:.1%} after {path.steps} steps"
+            f"{path.difference:.2f} by {percent(path.error)} after {path.steps} steps"
         )
     yield f"<p>Integrated gradients {escape('; '.join(told))}.</p>"
     if len(found.paths) > 1:
@@ -187,6 +198,7 @@ def thorough_lines(e: Explanation, found: Thorough) -> Iterator[str]:
             f"<p>Check: without the {c.removed} words with the highest gradient × input, the "
             f"answer itself excepted, the lead falls by {c.top:.2f}; without as many random ones "
             f"by {np.mean(c.random):.2f} on average; {above} of {len(c.random)} random choices "
-            f"fall by less. The shares {'hold' if c.passed else 'do not hold here'}.</p>"
+            f"fall by less. {'So they matter' if c.passed else 'So they do not matter'} more than "
+            "others; the order among them is not checked by this.</p>"
         )
     yield f'<p class="note">This part took {found.seconds:.1f} s.</p>'
