@@ -316,11 +316,13 @@ def changed_options(options: Options, changes: dict[str, Any]) -> Options:
 
 def _all(examples: Iterable[Any]) -> Iterator[Any]:
     """The examples, if there can be any."""
-    if not isinstance(examples, Iterable):
+    try:
+        pairs = iter(examples)
+    except TypeError:  # an array without dimensions says that it can be iterated
         raise InputError(
             f"the examples must be (question, context) pairs, got {type(examples).__name__}"
-        )
-    yield from examples
+        ) from None
+    yield from pairs
 
 
 def _raised(answers: list[Answer] | InputError, where: str = "") -> list[Answer]:

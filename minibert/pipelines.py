@@ -328,10 +328,17 @@ def _arguments(args: tuple[Any, ...], question: Any, context: Any) -> list[Any] 
             return [inputs]
         if isinstance(inputs, Iterator):
             return inputs
+        if hasattr(inputs, "columns"):  # which would give the names of its columns
+            raise InputError(
+                "a table: give question=table['question'], context=table['context'], or take "
+                "BatchAnswerer, which gives a table back"
+            )
         if not isinstance(inputs, str | bytes):
-            if isinstance(inputs, Iterable):
+            # An array without dimensions is Iterable, but cannot be read.
+            if isinstance(inputs, Iterable) and getattr(inputs, "ndim", None) != 0:
                 return list(inputs)
-            if hasattr(inputs, "__getitem__") and hasattr(inputs, "__len__"):  # torch's Dataset
+            lazily = hasattr(inputs, "__getitem__") and hasattr(inputs, "__len__")
+            if lazily and not hasattr(inputs, "ndim"):  # torch's Dataset
                 return (inputs[i] for i in range(len(inputs)))
         raise InputError(
             "an example must be a dict with 'question' and 'context', "

@@ -356,6 +356,8 @@ def test_arguments_of_the_wrong_type_are_named(qa, tmp_path):
         load_model(tokenizer=3)
     with pytest.raises(BackendError, match="device must be one of auto, cpu.* got None"):
         load_model(device=None)
+    with pytest.raises(InputError, match="pairs, got ndarray"):
+        list(qa.answer_many(np.array(3)))
     with pytest.raises(InputError, match="pairs, got NoneType"):
         list(qa.answer_many(None))
     with pytest.raises(InputError, match="the output must be a folder's name, got 7"):

@@ -262,6 +262,8 @@ def test_bad_input_is_named(qa, arguments, message):
         ((5,), "must be a dict with 'question' and 'context', got int"),
         (("only a question",), "must be a dict"),
         (([WHERE, TEXT],), "example 1: an example must be a dict"),
+        ((np.array(3),), "an example must be a dict .*got ndarray"),
+        ((SimpleNamespace(columns=["question"]),), "a table: give question=table"),
         (({"question": WHERE},), "the example has no 'context'"),
         (
             ([{"question": WHERE, "context": TEXT}, {}],),
