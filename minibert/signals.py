@@ -21,6 +21,7 @@ UNBROKEN = {"_frozen_importlib", "importlib._bootstrap", "argparse"}
 
 EVERY = 0.01  # seconds after which a signal that waits looks again
 PATIENCE = 5.0  # seconds that it waits at most
+CLEANING = 2.0  # seconds after a signal in which another one does not break the cleaning up off
 
 
 class Terminated(KeyboardInterrupt):
@@ -72,6 +73,8 @@ def heeding() -> Iterator[None]:
 def let_go() -> None:
     """Let signals end the program at once, when there is nothing more to clean up."""
     if threading.current_thread() is threading.main_thread():
+        if hasattr(signal, "setitimer"):  # for one that still waits it is too late
+            signal.setitimer(signal.ITIMER_REAL, 0)
         for number in ENDINGS:
             if signal.getsignal(number) != signal.SIG_IGN:
                 signal.signal(number, signal.SIG_DFL)
@@ -82,6 +85,7 @@ class Waiting:
 
     def __init__(self) -> None:
         self.since: float | None = None
+        self.ended: float | None = None  # when one has ended the program, which cleans up now
 
     def end(self, number: int, frame: FrameType | None) -> None:
         """Raise what stands for a signal, now or when nothing is hurt by it.
@@ -90,6 +94,8 @@ class Waiting:
             KeyboardInterrupt: of the signal's kind.
         """
         now = time.monotonic()
+        if self.ended is not None and now - self.ended < CLEANING:
+            return  # a closed terminal says so twice, and Ctrl-C is pressed twice
         if hasattr(signal, "setitimer") and unbroken(frame):  # Windows has no such timers
             self.since = now if self.since is None else self.since
             if now - self.since < PATIENCE:
@@ -97,7 +103,7 @@ class Waiting:
                 signal.signal(signal.SIGALRM, lambda _, frame: self.end(number, frame))
                 signal.setitimer(signal.ITIMER_REAL, EVERY)
                 return
-        self.since = None
+        self.since, self.ended = None, now
         raise ENDINGS[number]
 
 

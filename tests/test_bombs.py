@@ -59,6 +59,19 @@ def test_a_file_that_grows_beyond_reason_is_not_unpacked(tmp_path, pack):
         read_squad(path)
 
 
+def test_millions_of_problems_are_counted_and_not_kept(tmp_path):
+    path = tmp_path / "data.json"
+    start = '{"data": [{"title": "t", "paragraphs": [{"context": "a", "qas": ['
+    many = "{}," * 100_000
+    path.write_text(f"{start}{many}{{}}]}}]}}]}}")
+    with memory_below(40_000_000), pytest.raises(InputError, match=r"[123]0000\d problems"):
+        read_squad(path)
+    path.write_text(json.dumps({"x" * 3_000_000: 3}))
+    with pytest.raises(InputError) as error:
+        read_predictions(path)
+    assert len(str(error.value)) < 5000
+
+
 def test_bounds_are_lifted_where_that_is_asked_for(tmp_path, capsys):
     path = tmp_path / "data.json"
     path.write_bytes(gzip.compress(b"[]" + b" " * 20_000_000))

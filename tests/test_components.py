@@ -88,6 +88,12 @@ HOSTILE = {
         {"normalizer": precompiled(base64_of(struct.pack("<2I", 4, 2**32 - 1)))},
         "precompiled_charsmap",
     ),
+    "nothing to replace by": (
+        {"normalizer": {"type": "Replace", "pattern": {"String": "a"}}},
+        "the normalizer Replace has no content",
+    ),
+    "nothing that is put before": ({"normalizer": {"type": "Prepend"}}, "has no prepend"),
+    "no rules at all": ({"normalizer": {"type": "Precompiled"}}, "has no precompiled_charsmap"),
     "an empty text to replace": ({"normalizer": replace("")}, "pattern of the normalizer"),
     "an empty regex to replace": ({"normalizer": replace("", kind="Regex")}, "{'Regex': ''}"),
     "a regex of nothing": ({"normalizer": replace("a*", kind="Regex")}, "{'Regex': 'a*'}"),

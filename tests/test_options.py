@@ -1,5 +1,6 @@
 """What users give: numbers of other programs, numbers beyond all bounds, objects of any kind."""
 
+import pickle
 import warnings
 from decimal import Decimal
 from fractions import Fraction
@@ -12,7 +13,7 @@ from squad_files import EXAMPLE
 from minibert.answering import Options, QuestionAnswerer
 from minibert.checkpoints.conversion import convert
 from minibert.commands.options import at_least
-from minibert.errors import BackendError, InputError, MinibertError
+from minibert.errors import BackendError, InputError, MinibertError, ModelNotFoundError
 from minibert.kernels.backend import get_backend
 from minibert.kernels.training import get_training_kernels
 from minibert.model import load_model
@@ -238,3 +239,12 @@ def test_whatever_is_in_a_message_is_short():
     for value in ("a" * 10**6, 10**5000, Odd(), [Odd()], {"a": 10**5000}, np.zeros(10**5)):
         assert len(shown(value)) <= 80
         assert len(spelled(value)) <= 80
+
+
+@pytest.mark.parametrize("kind", [InputError, ModelNotFoundError])
+def test_messages_can_be_printed_and_are_not_longer_than_a_screen(kind):
+    error = kind("\ud800" + "x" * 10**6 + "the end")
+    assert str(error).startswith("\\ud800x")
+    assert str(error).endswith("the end")
+    assert len(str(error)) < 5000
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)

@@ -167,7 +167,23 @@ def plain():
         signal.signal(number, handler)
 
 
-def test_signals_are_heeded_for_a_while_and_then_as_they_were(plain):
+def test_a_second_signal_does_not_break_the_cleaning_up_off(plain):
+    with heeding():
+        with pytest.raises(HungUp):
+            signal.raise_signal(signal.SIGHUP)
+        signal.raise_signal(signal.SIGHUP)
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_a_signal_that_still_waits_when_all_is_done_is_no_alarm(plain):
+    heed()
+    signal.setitimer(signal.ITIMER_REAL, 60)
+    let_go()
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+def test_signals_are_heeded_for_a_while_and_then_as_they_were(plain, monkeypatch):
+    monkeypatch.setattr("minibert.signals.CLEANING", 0.0)
     with heeding():
         for number, kind in (
             (signal.SIGINT, KeyboardInterrupt),

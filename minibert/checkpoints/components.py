@@ -333,6 +333,9 @@ def _step_problems(part: str, step: Any, kinds: Mapping[str, Mapping[str, Rule]]
         return
     options = {option: value for option, value in step.items() if option != "type"}
     wrong = list(option_problems(f"the {part} {kind}", options, kinds[kind]))
+    for option in NEEDED.get(kind, ()):
+        if option not in options:
+            wrong.append(f"the {part} {kind} has no {option}")
     yield from wrong
     if kind == "TemplateProcessing" and not wrong:
         pieces = [*step.get("single", []), *step.get("pair", [])]
@@ -341,6 +344,14 @@ def _step_problems(part: str, step: Any, kinds: Mapping[str, Mapping[str, Rule]]
             name = token.get("id") if isinstance(token, dict) else None
             if not isinstance(name, str) or name not in step.get("special_tokens", {}):
                 yield f"special_tokens of the {part} {kind} lack {shown(name)}, which it names"
+
+
+# Options without which a step is none.
+NEEDED = {
+    "Replace": ("pattern", "content"),
+    "Prepend": ("prepend",),
+    "Precompiled": ("precompiled_charsmap",),
+}
 
 
 def _growth(steps: list[dict[str, Any]]) -> int:

@@ -239,8 +239,9 @@ def _check_class(folder: Path, settings: Mapping[str, Any], form: Form | None) -
             "correct tokenizer_class in tokenizer_config.json or config.json."
         )
     raise TokenizerError(
-        f"{folder}: its tokenizer is a {name or program:.80}, which minibert does not know: it "
-        f"would split texts in another way than the model was trained with. {advice}"
+        f"{folder}: its tokenizer is a {name or program or 'nameless one':.80}, which minibert "
+        "does not know: it would split texts in another way than the model was trained with. "
+        f"{advice}"
     )
 
 

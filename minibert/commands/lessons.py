@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import Any
 
 from minibert.commands.options import examples, file_name
+from minibert.progress import harmless
 
 
 def add_command(commands: Any) -> None:
@@ -44,8 +46,9 @@ def command_lessons(args: argparse.Namespace) -> None:
         from minibert.lessons.folder import write_lessons
 
         written = write_lessons(folder)
-        print(f"{folder}: {len(written)} files written" if written else f"{folder}: all there")
-        print(f"Begin with README.md and 00_answer.py; then: minibert lessons check {folder}")
+        place = harmless(folder, sys.stdout)
+        print(f"{place}: {len(written)} files written" if written else f"{place}: all there")
+        print(f"Begin with README.md and 00_answer.py; then: minibert lessons check {place}")
         return
     from minibert.lessons.checking import check_lessons, revealed
 

@@ -25,6 +25,7 @@ from minibert.files import LIFTED_BY, bound, json_value, read_file
 from minibert.reprs import short_repr, shown
 
 SHOWN = 10  # problems of a file that are listed
+LONGEST_PROBLEM = 300  # characters of one
 
 # A compressed file may become so many times as large, or so many bytes, and is hostile beyond
 # both: gzip can make a thousand of one, xz seven thousand.  SQuAD 2.0 becomes 7 times as large, and
@@ -109,14 +110,31 @@ def read_squad(path: str | Path) -> SquadData:
     return SquadData(name, hashlib.sha256(text).hexdigest(), questions, with_null)
 
 
-def refuse(path: str | Path, what: str, problems: list[str]) -> None:
+class Problems:
+    """Problems of a file: how many, and the first ones; a hostile file has millions."""
+
+    def __init__(self) -> None:
+        self.first: list[str] = []
+        self.count = 0
+
+    def append(self, problem: str) -> None:
+        """Count one more."""
+        self.count += 1
+        if len(self.first) < SHOWN:
+            self.first.append(problem[:LONGEST_PROBLEM])
+
+    def __len__(self) -> int:
+        return self.count
+
+
+def refuse(path: str | Path, what: str, problems: Problems) -> None:
     """Report all problems of a file at once, if there are any.
 
     Raises:
         InputError: there are.
     """
     if problems:
-        shown = problems[:SHOWN] + ["..."] * (len(problems) > SHOWN)
+        shown = problems.first + ["..."] * (len(problems) > SHOWN)
         raise InputError(f"{path}: {what} ({len(problems)} problems): " + "; ".join(shown))
 
 
@@ -190,7 +208,7 @@ def parse_json(path: str | Path, data: bytes) -> Any:
     except ValueError as error:
         reason = error
     lines = [(n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
-    documents, problems = Lines(), []
+    documents, problems = Lines(), Problems()
     for number, line in lines:
         try:
             documents[number] = json_value(line)
@@ -222,7 +240,7 @@ class _Reader:
     """Walks through a SQuAD document and keeps every problem and where it is."""
 
     def __init__(self) -> None:
-        self.problems: list[str] = []
+        self.problems = Problems()
         self.ids: set[str] = set()
         self.unlabelled: list[str] = []  # where questions stand whose right answers are not said
         self.articles: dict[str, int] = {}  # title, or what stands for it -> number
@@ -231,7 +249,8 @@ class _Reader:
         """All questions, in the order of the file."""
         questions = list(self.questions(document))
         if len(self.unlabelled) < len(questions):
-            self.problems += [f"{where} has no 'answers'" for where in self.unlabelled]
+            for where in self.unlabelled:
+                self.problems.append(f"{where} has no 'answers'")
         return questions
 
     def questions(self, document: Any) -> Iterator[SquadQuestion]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from minibert.errors import InputError
-from minibert.squad.files import parse_json, read_compressed, refuse, rows_of
+from minibert.squad.files import Problems, parse_json, read_compressed, refuse, rows_of
 
 
 def check_values(path: str | Path, found: Any, name: str, right: Callable[[Any], bool]) -> Any:
@@ -102,7 +102,7 @@ def column_of(path: str | Path, rows: list[tuple[str, Any]], name: str) -> dict[
         InputError: a row has none, or two have the same id; with where each problem is.
     """
     values: dict[str, Any] = {}
-    problems = []
+    problems = Problems()
     for where, row in rows:
         key = row.get("id") if isinstance(row, dict) else None
         if type(key) is int:  # read_squad makes them texts as well
