@@ -178,7 +178,7 @@ folder and after each lesson:
     minibert lessons check .                       all of them
     minibert lessons check . --only layer_norm     one of them
     minibert lessons check . --reveal layer_norm   the code of the definition, when you are stuck
-    python -m doctest 03_layer_norm.py             its example alone; no word means that it is right
+    python -m doctest 03_layer_norm.py             its example alone; no word: the example passes
 
 A check first says what is wrong with a shape or a dtype, then the first number that differs, and
 then which mistake gives just your numbers, if it knows one. At the end it answers a question with
