@@ -107,6 +107,17 @@ def refuses(message):
     return run
 
 
+class LongError(InputError):
+    """Its message is longer than any screen, which those of minibert are not."""
+
+    def __str__(self):
+        return "a" * 10**6
+
+
+def refuses_at_length():
+    raise LongError
+
+
 PLANTED = {
     "ok": lambda: None,
     "refused": refuses("it says why"),
@@ -140,7 +151,7 @@ def test_every_outcome_is_told_from_the_others(planted, monkeypatch, outcome):
         ("escape", lambda: socket.socket().connect(("127.0.0.1", 9)) and None),
         ("escape", lambda: Path("ran").touch()),
         ("wrong", refuses("")),
-        ("wrong", refuses("a" * 10**6)),
+        ("wrong", refuses_at_length),
     ],
 )
 def test_other_ways_to_fail_are_seen_too(planted, outcome, run):

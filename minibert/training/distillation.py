@@ -30,6 +30,7 @@ from minibert.training.base import Base
 from minibert.training.examples import Examples
 from minibert.training.loss import Loss
 from minibert.training.order import Indices
+from minibert.training.run_folder import load_array
 from minibert.training.settings import TrainingSettings
 from minibert.unfinished import differences
 
@@ -206,8 +207,8 @@ class Teachers:
                         f"{path}: logits of other teachers or for other windows: "
                         f"{'; '.join(different)}. Choose another folder."
                     )
-                self.kept = np.load(cache / LOGITS, mmap_mode="r+")
-                self.known[:] = np.load(cache / KNOWN)
+                self.kept = load_array(cache / LOGITS, "r+")
+                self.known[:] = load_array(cache / KNOWN)
                 return
             if others := sorted(set(os.listdir(cache)) - {LOGITS, KNOWN}):
                 raise InputError(f"{cache}: holds {others[0]!r}, and no logits of teachers")
