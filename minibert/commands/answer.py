@@ -123,27 +123,7 @@ def add_command(commands: Any) -> None:
         metavar="N",
         help="how many answers to give (default: 1)",
     )
-    answer.add_argument(
-        "--null-threshold",
-        type=float,
-        metavar="X",
-        help="say 'no answer' only if its score exceeds the best answer's by more "
-        "than X; inf: only if there is nothing else; write --null-threshold=-1 for negative "
-        "numbers (default: the model's own, or 0)",
-    )
-    answer.add_argument(
-        "--max-answer-length",
-        type=at_least(1),
-        default=30,
-        metavar="N",
-        help="longest answer, in tokens (default: 30)",
-    )
-    answer.add_argument(
-        "--max-seq-length",
-        type=at_least(1),
-        metavar="N",
-        help="longest window, in tokens (default: 384, or the model's limit)",
-    )
+    add_deciding_options(answer)
     answer.add_argument(
         "--max-question-length",
         type=at_least(1),
@@ -176,6 +156,31 @@ def add_command(commands: Any) -> None:
         help="give no answers whose score is below X; write --min-score=-1 for negative numbers",
     )
     add_model_options(answer)
+
+
+def add_deciding_options(parser: argparse.ArgumentParser) -> None:
+    """The options of what an answer is, which other commands have too."""
+    parser.add_argument(
+        "--null-threshold",
+        type=float,
+        metavar="X",
+        help="say 'no answer' only if its score exceeds the best answer's by more "
+        "than X; inf: only if there is nothing else; write --null-threshold=-1 for negative "
+        "numbers (default: the model's own, or 0)",
+    )
+    parser.add_argument(
+        "--max-answer-length",
+        type=at_least(1),
+        default=30,
+        metavar="N",
+        help="longest answer, in tokens (default: 30)",
+    )
+    parser.add_argument(
+        "--max-seq-length",
+        type=at_least(1),
+        metavar="N",
+        help="longest window, in tokens (default: 384, or the model's limit)",
+    )
 
 
 def number(text: str) -> float:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from minibert.commands.answer import load_answerer, number, read_texts
+from minibert.commands.answer import add_deciding_options, load_answerer, read_texts
 from minibert.commands.options import add_model_options, at_least, examples, file_name
 from minibert.errors import InputError
 from minibert.files import check_apart, check_output
@@ -67,26 +67,7 @@ def add_command(commands: Any) -> None:
         metavar="N",
         help="which window of a long text to show, from 0 (default: that of the answer)",
     )
-    explain.add_argument(
-        "--null-threshold",
-        type=number,
-        metavar="X",
-        help="say 'no answer' only if its score exceeds the best answer's by more than X "
-        "(default: the model's own, or 0)",
-    )
-    explain.add_argument(
-        "--max-answer-length",
-        type=at_least(1),
-        default=30,
-        metavar="N",
-        help="longest answer, in tokens (default: 30)",
-    )
-    explain.add_argument(
-        "--max-seq-length",
-        type=at_least(1),
-        metavar="N",
-        help="longest window, in tokens (default: 384, or the model's limit)",
-    )
+    add_deciding_options(explain)
     add_model_options(explain)
 
 

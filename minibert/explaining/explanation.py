@@ -62,7 +62,7 @@ from minibert.files import writing
 from minibert.kernels.reference import span_logits
 from minibert.options import check_count
 from minibert.progress import notice, progress
-from minibert.spans import Answer, Answers, decode_answers
+from minibert.spans import Answer, Answers
 from minibert.tokenizer import Tokenizer
 from minibert.training.passes import Kept
 
@@ -225,6 +225,7 @@ def explain(
     if learnt is not None:
         hidden = learnt.hidden(config.num_hidden_layers)
         seen_probs = learnt.probs(config.num_hidden_layers)
+    early = [span_logits(x, passes.weights.qa_outputs) for x in hidden[1:]]
     deep = None
     if thorough and found:
         pad = padding_id(model.tokenizer)
@@ -242,7 +243,7 @@ def explain(
         parts=embedding_parts(kept.batch, passes.weights),
         kept=kept,
         moves=np.array([similarity(a, b) for a, b in pairwise(hidden)]),
-        early=[early_answer(passes, seen, x, chosen) for x in hidden[1:]],
+        early=[qa.decode([seen.window], [each], 1, chosen)[0] for each in early],
         shares_of_heads=shares(seen_probs, groups_of(seen.window)),
         strongest=strongest(seen_probs),
         maps={(i, h): seen_probs[i][h] for i, h in chosen_heads},
@@ -312,19 +313,6 @@ def share_of(
     ).reshape(len(of_question), len(of_text))
     share = Share(target, passes.value(kept, target), tokens, by_word(tokens, words), table)
     return share, importance(probs, gradients.probs)
-
-
-def early_answer(passes: Passes, seen: Seen, x: Floats, options: Options) -> Answer:
-    """The answer that the head would give if it read an earlier layer's result [S, D]."""
-    start, end = span_logits(x, passes.weights.qa_outputs)
-    return decode_answers(
-        [seen.window],
-        [(start, end)],
-        n=1,
-        max_answer_length=options.max_answer_length,
-        null_score_diff_threshold=options.null_score_diff_threshold,
-        align_to_words=options.align_to_words,
-    )[0]
 
 
 def rivals_of(
