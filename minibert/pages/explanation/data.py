@@ -14,9 +14,6 @@ from minibert.explaining.explanation import LISTED, Explanation
 from minibert.explaining.spans import RULES, Seen
 from minibert.spans import masked_softmax
 
-# Bits of a token in `flags`; script.js has the same.
-BITS = ("text", "mine", "may_start", "may_end", "begins_word", "ends_word", "in_word")
-
 
 def packed(array: NDArray[Any]) -> str:
     """The bytes of an array, little-endian, as base64."""
@@ -73,6 +70,7 @@ def window_data(seen: Seen) -> dict[str, Any]:
         in_word[part] = known
         columns[:, part] = offsets[:, 0], offsets[:, 1], offsets[first, 0], offsets[last, 1]
     ends = seen.ends
+    # From the lowest bit on: TEXT, MINE, MAY_START, MAY_END, BEGINS, ENDS and IN_WORD in script.js.
     flags = (seen.text, seen.mine, *ends[:4], in_word)
     return {
         "document": window.document,
