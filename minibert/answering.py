@@ -239,6 +239,7 @@ class QuestionAnswerer:
         window: int | None = None,
         thorough: bool = False,
         lessons: str | Path | None = None,
+        compare: str | None = None,
         **options: Any,
     ) -> Explanation:
         """How one question is answered, step by step, as a page: `.save("page.html")`.
@@ -254,6 +255,7 @@ class QuestionAnswerer:
                 how long that takes.
             lessons: a folder of `minibert lessons`, whose functions run in the definition's place;
                 the page says which step departs from it first.
+            compare: another question, which ends in ?, or another text: its answer stands beside.
             **options: fields of `Options`, for this call.
 
         Raises:
@@ -264,7 +266,14 @@ class QuestionAnswerer:
         )
 
         return explain(
-            self, question, context, window=window, thorough=thorough, lessons=lessons, **options
+            self,
+            question,
+            context,
+            window=window,
+            thorough=thorough,
+            lessons=lessons,
+            compare=compare,
+            **options,
         )
 
     def _read(self, example: Any, options: Options) -> Example[InputError | None]:
@@ -304,12 +313,14 @@ class QuestionAnswerer:
         )
 
 
-def changed_options(options: Options, changes: dict[str, Any]) -> Options:
-    """`options` with some fields set anew; unknown names are refused."""
+def changed_options(
+    options: Options, changes: dict[str, Any], others: Sequence[str] = ()
+) -> Options:
+    """`options` with some fields set anew; unknown names are refused, and `others` named too."""
     if unknown := sorted(set(changes) - set(Options.__dataclass_fields__)):
         raise InputError(
             f"unknown option {', '.join(unknown)}; "
-            f"the options are {', '.join(Options.__dataclass_fields__)}"
+            f"the options are {', '.join([*Options.__dataclass_fields__, *others])}"
         )
     return replace(options, **changes)
 

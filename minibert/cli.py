@@ -82,7 +82,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     name there is nothing but --help and --version, which need none.
     """
     parser, commands = build_parser()
-    if not argv or argv[0] not in commands:
+    if not argv:
+        parser.print_help(sys.stderr)
+        parser.exit(2)
+    if argv[0] not in commands:
         return parser.parse_args(argv)
     chosen, rest = commands[argv[0]], argv[1:]
     # What follows -- are no options, which intermixed parsing forgets.

@@ -511,6 +511,14 @@ def test_an_option_is_never_two_dashes(capsys, option):
     assert "error: argument" in capsys.readouterr().err
 
 
+def test_without_a_command_all_of_them_are_listed(capsys):
+    with pytest.raises(SystemExit) as end:
+        main([])
+    out, err = capsys.readouterr()
+    assert (end.value.code, out) == (2, "")
+    assert "answer a question from a text" in err
+
+
 def test_help_loads_no_numpy():
     code = "import sys, minibert.cli; minibert.cli.build_parser(); print('numpy' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -304,6 +304,20 @@ def test_a_thorough_explanation_has_all_of_it(qa, capsys):
     assert len(found.check.random) == 16
 
 
+def test_it_compares_with_another_question_or_another_text(qa):
+    other = qa.explain(QUESTION, TEXT, compare="Who sailed?").other
+    assert (other.question, len(other.seen), other.other) == ("Who sailed?", 1, None)
+    assert qa.explain(QUESTION, TEXT, compare="Another text.").other.question == QUESTION
+    for wrong in ("", " ", 7, ["Who?"]):
+        with pytest.raises(InputError, match="compare must be another question"):
+            qa.explain(QUESTION, TEXT, compare=wrong)
+
+
+def test_an_unknown_option_is_told_of_all_that_there_are(qa):
+    with pytest.raises(InputError, match="unknown option top.*max_answer_length.*window.*compare"):
+        qa.explain(QUESTION, TEXT, top=3)
+
+
 def test_a_model_that_comes_from_no_files_cannot_be_explained(qa):
     other = QuestionAnswerer(replace(qa.model, files=None))
     with pytest.raises(InputError, match="not loaded from files"):

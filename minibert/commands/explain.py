@@ -88,22 +88,22 @@ def command_explain(args: argparse.Namespace) -> None:
     check_apart(names, args.output)
     qa = load_answerer(args)
     found = qa.explain(
-        args.question, texts, window=args.window, thorough=args.thorough, lessons=args.lessons
+        args.question,
+        texts,
+        window=args.window,
+        thorough=args.thorough,
+        lessons=args.lessons,
+        compare=args.compare,
     )
     found = replace(found, titles=[name or f"text {n}" for n, name in enumerate(names)])
-    seconds = found.seconds
-    if args.compare is not None:
+    if found.other is not None:
         asks = args.compare.rstrip().endswith("?")
         notice(f"minibert: compared with another {'question' if asks else 'text'}")
-        question, context = (args.compare, texts) if asks else (args.question, args.compare)
-        other = qa.explain(question, context)
-        found = replace(found, other=other)
-        seconds += other.seconds
     if found.learnt is not None and found.learnt.departure is not None:
         first = found.learnt.departure
         notice(f"minibert: the first step that departs is {named_step(first.step)}: {first.what}")
     found.save(args.output)
     path = Path(args.output).resolve()
-    notice(f"minibert: {args.output}: {path.stat().st_size / 1e6:.1f} MB, in {seconds:.1f} s")
+    notice(f"minibert: {args.output}: {path.stat().st_size / 1e6:.1f} MB, in {found.seconds:.1f} s")
     if args.open and not webbrowser.open(path.as_uri()):
         raise InputError(f"{args.output}: is written, but no browser could be opened here")

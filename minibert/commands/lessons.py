@@ -14,6 +14,7 @@ def add_command(commands: Any) -> None:
     """Describe the command and its options."""
     lessons = commands.add_parser(
         "lessons",
+        usage="%(prog)s [-h] DIR\n       %(prog)s check DIR [--only NAME] [--reveal NAME]",
         help="write BERT yourself, in short lessons that check themselves",
         description="Write a folder of short Python files, one for each step from tokens to an "
         "answer, whose functions are yours to fill in; files that are there stay as they are. "
@@ -25,7 +26,7 @@ def add_command(commands: Any) -> None:
         ),
     )
     lessons.set_defaults(run=command_lessons, check=check, parser=lessons)
-    lessons.add_argument("words", nargs="+", metavar="DIR", type=file_name, help="[check] DIR")
+    lessons.add_argument("words", nargs="+", metavar="DIR", type=file_name, help="the folder")
     lessons.add_argument("--only", metavar="NAME", help="check one lesson, by name or number")
     lessons.add_argument("--reveal", metavar="NAME", help="show the code of the definition")
 

@@ -61,7 +61,7 @@ from minibert.explaining.words import (
 from minibert.files import writing
 from minibert.kernels.reference import span_logits
 from minibert.options import check_count
-from minibert.progress import notice, progress
+from minibert.progress import notice
 from minibert.spans import Answer, Answers
 from minibert.tokenizer import Tokenizer
 from minibert.training.passes import Kept
@@ -178,11 +178,15 @@ def explain(
     window: int | None = None,
     thorough: bool = False,
     lessons: str | FilePath | None = None,
+    compare: str | None = None,
     **options: Any,
 ) -> Explanation:
     """See `QuestionAnswerer.explain`."""
     began = time.perf_counter()
-    chosen = changed_options(qa.options, options)
+    chosen = changed_options(qa.options, options, ("window", "thorough", "lessons", "compare"))
+    other = None
+    if compare is not None:
+        other = explain(qa, *compared(question, context, compare), **options)
     model = qa.model
     windows = qa.windows(question, context, chosen)
     if window is not None:
@@ -259,7 +263,23 @@ def explain(
         longest=chosen.max_seq_length or model.usual_seq_length,
         titles=[f"text {n}" for n in range(1 + max(w.document for w in windows))],
         learnt=learnt,
+        other=other,
     )
+
+
+def compared(question: str, context: Context, compare: str) -> tuple[str, Context]:
+    """What an answer is compared with: another question, which ends in ?, or another text.
+
+    Raises:
+        InputError: it is neither.
+    """
+    if not isinstance(compare, str) or not compare.strip():
+        raise InputError(
+            "compare must be another question, which ends in ?, or another text, and not empty"
+        )
+    if compare.rstrip().endswith("?"):
+        return compare, context
+    return question, compare
 
 
 def shown_window(looks: Sequence[Seen], answers: Sequence[Answer]) -> int:
@@ -373,7 +393,7 @@ def look_thoroughly(
     paths = []
     for name, baseline in against.items():
         tries = integrated_gradients(passes, kept, share.target, name, baseline)
-        paths.append(list(progress(tries, None, f"tries from {name}"))[-1])
+        paths.append(list(tries)[-1])
     agreement = 1.0
     if len(paths) > 1 and len(words) > 1:
         first, second = (by_word(path.shares, words) for path in paths)

@@ -17,6 +17,7 @@ from minibert.arrays import Floats
 from minibert.explaining.attention import QUESTION, TEXT, groups_of
 from minibert.explaining.passes import Gradients, Passes, Target
 from minibert.kernels import gradients
+from minibert.progress import progress
 from minibert.tokenizer import Tokens
 from minibert.training.passes import Kept
 from minibert.windows import Window
@@ -125,7 +126,7 @@ def integrated_gradients(
     count = 8
     while count <= STEPS:
         total = np.zeros_like(embedded, dtype=np.float64)
-        for part in range(count):
+        for part in progress(range(count), count, f"gradients from {name}"):
             at = passes.from_embeddings(kept, baseline + np.float32((part + 0.5) / count) * way)
             total += passes.backward(at, target).embeddings
         path = Path(name, (total / count * way).sum(axis=1), count, difference)
@@ -141,7 +142,7 @@ def left_out(
     """How far the target falls when each word alone is replaced, by embeddings [S, D]: [words]."""
     whole = passes.value(kept, target)
     falls = []
-    for word in words:
+    for word in progress(words, len(words), "words left out"):
         falls.append(whole - passes.value(without(passes, kept, [word], replacement), target))
     return np.array(falls)
 

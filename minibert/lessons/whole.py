@@ -71,8 +71,11 @@ def answer_lines(functions: Functions) -> Iterator[str]:
     model = load_model(device="reference")
     mine = read_with(World(functions), model, QUESTION, TEXT)
     score = f", score {mine.span.score:.4f}" if mine.span else ""
-    yield f"{QUESTION} With yours, and the library's where there is none of yours:"
+    mixed = "yours, and the library's where there is no result of yours"
+    yield f"{QUESTION} With {mixed if functions else 'the library alone'}:"
     yield f"    {mine.answer or '(no answer)'}{score}"
+    if not functions:
+        return
     wide = replace(model, weights=map_arrays(model.weights, lambda *of: full(of[2]).astype("f8")))
     yours, right = (read_with(World(f), wide, QUESTION, TEXT).logits for f in (functions, {}))
     off = float(np.abs(yours - right).max())
