@@ -59,6 +59,15 @@ def bound(most: int) -> int:
     return most if _BOUNDED.get() else sys.maxsize
 
 
+def present(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is there, or something that is refused when it is opened in its place.
+
+    A file that may be missing is looked for so: a pipe, a folder or a broken link of its name is a
+    mistake, and says so, rather than being passed over.
+    """
+    return os.path.lexists(path)
+
+
 def open_file(path: str | os.PathLike[str], *, pipes: bool = False) -> io.BufferedReader:
     """Open a file for reading, without waiting for anybody.
 
@@ -80,6 +89,8 @@ def open_file(path: str | os.PathLike[str], *, pipes: bool = False) -> io.Buffer
     except OSError as error:
         if error.errno == errno.ENXIO:
             raise OSError(errno.ENXIO, "it is a socket or a device, not a file", path) from None
+        if error.errno == errno.ENOENT and os.path.islink(path):
+            raise OSError(errno.ENOENT, "it is a link to what is not there", path) from None
         raise
     try:
         mode = os.fstat(handle).st_mode

@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import shutil
 import socket
 import stat
 import subprocess
@@ -18,6 +19,7 @@ from minibert.commands.answer import open_input
 from minibert.config import BertConfig
 from minibert.errors import InputError, MinibertError
 from minibert.files import json_value, open_file, read_file
+from minibert.model import load_model
 from minibert.squad.files import read_squad
 from minibert.squad.predictions import read_predictions
 
@@ -145,6 +147,32 @@ def test_a_pipe_in_the_place_of_a_vocabulary_is_not_waited_for(tmp_path, name):
     os.mkfifo(tmp_path / name)
     with pytest.raises(MinibertError, match="a pipe"):
         from_merges(tmp_path / "vocab.json", tmp_path / "merges.txt", {})
+
+
+FILES_OF_MODELS = (
+    *("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"),
+    *("special_tokens_map.json", "added_tokens.json"),
+)
+
+
+@unix
+@pytest.mark.parametrize("name", FILES_OF_MODELS)
+@pytest.mark.parametrize("kind", ["pipe", "folder", "link"])
+def test_what_is_no_file_in_the_place_of_one_is_not_passed_over(tiny_folder, tmp_path, name, kind):
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_folder, folder)
+    (folder / name).unlink(missing_ok=True)
+    if kind == "pipe":
+        os.mkfifo(folder / name)
+    elif kind == "folder":
+        (folder / name).mkdir()
+    else:
+        (folder / name).symlink_to("nowhere")
+    words = {"pipe": "is a pipe", "folder": "is a folder", "link": "a link to what is not there"}
+    with pytest.raises(MinibertError) as error:
+        load_model(folder)
+    assert name in str(error.value)
+    assert words[kind] in str(error.value)
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000])

@@ -32,7 +32,7 @@ from minibert.documents import to_json
 from minibert.drafts import put_back, whole_folder
 from minibert.errors import CheckpointError, InputError
 from minibert.families import FAMILIES, family_name
-from minibert.files import copy_file, naming
+from minibert.files import copy_file, naming, present
 from minibert.kernels.numbers import largest_integer, quantise_rows, row_scales, to_integers
 from minibert.options import STORED_DTYPES, check_bits, check_choice, check_path
 from minibert.parameters import Int8, Matrix, full
@@ -163,7 +163,7 @@ def _fill(
     write_arrays(draft / "model.safetensors", dict(stored), metadata)
     check_weights(open_checkpoint(draft / "model.safetensors"), config)
     for name in ("config.json", *TOKENIZER_FILES):
-        if (files.folder / name).is_file():
+        if present(files.folder / name):
             copy_file(files.folder / name, draft / name)
     if not (draft / "config.json").is_file():
         raw = {"model_type": "bert"} | read_json_object(files.folder / GOOGLE_CONFIG)
@@ -180,7 +180,7 @@ def _small_files(folder: Path) -> BertConfig:
 def config_file(folder: Path) -> Path:
     """The config in a folder, which beside Google's checkpoints has another name."""
     google = folder / GOOGLE_CONFIG
-    only = google.is_file() and not (folder / "config.json").is_file()
+    only = present(google) and not present(folder / "config.json")
     return google if only else folder / "config.json"
 
 

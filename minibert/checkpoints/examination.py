@@ -22,6 +22,7 @@ from minibert.checkpoints.vocabularies import load_tokenizer
 from minibert.config import BertConfig, read_json_object
 from minibert.errors import MinibertError
 from minibert.families import FAMILIES, wrapping
+from minibert.files import present
 from minibert.model import load_model
 from minibert.reprs import short
 from minibert.tokenizer import Pair, Tokenizer
@@ -129,15 +130,15 @@ def describe_tokenizer(tokenizer: Tokenizer, folder: Path, config: BertConfig | 
     """What a tokenizer does, and which file says so."""
     backend, pair = tokenizer.backend, tokenizer.pair
     tokens, files = KINDS.get(type(backend.model).__name__, ("tokens", ()))
-    there = [name for name in ("tokenizer.json", *files) if (folder / name).is_file()]
+    there = [name for name in ("tokenizer.json", *files) if present(folder / name)]
     # A tokenizer.json says all; else every file of the vocabulary counts.
     source = there[0] if there[:1] == ["tokenizer.json"] else " and ".join(there)
     said = folder / "tokenizer_config.json"
-    settings = read_json_object(said) if said.is_file() else {}
+    settings = read_json_object(said) if present(said) else {}
     named = [
         name
         for name in ("special_tokens_map.json", "tokenizer_config.json")
-        if (folder / name).is_file()
+        if present(folder / name)
         and any(key in read_json_object(folder / name) for key in ("cls_token", "sep_token"))
     ]
     lowered = tokenizer.normalized("A") == "a"

@@ -22,7 +22,7 @@ from minibert.checkpoints.kinds import NO_WEIGHTS, kind_on_hub, other_kind
 from minibert.checkpoints.safetensors import shard_names
 from minibert.config import BertConfig
 from minibert.errors import CheckpointError, InputError, ModelNotFoundError
-from minibert.files import open_file
+from minibert.files import open_file, present
 from minibert.options import check_path
 from minibert.reprs import shown
 
@@ -208,7 +208,7 @@ def _local(kind: str, name: object) -> Path | None:
 def _in_folder(folder: Path, names: tuple[str, ...]) -> ModelFiles:
     """The weights in a folder: the first of `names`, or else the only file of its kind."""
     for name in names:
-        if os.path.isfile(folder / name):  # unlike Path's, never fails
+        if present(folder / name):
             return ModelFiles(folder, folder / name)
     found = [weights_among(folder, patterns) for patterns in (SAFETENSORS, *OTHER_FORMATS)]
     usable = found if PICKLES[0] in names else found[:1]

@@ -226,8 +226,9 @@ class WeightsFile:
         self.path = path
         try:
             self.file = open_file(path)
-        except (FileNotFoundError, NotADirectoryError):
-            raise ModelNotFoundError(f"there is no weights file {str(path)!r}") from None
+        except (FileNotFoundError, NotADirectoryError) as error:
+            why = f": {error.strerror}" if os.path.islink(path) else ""
+            raise ModelNotFoundError(f"there is no weights file {str(path)!r}{why}") from None
         except OSError as error:
             reason = f"cannot open it: {error.strerror}"
             raise _error(path, [reason], "Check the path and the file.") from None

@@ -10,7 +10,6 @@ Source: transformers 4.57.6, tokenization_utils_base.py and tokenization_utils_f
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,6 +35,7 @@ from minibert.checkpoints.splitters import (
 from minibert.config import read_json_object
 from minibert.errors import ConfigError, ModelNotFoundError, TokenizerError
 from minibert.families import FAMILIES
+from minibert.files import present
 from minibert.reprs import shown
 from minibert.tokenizer import Tokenizer
 
@@ -95,7 +95,7 @@ def load_tokenizer(folder: Path, family: str = "bert") -> Tokenizer:
     """
     settings = _settings(folder)
     file = folder / "tokenizer.json"
-    form = None if file.is_file() else _find_form(folder, settings)
+    form = None if present(file) else _find_form(folder, settings)
     _check_class(folder, settings, form)
     if form is None:
         usual = FAMILIES[family]
@@ -141,7 +141,7 @@ def load_tokenizer(folder: Path, family: str = "bert") -> Tokenizer:
 def _read(file: Path) -> dict[str, Any]:
     """What a JSON file says; nothing if it is not there."""
     try:
-        return read_json_object(file) if os.path.isfile(file) else {}
+        return read_json_object(file) if present(file) else {}
     except ConfigError as error:
         raise TokenizerError(f"{file}: {error}") from None
 
@@ -198,7 +198,7 @@ def _find_form(folder: Path, settings: Mapping[str, Any]) -> Form:
     Raises:
         ModelNotFoundError: there is none.
     """
-    there = [form for form in FORMS if all((folder / name).is_file() for name in form.files)]
+    there = [form for form in FORMS if all(present(folder / name) for name in form.files)]
     if not there:
         known = ", ".join(" and ".join(form.files) for form in FORMS)
         raise ModelNotFoundError(f"{folder}: holds neither tokenizer.json nor {known}")

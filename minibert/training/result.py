@@ -21,7 +21,7 @@ from minibert.checkpoints.safetensors import open_checkpoint, write_arrays
 from minibert.drafts import complete, draft_folder, synchronise
 from minibert.errors import InputError, ModelNotFoundError
 from minibert.families import FAMILIES, family_name
-from minibert.files import copy_file, remedy, unwritable
+from minibert.files import copy_file, present, remedy, unwritable
 from minibert.parameters import Weights
 from minibert.training.base import POSITIONS, Base
 from minibert.training.flat import named_arrays
@@ -71,7 +71,7 @@ def write_model(folder: Path, base: Base, weights: Weights, card: str) -> None:
     try:
         with draft_folder(folder) as draft:
             for name in TOKENIZER_FILES:
-                if (base.files.folder / name).is_file():
+                if present(base.files.folder / name):
                     copy_file(base.files.folder / name, draft / name)
             document = json.dumps(config_document(base), indent=2, ensure_ascii=False) + "\n"
             (draft / "config.json").write_text(document, encoding="utf-8")
