@@ -91,16 +91,21 @@ def check_flag(name: str, value: object) -> bool:
     return bool(value)
 
 
+def path_text(value: object) -> str | None:
+    """The name of a file or folder as a text; None if the value is no name."""
+    try:
+        return os.fsdecode(value) if isinstance(value, str | os.PathLike) else None
+    except TypeError:  # what an object gives as its path is no text
+        return None
+
+
 def check_path(name: str, value: object) -> Path:
     """The name of a folder as a path, with what ~ stands for.
 
     Raises:
         InputError: it is none, or none that a folder can have.
     """
-    try:
-        text = os.fsdecode(value) if isinstance(value, str | os.PathLike) else ""
-    except TypeError:  # the object gives no text
-        text = ""
+    text = path_text(value)
     if not text:
         raise InputError(f"{name} must be a folder's name, got {shown(value)}")
     if not may_be_named(text):

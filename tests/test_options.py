@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from squad_files import EXAMPLE
 
+from minibert import BatchAnswerer
 from minibert.answering import Options, QuestionAnswerer
 from minibert.checkpoints.conversion import convert
 from minibert.commands.options import at_least
@@ -190,6 +191,10 @@ def test_what_names_no_folder_is_refused(tiny, tiny_folder, tmp_path, monkeypatc
         convert(tiny_folder, name)
     with pytest.raises(InputError):
         train(data, tiny_folder, name)
+    if not isinstance(name, str | None):
+        for opens in (read_squad, BatchAnswerer, load_model):
+            with pytest.raises(MinibertError):
+                opens(name)(["a row"])
     if name is not None:
         with pytest.raises(InputError):
             evaluate(tiny, data, output_dir=name)

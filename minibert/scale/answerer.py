@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 from minibert.answering import Options, QuestionAnswerer
 from minibert.errors import InputError
-from minibert.options import check_count
+from minibert.options import check_count, path_text
 from minibert.reprs import shown
 from minibert.scale.tables import Column, table_of
 from minibert.spans import Answer
@@ -229,17 +229,17 @@ def whereabouts(name: str, where: Any) -> str | None:
     Raises:
         InputError: it is none.
     """
-    where = os.fspath(where) if isinstance(where, os.PathLike) else where
     if where is None:
         return None
-    if not isinstance(where, str):
+    text = path_text(where)
+    if text is None:
         raise InputError(
             f"{name} must be a folder, a file or a name, which each process loads for itself, got "
             f"{type(where).__name__}"
         )
     # A worker may be at work in another folder.
-    path = os.path.expanduser(where)
-    return os.path.abspath(path) if os.path.exists(path) else where
+    path = os.path.expanduser(text)
+    return os.path.abspath(path) if os.path.exists(path) else text
 
 
 class Answerers:

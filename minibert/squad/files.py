@@ -22,6 +22,7 @@ from typing import Any
 
 from minibert.errors import InputError
 from minibert.files import LIFTED_BY, bound, json_value, read_file
+from minibert.options import path_text
 from minibert.reprs import short_repr, shown
 
 SHOWN = 10  # problems of a file that are listed
@@ -148,10 +149,11 @@ def read_compressed(path: str | Path, pipes: bool = False) -> bytes:
     Raises:
         InputError: it cannot be read or unpacked.
     """
-    if not isinstance(path, str | os.PathLike):
+    text = path_text(path)
+    if text is None:
         raise InputError(f"a file's name is a text, got {type(path).__name__}: {shown(path)}")
     try:
-        data = read_file(os.path.expanduser(os.fsdecode(path)), pipes=pipes)
+        data = read_file(os.path.expanduser(text), pipes=pipes)
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
     if data.startswith(b"\x1f\x8b"):
