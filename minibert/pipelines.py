@@ -1,7 +1,7 @@
 """The other front door: `pipeline("question-answering")`, as transformers had it up to 5.2.
 
 Same arguments, defaults, inputs and outputs, and the same answers; minibert/README.md lists the few
-differences.  Scores are sums of products of probabilities; see `decode_probabilities` in spans.py.
+differences.  Scores are sums of products of probabilities; see probabilities.py.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from minibert.options import (
     listed,
     settle,
 )
+from minibert.probabilities import decode_probabilities
 from minibert.reprs import changed_fields, shown, spelled
-from minibert.spans import decode_probabilities
 from minibert.tokenizer import Tokenizer
 from minibert.windows import Window
 

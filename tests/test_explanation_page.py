@@ -19,7 +19,7 @@ from minibert import QuestionAnswerer
 from minibert.cli import main
 from minibert.config import BertConfig
 from minibert.pages.explanation import SECTIONS
-from minibert.spans import decode_probabilities
+from minibert.probabilities import decode_probabilities
 
 QUESTION = "Who wrote the play?"
 TEXT = (

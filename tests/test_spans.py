@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minibert import spans
+from minibert import probabilities, spans
 from minibert.tokenizer import Pair, Tokens
 from minibert.windows import make_windows
 
@@ -279,7 +279,7 @@ def test_a_text_of_white_space_has_no_answer():
 # ---------------------------------------------------------------- as transformers
 
 
-def probabilities(windows, logits, **changes):
+def as_the_pipeline(windows, logits, **changes):
     options = {
         "cls_id": CLS,
         "top_k": 5,
@@ -287,7 +287,7 @@ def probabilities(windows, logits, **changes):
         "handle_impossible_answer": True,
         "align_to_words": True,
     }
-    return spans.decode_probabilities(windows, logits, **(options | changes))
+    return probabilities.decode_probabilities(windows, logits, **(options | changes))
 
 
 @given(
@@ -302,11 +302,11 @@ def test_band_and_matrix_give_the_same_spans(size, k, longest, coarse, seed):
     start, end = random.uniform(0, 1, (2, size)).astype(np.float32)
     if coarse:  # many ties, and zeros
         start, end = np.round(start * 3) / np.float32(3), np.round(end * 3) / np.float32(3)
-    matrix = spans._spans_in_matrix_order(start, end, longest, k)
+    matrix = probabilities._spans_in_matrix_order(start, end, longest, k)
     if k > 1:
-        assert spans.probable_spans(start, end, longest, k) == matrix
+        assert probabilities.probable_spans(start, end, longest, k) == matrix
     else:
-        band = spans.probable_spans(start, end, longest, 1)
+        band = probabilities.probable_spans(start, end, longest, 1)
         best = max(start[i] * end[j] for i in range(size) for j in range(i, min(size, i + longest)))
         assert [s.score for s in band] == ([best] if best > 0 else [])
 
@@ -314,7 +314,7 @@ def test_band_and_matrix_give_the_same_spans(size, k, longest, coarse, seed):
 @given(cases(max_tokens=10))
 def test_equal_answers_are_merged_and_their_scores_added(case):
     windows, logits = [[part for part in parts] for parts in case]
-    answers = probabilities(windows, logits, top_k=50)
+    answers = as_the_pipeline(windows, logits, top_k=50)
     texts = [a["answer"].lower() for a in answers]
     assert len(set(texts)) == len(texts)
     assert all(a["score"] > 0 for a in answers)
@@ -329,7 +329,9 @@ def test_the_null_score_is_the_smallest_of_all_windows():
     flat = np.zeros(6, np.float32)  # [CLS] and two text tokens allowed: a third each
     sure = np.array([9, 0, 0, 0, 0, 0], np.float32)
     (null,) = [
-        a for a in probabilities(windows, [(flat, flat), (sure, sure)], top_k=50) if not a["answer"]
+        a
+        for a in as_the_pipeline(windows, [(flat, flat), (sure, sure)], top_k=50)
+        if not a["answer"]
     ]
     assert math.isclose(null["score"], 1 / 9, rel_tol=1e-6)
 
@@ -341,7 +343,7 @@ def test_answers_are_widened_to_words_only_when_asked(aligned):
     )
     logits = np.zeros(7, np.float32)
     logits[windows[0].offset + 1] = 20  # the second piece of the first word
-    (best,) = probabilities(windows, [(logits, logits)], align_to_words=aligned, top_k=1)
+    (best,) = as_the_pipeline(windows, [(logits, logits)], align_to_words=aligned, top_k=1)
     assert best["answer"] == ("a0b1" if aligned else "b1")
 
 
@@ -352,7 +354,7 @@ def test_answers_that_differ_in_case_only_are_one_answer():
     windows = make_windows(text_tokens([0]), text, pair=Pair(1, 2), max_seq_length=9, doc_stride=1)
     logits = np.zeros(6, np.float32)  # [CLS] and both words: nearly a third each
     logits[3] = 1e-3
-    first, *others = probabilities(windows, [(logits, logits)], max_answer_len=1, top_k=9)
+    first, *others = as_the_pipeline(windows, [(logits, logits)], max_answer_len=1, top_k=9)
     assert (first["answer"], first["start"]) == ("Ab", 0)
     assert math.isclose(first["score"], 2 / 9, rel_tol=1e-2)
     assert [a["answer"] for a in others] == [""]

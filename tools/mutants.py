@@ -33,6 +33,7 @@ class Mutant(NamedTuple):
 
 
 REFERENCE, SPANS, WINDOWS = "kernels/reference.py", "minibert/spans.py", "minibert/windows.py"
+PROBABILITIES = "minibert/probabilities.py"
 METRICS, RUN_SQUAD, EVALUATION = (
     f"minibert/squad/{name}.py" for name in ("metrics", "run_squad", "evaluation")
 )
@@ -107,11 +108,11 @@ MUTANTS = [
            "test_spans.py"),
     Mutant("no maximum context", SPANS, "better = token[score > scores[token]]", "better = token",
            "test_spans.py"),
-    Mutant("merged without adding", SPANS, 'same["score"] += span.score', "pass",
+    Mutant("merged without adding", PROBABILITIES, 'same["score"] += span.score', "pass",
            "test_spans.py test_pipelines.py test_parity_live.py"),
-    Mutant("merged with case", SPANS, "answers.get(text.lower())", "answers.get(text)",
+    Mutant("merged with case", PROBABILITIES, "answers.get(text.lower())", "answers.get(text)",
            "test_spans.py"),
-    Mutant("[CLS] left out of the softmax", SPANS, "allowed = window.input_ids == cls_id",
+    Mutant("[CLS] left out of the softmax", PROBABILITIES, "allowed = window.input_ids == cls_id",
            "allowed = np.zeros(len(window), bool)", "test_spans.py"),
     Mutant("offset end excluded", SPANS, "int(ends.ends[span.end])",
            "int(ends.starts[span.end])", "test_spans.py"),

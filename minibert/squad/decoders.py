@@ -1,7 +1,7 @@
 """Three ways to read a question and to decide on an answer, as `minibert evaluate` offers them.
 
 run_squad:  as the scores on model cards are made; see run_squad.py
-pipeline:   as transformers' question-answering pipeline; decode_probabilities in spans.py
+pipeline:   as transformers' question-answering pipeline; decode_probabilities in probabilities.py
 answerer:   as minibert's QuestionAnswerer; decode_answers in spans.py
 """
 
@@ -13,7 +13,8 @@ from typing import Any, Protocol
 
 from minibert.model import Model
 from minibert.options import check_choice, check_count, check_flag, check_number, settle
-from minibert.spans import Logits, decode_answers, decode_probabilities, rank_probabilities
+from minibert.probabilities import decode_probabilities, rank_probabilities
+from minibert.spans import Logits, decode_answers
 from minibert.squad.run_squad import NBest, WordSplitter, n_best, run_squad_windows
 from minibert.windows import Window
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from minibert.explaining.attention import KINDS, groups_of
 from minibert.explaining.explanation import LISTED, Explanation
 from minibert.explaining.spans import RULES, Seen
-from minibert.spans import masked_softmax
+from minibert.probabilities import masked_softmax
 
 
 def packed(array: NDArray[Any]) -> str:

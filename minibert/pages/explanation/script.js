@@ -1,6 +1,6 @@
 "use strict";
 // The page's script: it decides anew when a slider moves, and draws what has too many parts for SVG.
-// Decoding goes as minibert/spans.py does, sums in float32 where it has them.
+// Decoding goes as minibert/spans.py and probabilities.py do, sums in float32 where it has them.
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const $ = (id) => document.getElementById(id);
