@@ -42,7 +42,10 @@ def add_command(commands: Any) -> None:
     )
     add_file_options(parser)
     parser.add_argument(
-        "--format", choices=["markdown", "json"], default="markdown", help="(default: markdown)"
+        "--format",
+        choices=["markdown", "json"],
+        default="markdown",
+        help="json has all of SQuAD's numbers (default: markdown)",
     )
     parser.add_argument(
         "--null-threshold",

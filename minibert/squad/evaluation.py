@@ -249,18 +249,17 @@ def compare(
     """A row of a table of models: how good, how large, how fast.
 
     Returns:
-        model, device, dtype, exact, f1, megabytes (of the weights on disk; 0 if they came from no
-        file), questions_per_second (without loading).
+        model, device, dtype, megabytes (of the weights on disk; 0 if they came from no file),
+        questions_per_second (without loading), and the numbers that `evaluate` gives.
     """
     evaluation = evaluate(model, data, settings, f1=f1)
     return {
         "model": model.name,
         "device": model.device,
         "dtype": model.dtype,
-        "exact": evaluation.metrics["exact"],
-        "f1": evaluation.metrics["f1"],
         "megabytes": model.files.size / 1e6 if model.files else 0.0,
         "questions_per_second": evaluation.questions_per_second,
+        **evaluation.metrics,
     }
 
 
