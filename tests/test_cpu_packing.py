@@ -3,6 +3,7 @@
 import copy
 import math
 import pickle
+import warnings
 
 import numpy as np
 import pytest
@@ -215,6 +216,16 @@ def test_weights_that_are_int8_in_the_file_are_not_rounded_again(dtype):
         np.testing.assert_array_equal(whole, to_bfloat16(values * scales[:, None]))
     else:
         np.testing.assert_array_equal(whole, values * scales[:, None])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+def test_weights_near_the_end_of_float32_are_packed_in_silence(dtype):
+    layer = Dense(np.full((9, 30), 3e38, np.float32), np.zeros(9, np.float32))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        packed = pack_dense(layer, dtype, WIDE)
+    if dtype == "int8":  # 30 * 3e38: the logits show it
+        assert np.isinf(packed.columns[0, 1, :9]).all()
 
 
 @each_width

@@ -142,8 +142,9 @@ def pack_dense(dense: Dense, dtype: str, target: Target) -> PackedDense:
         sums[:out] = values.sum(axis=1, dtype=np.int32)
         scale = np.zeros(width, np.float32)
         scale[:out] = scales
-        for i, column in enumerate((scale, scale * sums, bias)):
-            columns[:, i] = column.reshape(-1, target.panel)
+        with np.errstate(over="ignore"):  # what is too large for float32 shows in the logits
+            for i, column in enumerate((scale, scale * sums, bias)):
+                columns[:, i] = column.reshape(-1, target.panel)
         start = aligned((width,), np.int32)
         if target.int8 == "sdot":  # which multiplies with u - 128
             start[:] = 128 * sums
