@@ -86,6 +86,7 @@ def test_several_files_are_searched_together_and_the_answer_names_its_file(run, 
     for answer in answers:
         text = TEXT.split(". ")[answer["document"]]
         assert text[answer["start"] : answer["end"]] == answer["text"]
+        assert answer["file"] == paths[answer["document"]]
     code, out, err = run(QUESTION, *options, "--null-threshold", "inf")
     assert (code, err) == (0, "")
     assert f" of {paths[answers[0]['document']]}\n" in out

@@ -115,7 +115,11 @@ def add_command(commands: Any) -> None:
         help="with --jsonl or --parquet, and --output: drop what an unfinished run has left, as "
         "far as it does not fit this one",
     )
-    answer.add_argument("--json", action="store_true", help="print JSON instead of prose")
+    answer.add_argument(
+        "--json",
+        action="store_true",
+        help="print JSON instead of prose; of several files, it names that of the answer",
+    )
     answer.add_argument(
         "--top-k",
         type=at_least(1),
@@ -279,7 +283,8 @@ def command_answer(args: argparse.Namespace) -> None:
     answers = load_answerer(args).n_best(args.question, texts, args.top_k)
     with writing(args.output) as out:
         if args.json:
-            shown = [answer.to_dict() for answer in answers]
+            files = [{"file": name} if len(names) > 1 else {} for name in names]
+            shown = [answer.to_dict() | files[answer.document] for answer in answers]
             out.write(dump(shown[0] if args.top_k == 1 else shown) + "\n")
         else:
             blocks = [describe(a, texts[a.document], names[a.document], out) for a in answers]
