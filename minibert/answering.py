@@ -256,7 +256,8 @@ class QuestionAnswerer:
             lessons: a folder of `minibert lessons`, whose functions run in the definition's place;
                 the page says which step departs from it first.
             compare: another question, which ends in ?, or another text: its answer stands beside.
-            **options: fields of `Options`, for this call.
+            **options: fields of `Options`, for this call; rivals are shown whatever max_overlap and
+                min_score are.
 
         Raises:
             InputError: empty or non-string input, or a wrong option.

@@ -1,5 +1,6 @@
 """What an explanation is made of: gradients, attention, spans, shares of words."""
 
+import re
 from dataclasses import replace
 from itertools import product
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 from learners import with_body
 
-from minibert import InputError, QuestionAnswerer
+from minibert import InputError, QuestionAnswerer, progress
 from minibert.explaining import attention
 from minibert.explaining.passes import Passes, Target, attention_probs
 from minibert.explaining.spans import ALLOWED, BACKWARD, ELSEWHERE, NOT_TEXT, TOO_LONG, see
@@ -297,8 +298,27 @@ def test_the_check_passes_for_the_words_that_matter_and_fails_for_those_that_do_
     assert check(passes, kept, target, words[:2], falls, blank, lambda word: False) is None
 
 
-def test_a_thorough_explanation_has_all_of_it(qa, capsys):
-    found = qa.explain(QUESTION, TEXT, thorough=True).thorough
+def test_one_forward_pass_and_one_backward_pass_a_target(qa, monkeypatch):
+    made = []
+    for name in ("forward", "backward"):
+        usual = getattr(Passes, name)
+
+        def noted(*arguments, name=name, usual=usual):
+            made.append(name)
+            return usual(*arguments)
+
+        monkeypatch.setattr(Passes, name, noted)
+    found = qa.explain(QUESTION, TEXT)
+    assert made == ["forward", *["backward"] * len(found.shares)]
+
+
+def test_a_thorough_explanation_has_all_of_it(qa, capsys, monkeypatch):
+    monkeypatch.setattr(progress, "speaking", True)
+    whole = qa.explain(QUESTION, TEXT, thorough=True)
+    assert re.search(r"the thorough part takes \d+ s at most", capsys.readouterr().err)
+    page, found = whole.html(), whole.thorough
+    for words in ("Integrated gradients from zero: ", "converged", "left out", "Check: without"):
+        assert words in page
     assert [path.baseline for path in found.paths] == ["zero", "[PAD]"]
     assert -1 <= found.agreement <= 1
     assert len(found.check.random) == 16
@@ -307,6 +327,7 @@ def test_a_thorough_explanation_has_all_of_it(qa, capsys):
 def test_it_compares_with_another_question_or_another_text(qa):
     other = qa.explain(QUESTION, TEXT, compare="Who sailed?").other
     assert (other.question, len(other.seen), other.other) == ("Who sailed?", 1, None)
+    assert qa.explain(QUESTION, TEXT, compare="谁写的？").other.question == "谁写的？"
     assert qa.explain(QUESTION, TEXT, compare="Another text.").other.question == QUESTION
     for wrong in ("", " ", 7, ["Who?"]):
         with pytest.raises(InputError, match="compare must be another question"):
@@ -358,6 +379,31 @@ def test_the_first_step_that_departs_is_marked(qa, lessons):
     found = qa.explain(QUESTION, TEXT, lessons=lessons)
     assert found.learnt.departure.step == "layer.0.attention.probs.0"
     assert "The first step that departs is attention&#x27;s probabilities" in found.html()
+
+
+@pytest.mark.parametrize("name", ["encoder_layer", "bert"])
+def test_a_wrong_order_of_the_steps_shows_in_the_answers_too(qa, lessons, name):
+    lines = {
+        "encoder_layer": body("return x"),
+        "bert": body("x = kernels.embed(batch.input_ids, batch.token_type_ids, batch.position_ids,",
+                     "    weights.tables, config.layer_norm_eps)",
+                     "logits = kernels.span_logits(x, weights.qa_outputs)",
+                     "return logits[0], logits[1]"),
+    }  # fmt: skip
+    with_body(lessons, name, lines[name])
+    found = qa.explain(QUESTION, TEXT, lessons=lessons)
+    assert found.learnt.departure.step == "logits"
+    assert "Here yours departs: the logits" in found.html()
+    right = qa.explain(QUESTION, TEXT)
+    assert not np.allclose(found.window.start, right.window.start, atol=1e-3)
+
+
+def test_functions_that_the_page_does_not_run_are_told_apart(qa, lessons):
+    with_body(lessons, "softmax", body(*SOFTMAX).format("axis=-1, keepdims=True"))
+    with_body(lessons, "best_span", body("return None"))
+    found = qa.explain(QUESTION, TEXT, lessons=lessons)
+    assert (found.learnt.functions, found.learnt.others) == (["softmax"], ["best_span"])
+    assert "so these did not run: best_span" in found.html()
 
 
 def test_a_function_that_fails_is_an_error_that_says_where(qa, lessons):

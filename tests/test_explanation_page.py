@@ -6,12 +6,13 @@ import html
 import json
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
-from browser import load, needs_browser
+from browser import Browser, load, needs_browser
 from random_models import random_tensors
 from safetensors.numpy import save_file
 
@@ -96,12 +97,17 @@ def test_the_code_of_the_steps_is_in_the_page(shown):
     for name in (
         "embed",
         "layer_norm",
+        "pack",
         "encoder_layer",
+        "linear_add_norm",
+        "gelu",
         "attention",
+        "flow",
         "span_logits",
         "make_windows",
     ):
         assert f"def {name}(" in page
+    assert "P = softmax(Q K^T / sqrt(Dh))" in page  # and its formula
 
 
 def test_a_notebook_gets_the_page_in_a_frame(shown):
@@ -235,3 +241,98 @@ def test_a_browser_draws_the_page_without_a_complaint(shown, tmp_path):
     assert re.search(r'<p id="matrix-note">\d+ x \d+ pairs: ', dom)
     assert "The answer is now: " in dom
     assert re.search(r"4 strongest of each token are \d+ % of what it reads here", dom)
+
+
+@pytest.fixture
+def browser(tmp_path):
+    """A browser."""
+    (tmp_path / "browser").mkdir()
+    with Browser(tmp_path / "browser") as made:
+        yield made
+
+
+def written(found, tmp_path):
+    """The address of the page of an explanation."""
+    path = tmp_path / "page.html"
+    found.save(str(path))
+    return path.as_uri()
+
+
+@needs_browser
+@pytest.mark.slow
+def test_what_a_model_says_of_itself_decides_until_a_slider_is_moved(tiny, browser, tmp_path):
+    own = replace(tiny.config, null_threshold=-0.37, temperature=1.7)
+    qa = QuestionAnswerer(replace(tiny, config=own))
+    found = qa.explain(QUESTION, [TEXT, "It rained. " * 9], max_seq_length=40, doc_stride=10)
+    browser.open(written(found, tmp_path))
+    shown = json.loads(browser.run("document.getElementById('decided').dataset.answers"))
+    for mine, theirs in zip(shown, found.answers, strict=True):
+        assert (mine["text"], mine["start"], mine["score"]) == (
+            theirs.text,
+            theirs.start,
+            theirs.score,
+        )
+        assert mine["probability"] == pytest.approx(theirs.probability, rel=1e-12)
+    assert browser.run("document.getElementById('threshold-value').textContent") == "-0.37"
+    assert browser.complaints == []
+
+
+@needs_browser
+@pytest.mark.slow
+def test_the_grid_of_heads_is_one_stop_that_arrows_move_in(qa, browser, tmp_path):
+    browser.open(written(qa.explain(QUESTION, TEXT), tmp_path))
+    stops = "document.querySelectorAll('#heads td[tabindex=\"0\"]').length"
+    place = (
+        "[...document.querySelectorAll('#heads tbody td')]"
+        ".findIndex((cell) => cell.getAttribute('aria-selected') === 'true')"
+    )
+    assert browser.run(stops) == 1
+    note = browser.run("document.getElementById('lines-note').textContent")
+    assert "The strongest: " in note
+    browser.run("document.querySelector('#heads td[tabindex=\"0\"]').focus()")
+    heads = qa.model.config.num_attention_heads
+    before = browser.run(place)
+    browser.press("ArrowDown" if before < heads else "ArrowUp")
+    assert abs(browser.run(place) - before) == heads
+    browser.press("ArrowLeft" if before % heads else "ArrowRight")
+    assert browser.run(place) % heads != before % heads
+    assert browser.run(stops) == 1
+    assert browser.run("document.activeElement.getAttribute('aria-selected')") == "true"
+    assert browser.run("document.getElementById('lines-note').textContent") != note
+    browser.run("document.getElementById('no-specials').click()")
+    assert browser.complaints == []
+
+
+@needs_browser
+@pytest.mark.slow
+def test_a_full_page_fits_narrow_and_dark_screens_and_has_few_shapes(embedded, browser, tmp_path):
+    words = ["Ann Lee wrote the play in 1990, and nobody came to see it that winter."] * 40
+    found = QuestionAnswerer(embedded).explain(
+        QUESTION, " ".join(words), window=0, compare="When did Ann Lee write it?"
+    )
+    browser.send(
+        "Emulation.setDeviceMetricsOverride",
+        width=360,
+        height=600,
+        deviceScaleFactor=3,
+        mobile=True,
+    )
+    browser.open(written(found, tmp_path))
+    assert browser.run("document.documentElement.scrollWidth <= 360")
+    assert browser.run("document.querySelectorAll('*').length") < NODES
+    shapes = "Math.max(...[...document.querySelectorAll('svg')].map((e) => %s.length))"
+    assert browser.run(shapes % "e.querySelectorAll('*')") <= 500
+    pixels = "Math.max(...[...document.querySelectorAll('canvas')].map((c) => c.width * c.height))"
+    assert browser.run(pixels) < 16.7e6
+    ground = "getComputedStyle(document.body).backgroundColor"
+    colours = set()
+    for scheme in ("light", "dark"):
+        media = [{"name": "prefers-color-scheme", "value": scheme}]
+        browser.send("Emulation.setEmulatedMedia", features=media)
+        colours.add(browser.run(ground))
+    assert len(colours) == 2
+    assert len(browser.send("Page.printToPDF", printBackground=False)["data"]) > 100_000
+    images = [name for role, name in browser.spoken() if role == "image"]
+    assert len(images) >= 1 + len(found.maps)
+    assert all(images)
+    assert browser.complaints == []

@@ -81,7 +81,8 @@ def check_usage(parser: argparse.ArgumentParser, args: argparse.Namespace) -> No
 
 def command_explain(args: argparse.Namespace) -> None:
     """Run `minibert explain`."""
-    from minibert.explaining.learner import named_step  # here: --help needs no NumPy
+    from minibert.explaining.explanation import is_question  # here: --help needs no NumPy
+    from minibert.explaining.learner import named_step
 
     check_output(args.output)
     names, texts = read_texts(args)
@@ -97,7 +98,7 @@ def command_explain(args: argparse.Namespace) -> None:
     )
     found = replace(found, titles=[name or f"text {n}" for n, name in enumerate(names)])
     if found.other is not None:
-        asks = args.compare.rstrip().endswith("?")
+        asks = is_question(args.compare)
         notice(f"minibert: compared with another {'question' if asks else 'text'}")
     if found.learnt is not None and found.learnt.departure is not None:
         first = found.learnt.departure

@@ -86,7 +86,8 @@ def strongest(probs: Sequence[Floats]) -> Strongest:
 def importance(probs: Sequence[Floats], d_probs: Sequence[Floats]) -> NDArray[np.float64]:
     """How much each head matters to a target, [L, H]: sum of |gradient times probability|.
 
-    To first order this is how far the target would move if the head read nothing, place by place.
+    To first order, the target moves at most so far when the head's probabilities are changed by as
+    much as they are; it has no sign.
 
     Source: Michel et al. 2019 (arXiv:1905.10650), with probabilities in place of a head's mask.
     """

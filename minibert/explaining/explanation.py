@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from itertools import pairwise
 from pathlib import Path as FilePath
@@ -184,9 +184,10 @@ def explain(
     """See `QuestionAnswerer.explain`."""
     began = time.perf_counter()
     chosen = changed_options(qa.options, options, ("window", "thorough", "lessons", "compare"))
+    chosen = replace(chosen, max_overlap=None, min_score=None)  # rivals are what is to be seen
     other = None
     if compare is not None:
-        other = explain(qa, *compared(question, context, compare), **options)
+        other = explain(qa, *compared(question, context, compare), lessons=lessons, **options)
     model = qa.model
     windows = qa.windows(question, context, chosen)
     if window is not None:
@@ -197,8 +198,9 @@ def explain(
     learner = None if lessons is None else Learner(lessons)
     if learner is not None:
         learner.run(passes, passes.forward(windows[0]))  # says what fails, if anything does
-        model = learner.model(model, passes)
-    [(_, _, logits)] = model.read([(None, windows)])
+        logits = [learner.logits(passes, each) for each in windows]
+    else:
+        [(_, _, logits)] = model.read([(None, windows)])
     answers = qa.decode(windows, logits, LISTED, chosen)
     looks = see(windows, logits)
     shown = shown_window(looks, answers) if window is None else window
@@ -267,6 +269,16 @@ def explain(
     )
 
 
+def is_question(text: str) -> bool:
+    """Whether a text ends as questions do, in whatever script.
+
+    Example:
+        >>> [is_question(text) for text in ("Who won? ", "谁写的？", "She won.")]
+        [True, True, False]
+    """
+    return text.rstrip().endswith(("?", "？", "؟", ";", "՞", "፧"))
+
+
 def compared(question: str, context: Context, compare: str) -> tuple[str, Context]:
     """What an answer is compared with: another question, which ends in ?, or another text.
 
@@ -277,7 +289,7 @@ def compared(question: str, context: Context, compare: str) -> tuple[str, Contex
         raise InputError(
             "compare must be another question, which ends in ?, or another text, and not empty"
         )
-    if compare.rstrip().endswith("?"):
+    if is_question(compare):
         return compare, context
     return question, compare
 

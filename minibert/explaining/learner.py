@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from minibert import encoder
 from minibert.arrays import Floats
+from minibert.batches import pack
 from minibert.errors import InputError
 from minibert.explaining.passes import Passes
+from minibert.lessons.catalogue import LESSONS
 from minibert.lessons.learner import World, departure, load_learner
 from minibert.lessons.outcomes import attempt
-from minibert.model import Model
+from minibert.spans import Logits
 from minibert.trace import Trace
 from minibert.training.passes import Kept
+from minibert.windows import Window
+
+# Windows, and the choice of a span, are the library's in a page; and nothing is trained in it.
+RAN = {step.name for lesson in LESSONS if lesson.part == 1 for step in lesson.steps} - {
+    *("text_parts", "join", "best_span")
+}
 
 
 @dataclass(frozen=True)
@@ -32,7 +41,8 @@ class Departure:
 class Learnt:
     """A learner's run of one window."""
 
-    functions: list[str]  # that are the learner's
+    functions: list[str]  # of the learner's that ran
+    others: list[str]  # of theirs that no answer of a page comes from
     departure: Departure | None  # None: all steps are the definition's
     trace: Trace
 
@@ -58,9 +68,43 @@ class Learner:
         self.functions = load_learner(folder)
         self.world = World(self.functions)
 
-    def model(self, model: Model, passes: Passes) -> Model:
-        """The same model, run by the learner's functions."""
-        return replace(model, kernels=self.world.backend, weights=passes.weights)
+    def logits(self, passes: Passes, window: Window) -> Logits:
+        """What the learner's BERT gives for a window.
+
+        Raises:
+            InputError: it gives something else than finite logits, or ends with an error.
+        """
+        bert = self.world.function(encoder.bert)
+        batch = pack([window])
+        found, error = attempt(
+            lambda: bert(batch, passes.weights, passes.config, self.world.backend)
+        )
+        if error is not None:
+            raise self.failed(error, "in bert")
+        return self.checked(found, len(window))
+
+    def checked(self, logits: Any, size: int) -> Logits:
+        """Logits as they should be.
+
+        Raises:
+            InputError: they are not.
+        """
+        right = isinstance(logits, tuple) and [np.shape(part) for part in logits] == [(size,)] * 2
+        if not right or not np.isfinite(np.stack(logits)).all():
+            raise InputError(
+                f"{self.folder}: the logits should be two arrays of {size} finite numbers. "
+                f"`minibert lessons check {self.folder}` helps."
+            )
+        start, end = logits
+        return start.astype(np.float32), end.astype(np.float32)
+
+    def failed(self, error: BaseException, where: str) -> InputError:
+        """What is said of an error that a learner's function ends with."""
+        return InputError(
+            f"{self.folder}: {place_of(error, self.folder)}{where}: {type(error).__name__}: "
+            f"{' '.join(str(error).split()):.200}. `minibert lessons check "
+            f"{self.folder}` helps."
+        )
 
     def run(self, passes: Passes, kept: Kept) -> Learnt:
         """One window through the learner's functions, with every step written down.
@@ -76,27 +120,17 @@ class Learner:
             logits, error = attempt(lambda: bert(*given, self.world.backend))
         if error is not None:
             last = f"behind {next(reversed(mine.trace))}" if mine.trace else "in the first step"
-            raise InputError(
-                f"{self.folder}: {place_of(error, self.folder)}{last}: {type(error).__name__}: "
-                f"{' '.join(str(error).split()):.200}. `minibert lessons check "
-                f"{self.folder}` helps."
-            )
+            raise self.failed(error, last)
         theirs = np.stack(right.logits or ())  # [2, S]
-        if (
-            not isinstance(logits, tuple)
-            or [np.shape(part) for part in logits] != [theirs.shape[1:]] * 2
-        ):
-            raise InputError(
-                f"{self.folder}: the logits should be two arrays of {theirs.shape[1]} numbers. "
-                f"`minibert lessons check {self.folder}` helps."
-            )
+        logits = self.checked(logits, theirs.shape[1])
         step = departure(mine._replace(logits=logits), right)
         first = None
         if step == "logits":
             first = Departure(step, difference(np.stack(logits), theirs))
         elif step is not None:
             first = Departure(step, difference(mine.trace.get(step), right.trace[step]))
-        return Learnt(list(self.functions), first, mine.trace)
+        ran = [name for name in self.functions if name in RAN]
+        return Learnt(ran, [name for name in self.functions if name not in RAN], first, mine.trace)
 
 
 def difference(got: Floats | None, right: Floats) -> str:

@@ -188,8 +188,7 @@ def check(
         words: of the window.
         shares: of each word.
         replacement: embeddings [S, D] in the place of those that are removed.
-        keep: words that are never removed: those of the answer itself and of what it is compared
-            with.
+        keep: words that are never removed, such as those of the answer itself.
         seed: of the random choices.
 
     Returns:

@@ -1,7 +1,8 @@
 """What a lesson may borrow from the library: kinds of arrays, and functions of other lessons.
 
-Once your own function passes, the checker puts it in the place of the borrowed one.  The function
-that a lesson is about cannot be borrowed.
+Each file is tried with these, however far you are with the others.  For the answer at the end, your
+own functions that give results, right or wrong, stand in their place.  The function that a lesson
+is about cannot be borrowed.
 """
 
 from __future__ import annotations

@@ -189,8 +189,8 @@ the real model: with your functions where you have written them, with the librar
 - Results have the dtype of what came in. The library computes in float32, most checks in float64,
   where a small mistake shows.
 - Arguments stay as they are, where the text does not say that they are changed.
-- You may use NumPy, and what a file imports from minibert.lessons.borrowed. Once your own function
-  passes, it runs in the place of the borrowed one.
+- You may use NumPy, and what a file imports from minibert.lessons.borrowed. Each file is tried with
+  the library's other functions; with --only, the answer at the end is made with that file of yours.
 
 {table}
 """

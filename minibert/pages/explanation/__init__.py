@@ -23,9 +23,11 @@ from minibert.pages.explanation.opening import (
     windows_section,
 )
 from minibert.pages.explanation.spans import (
+    logits_figure,
     logits_section,
     matrix_section,
     rivals_section,
+    rivals_table,
 )
 from minibert.pages.explanation.words import words_section
 from minibert.pages.page import page
@@ -60,8 +62,10 @@ pre { overflow-x: auto; background: var(--panel); padding: .7rem; font-size: .85
 .pairs td { text-align: right; border-radius: 0 }
 #heads td { text-align: center; min-width: 1.6rem; cursor: pointer; border: 1px solid var(--page);
   -webkit-print-color-adjust: exact; print-color-adjust: exact }
-#heads td[aria-selected=true] { outline: 3px solid var(--c1); outline-offset: -2px }
-canvas { width: 100%; max-width: 32rem; image-rendering: pixelated; border: 1px solid var(--rule) }
+#heads td[aria-selected=true] { outline: 2px solid #000; box-shadow: inset 0 0 0 2px #fff }
+canvas { width: 100%; max-width: 32rem; image-rendering: pixelated; border: 1px solid var(--muted) }
+.grey { display: inline-block; width: 1em; height: 1em; border: 1px solid #000 }
+mark, .answer, .grey { -webkit-print-color-adjust: exact; print-color-adjust: exact }
 .maps { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(11rem, 1fr)) }
 .sliders { display: grid; gap: .5rem; max-width: 45rem }
 .sliders input[type=range] { width: 100% }
@@ -78,12 +82,14 @@ def explanation_page(e: Explanation) -> str:
         body += learnt_lines(e.learnt)
     if e.other is not None:
         body += compared(e, e.other)
-    for section in SECTIONS:
-        body += section(e)
+    for number, section in enumerate(SECTIONS, 1):
+        heading, *lines = section(e)
+        body += [heading, *departs_here(e.learnt, number), *lines]
     body += [
         f'<p class="note">{escape(e.model)}, {e.config.family}, {e.config.num_hidden_layers} '
         f"layers x {e.config.hidden_size}; computed in {e.seconds:.1f} s. Sections 3 to "
-        "6, and 9, are of the definition in NumPy, float32; answers of the model as it runs.</p>",
+        "5, and 9, are of the definition in NumPy, float32; the others of the model as it "
+        "runs.</p>",
         "</main>",
         f'<script type="application/json" id="data">{script_data(e)}</script>',
     ]
@@ -126,7 +132,10 @@ def learnt_lines(found: Learnt) -> Iterator[str]:
     yield "<h2>Your functions</h2>"
     yield (
         f"<p>These ran in the place of the definition's: {escape(named(found.functions))}. "
-        "Answers, logits, vectors and attention are theirs; gradients are the definition's.</p>"
+        "Logits, attention and how far layers move tokens are theirs. Windows, the choice among "
+        "spans, and gradients are the library's"
+        + (f", so these did not run: {escape(named(found.others))}" if found.others else "")
+        + ".</p>"
     )
     if found.departure is None:
         yield "<p><b>Every step gives what the definition gives.</b></p>"
@@ -136,6 +145,21 @@ def learnt_lines(found: Learnt) -> Iterator[str]:
         f'<p class="departure"><b>The first step that departs is {escape(step)}:</b> '
         f"{escape(what)}.</p>"
     )
+
+
+def departs_here(found: Learnt | None, number: int) -> Iterator[str]:
+    """In the section that shows it, a word on the first step that departs."""
+    if found is None or found.departure is None:
+        return
+    step = found.departure.step
+    if step in ("embeddings", "projection"):
+        section = 3
+    elif step == "logits":
+        section = 6
+    else:
+        section = 5 if ".attention." in step or step.endswith(".qkv") else 4
+    if number == section:
+        yield f'<p class="departure">Here yours departs: {escape(named_step(step))}.</p>'
 
 
 def compared(e: Explanation, other: Explanation) -> Iterator[str]:
@@ -155,10 +179,7 @@ def compared(e: Explanation, other: Explanation) -> Iterator[str]:
                 for a in each.answers
             ],
         )
-        seen = each.window
-        yield (
-            f"<p>Highest start {seen.start.max():.2f} at {escape(each.names[each.picked.start])}, "
-            f"highest end {seen.end.max():.2f} at {escape(each.names[each.picked.end])}; [CLS] "
-            f"{seen.start[0]:.2f} and {seen.end[0]:.2f}.</p></section>"
-        )
+        yield logits_figure(each)
+        yield from rivals_table(each)
+        yield "</section>"
     yield "</div>"

@@ -9,18 +9,24 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from minibert.lessons.catalogue import LESSONS
+
 CUT = 120  # characters of a span that are shown
+# What lessons say of the functions that they are about.
+FORMULAS = {step.function.__name__: each.formula for each in LESSONS for step in each.steps}
 
 
 def folded(*functions: Callable[..., Any]) -> Iterator[str]:
-    """The source of functions, to be unfolded, with the file in which each stands."""
+    """The source of functions, to be unfolded: the file in which each stands, and its formula."""
     for function in functions:
         source = textwrap.dedent(inspect.getsource(function)).rstrip()
         file = Path(inspect.getsourcefile(function) or "")
         where = "/".join(file.parts[-2:])
+        formula = FORMULAS.get(function.__name__)
+        told = f"\n<p>{escape(formula)}</p>" if formula else ""
         yield (
             f"<details><summary>The code of this step: <code>{escape(function.__name__)}</code> in "
-            f"{escape(where)}</summary>\n<pre>{escape(source)}</pre></details>"
+            f"{escape(where)}</summary>{told}\n<pre>{escape(source)}</pre></details>"
         )
 
 

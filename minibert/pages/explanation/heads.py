@@ -57,8 +57,9 @@ def attention_section(e: Explanation) -> Iterator[str]:
     yield (
         "<figure><figcaption>What question and answer read in one head</figcaption>"
         '<svg class="chart" id="lines" viewBox="0 0 400 20" role="img"></svg>'
-        f'<p id="lines-note"></p><p>The {STRONGEST} strongest readings of each token; thicker is '
-        f"more. In the median head these {STRONGEST} are {np.median(covered):.0%} of what a token "
+        f'<p id="lines-note"></p><p>The {STRONGEST} strongest readings of each token, from 3 % on, '
+        "for the first 40 tokens of question and answer; thicker is more. "
+        f"In the median head these {STRONGEST} are {np.median(covered):.0%} of what a token "
         f"reads, in the most scattered one {covered.min():.0%}.</p></figure>"
     )
     if not e.maps:
@@ -68,7 +69,7 @@ def attention_section(e: Explanation) -> Iterator[str]:
     yield (
         "<p>Attention alone does not say what a head is for. Multiplied with the gradient of the "
         "answer's lead over “no answer” it says, to first order, what its readings are "
-        f"worth. The first five by that measure: {names}.</p>"
+        f"worth. The first {len(e.maps)} by that measure: {names}.</p>"
     )
     yield '<div class="maps">'
     for n, (layer, head) in enumerate(e.maps):

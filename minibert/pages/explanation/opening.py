@@ -7,7 +7,7 @@ from html import escape
 
 import numpy as np
 
-from minibert import encoder, windows
+from minibert import batches, encoder, windows
 from minibert.arrays import Floats
 from minibert.explaining.attention import CLS, QUESTION, SEP, TEXT, groups_of
 from minibert.explaining.explanation import Explanation
@@ -70,7 +70,7 @@ def windows_section(e: Explanation) -> Iterator[str]:
         "question. "
         + (
             f"There are {len(e.seen)}; each token of a text counts in the one that sees most "
-            f"around it. All that follows is about window {e.shown}.</p>"
+            f"around it. All that follows is about window {e.shown}; --window N shows another.</p>"
             if several
             else "This one fits into one window.</p>"
         )
@@ -84,15 +84,16 @@ def windows_section(e: Explanation) -> Iterator[str]:
             + "".join(f" Text {n}: {escape(title)}." for n, title in enumerate(e.titles))
             * (len(e.titles) > 1),
         )
-    yield from folded(windows.make_windows)
+    yield from folded(windows.make_windows, batches.pack)
 
 
 def ribbon(e: Explanation) -> str:
     """One line a window over the length of its text."""
     parts, y = [], 8.0
-    seen = e.seen[:SHOWN_WINDOWS]
+    first = max(0, min(e.shown - SHOWN_WINDOWS // 2, len(e.seen) - SHOWN_WINDOWS))
+    seen = e.seen[first : first + SHOWN_WINDOWS]
     told = []
-    for at, each in enumerate(seen):
+    for at, each in enumerate(seen, first):
         window = each.window
         length = max(1, len(window.context))
         colour = "c0" if at == e.shown else "c3"
@@ -205,4 +206,10 @@ def layers_section(e: Explanation) -> Iterator[str]:
             for n, a in enumerate(e.early)
         ],
     )
-    yield from folded(encoder.encoder_layer)
+    yield from folded(
+        encoder.encoder_layer,
+        reference.linear,
+        reference.linear_add_norm,
+        reference.linear_activation,
+        reference.gelu,
+    )

@@ -130,7 +130,7 @@
     return 0;
   }
   // Light to dark greys, by rule, so that the kinds can be told apart.
-  const GREY = [0, 225, 205, 185, 165, 145, 125];
+  const GREY = [0, 245, 214, 184, 152, 118, 84];
 
   function paint(canvas, size, pixel) {
     const image = new ImageData(size, size);
@@ -167,16 +167,23 @@
       if (rules[at]) return [GREY[rules[at]], GREY[rules[at]], GREY[rules[at]]];
       return colour((scores[at] - low) / Math.max(high - low, 1e-9));
     });
-    const ring = (i, j, style) => {
-      context.strokeStyle = style;
-      context.lineWidth = Math.max(1, w.size / 128);
+    const around = Math.max(2, w.size / 40);
+    const outline = (draw) => { // white within black, so that it is seen on every colour
       context.beginPath();
-      context.arc(j + 0.5, i + 0.5, Math.max(2, w.size / 40), 0, 2 * Math.PI);
-      context.stroke();
+      draw();
+      for (const [part, style] of [[80, "#000"], [200, "#fff"]]) {
+        context.lineWidth = w.size / part;
+        context.strokeStyle = style;
+        context.stroke();
+      }
     };
-    ring(w.start.indexOf(Math.max(...w.start)), w.end.indexOf(Math.max(...w.end)), "#0072b2");
+    const first = w.start.indexOf(Math.max(...w.start)), last = w.end.indexOf(Math.max(...w.end));
+    outline(() => context.rect(last + 0.5 - around, first + 0.5 - around, 2 * around, 2 * around));
     const best = answers.find((a) => a.text && a.number === number);
-    if (best) ring(best.i, best.j, "#d00000");
+    if (best) outline(() => context.arc(best.j + 0.5, best.i + 0.5, around, 0, 2 * Math.PI));
+    canvas.setAttribute("aria-label", "Span matrix: rows are starts, columns ends. " + (best
+      ? `The best allowed pair of window ${number} is “${best.text}”, with ${best.score.toFixed(2)}.`
+      : `No pair of window ${number} is among the answers.`));
     const counts = data.rules.map(() => 0);
     for (const r of rules) counts[r] += 1;
     $("matrix-note").textContent = `${w.size} x ${w.size} pairs: ` +
@@ -195,14 +202,17 @@
     return line;
   }
 
+  // The model's own, which need be no step of the slider's, until that is moved.
+  let threshold = data.threshold;
+
   function decide() {
     const longest = Number($("longest").value);
-    const threshold = Number($("threshold").value);
     const align = $("align").checked;
     const sums = $("decoder").value === "sums";
     const answers = sums ? decodeSums(longest, threshold, align) : decodeProducts(longest, align);
     $("longest-value").textContent = longest;
-    $("threshold-value").textContent = sums ? threshold : "not used";
+    const lead = Math.abs(threshold) < 1e30 ? Number(threshold.toFixed(3)) : "any number";
+    $("threshold-value").textContent = sums ? lead : "not used";
     $("threshold").disabled = !sums;
     const digits = (value) => sums ? value.toFixed(3) : value.toPrecision(4);
     $("decided").replaceChildren(...answers.map((a, n) => row([
@@ -292,8 +302,11 @@
       ...read.map((j) => shape("text", { x: 270, y: y(read, j) }, data.names[j])),
     ];
     picture.replaceChildren(...parts);
+    const [reader, source, most] = links.reduce((a, b) => (b[2] > a[2] ? b : a), [0, 0, 0]);
+    const named = links.length ? ` The strongest: ${data.names[reader]} reads ${
+      data.names[source]}, ${Math.round(100 * most)} %.` : "";
     $("lines-note").textContent = `Layer ${Math.floor(chosen / data.heads)}, head ${
-      chosen % data.heads}: ${links.length} readings. The ${per} strongest of each token are ${
+      chosen % data.heads}: ${links.length} readings.${named} The ${per} strongest of each token are ${
       Math.round(100 * covered[chosen])} % of what it reads here, on average.`;
   }
 
@@ -309,6 +322,7 @@
   // ---------------------------------------------------------------- begin
 
   if ($("longest")) {
+    $("threshold").addEventListener("input", () => { threshold = Number($("threshold").value); });
     for (const id of ["longest", "threshold", "align", "decoder", "window"]) {
       $(id).addEventListener("input", decide);
     }

@@ -15,6 +15,8 @@ from minibert.pages.charts import Line, line_chart
 from minibert.pages.explanation.code import cut, folded, listing, signed
 from minibert.pages.page import figure
 
+GREYS = (245, 214, 184, 152, 118, 84)  # of what each rule forbids; the script has them too
+
 
 def logits_section(e: Explanation) -> Iterator[str]:
     """Start and end logits over the window."""
@@ -27,9 +29,16 @@ def logits_section(e: Explanation) -> Iterator[str]:
         f"({escape(e.names[best])}, {seen.start[best]:.2f}), the highest end token {end} "
         f"({escape(e.names[end])}, {seen.end[end]:.2f}).</p>"
     )
+    yield logits_figure(e)
+    yield from folded(reference.span_logits)
+
+
+def logits_figure(e: Explanation) -> str:
+    """Both logits of each token."""
+    seen = e.window
     low = float(min(seen.start.min(), seen.end.min()))
     high = float(max(seen.start.max(), seen.end.max()))
-    yield figure(
+    return figure(
         "Start and end logits",
         line_chart(
             "Logits by token",
@@ -45,7 +54,6 @@ def logits_section(e: Explanation) -> Iterator[str]:
         ),
         "Token 0 is [CLS], whose two logits are the score of “no answer”.",
     )
-    yield from folded(reference.span_logits)
 
 
 def matrix_section(e: Explanation) -> Iterator[str]:
@@ -94,15 +102,18 @@ def matrix_section(e: Explanation) -> Iterator[str]:
         )
         + '</tr></thead><tbody id="decided"></tbody></table></div>'
     )
+    greys = ", ".join(
+        f'<span class="grey" style="background: rgb({grey} {grey} {grey})"></span>&nbsp;{rule}'
+        for rule, grey in zip(RULES[1:], GREYS, strict=True)
+    )
     score = "" if e.best is None else f" Its score is {seen.scores()[e.best]:.2f}."
     label = f"Span matrix: rows are starts, columns ends. The best pair is {best}.{score}"
     yield (
         "<figure><figcaption>Every start (rows) with every end (columns)</figcaption>"
         f'<canvas id="matrix" role="img" aria-label="{escape(label)}"></canvas>'
-        '<p id="matrix-note"></p><p>Coloured: allowed, the brighter the higher. Grey: forbidden; '
-        "the lightest is outside the text, then an end before the start, too long, another "
-        "window’s, within a character, part of a word. Red ring: the best allowed pair. Blue "
-        "ring: best start and best end by themselves.</p></figure>"
+        '<p id="matrix-note"></p><p>Coloured: allowed, the brighter the higher. Grey: forbidden, '
+        f"for the reason that its grey stands for: {greys}. Circle: the best allowed pair. Square: "
+        "best start and best end, each by itself.</p></figure>"
     )
     yield from folded(spans.span_band, spans.decode_answers)
 
@@ -117,13 +128,23 @@ def rivals_section(e: Explanation) -> Iterator[str]:
     first = e.answers[0]
     null = float(seen.start[0] + seen.end[0])
     score = float(seen.scores()[e.best])
-    null_said = "it is the answer" if first.is_null else f"its lead: {signed(null - score)}"
     lead = f"{abs(score - null):.2f} {'ahead of' if score > null else 'behind'} “no answer”"
     yield (
         f"<p>The answer given is “{escape(cut(str(first) or 'no answer'))}”, with "
         f"probability {first.probability:.2f}. In this window the best span is {lead} "
         f"({score:.2f} and {null:.2f}).</p>"
     )
+    yield from rivals_table(e)
+
+
+def rivals_table(e: Explanation) -> Iterator[str]:
+    """The best spans of the window that is shown, and "no answer"."""
+    if e.best is None:
+        return
+    seen = e.window
+    null = float(seen.start[0] + seen.end[0])
+    behind = null - float(seen.scores()[e.best])
+    null_said = "it is the answer" if e.answers[0].is_null else f"its lead: {signed(behind)}"
     yield from listing(
         "The best spans of this window, and why each lost; and “no answer”",
         ("span", "score", "why it lost"),

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minibert.explaining import words as definition
-from minibert.explaining.attention import QUESTION, TEXT
+from minibert.explaining.attention import QUESTION, TEXT, flow
 from minibert.explaining.explanation import Explanation, Share, Thorough
 from minibert.explaining.words import Word
 from minibert.pages.explanation.code import cut, folded, listing, signed
@@ -65,7 +65,8 @@ def words_section(e: Explanation) -> Iterator[str]:
         f'<li>{escape(text)} (<a href="{link}">{link[8:]}</a>).</li>' for text, link in CAVEATS
     )
     yield f"<ul>{items}</ul>"
-    yield from folded(definition.gradient_x_input)
+    thorough = (definition.integrated_gradients, definition.left_out, definition.check)
+    yield from folded(definition.gradient_x_input, flow, *thorough * (e.thorough is not None))
 
 
 def share_lines(e: Explanation, share: Share, answer: str) -> Iterator[str]:
