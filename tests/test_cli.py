@@ -416,7 +416,7 @@ def test_an_error_is_one_line_and_no_traceback(tmp_path):
 
 
 @NO_SUCH_TERMINAL
-@pytest.mark.parametrize("variables", [{}, {"NO_COLOR": "1"}, {"TERM": "dumb"}])
+@pytest.mark.parametrize("variables", [{}, {"NO_COLOR": ""}, {"NO_COLOR": "1"}, {"TERM": "dumb"}])
 def test_the_answer_is_marked_in_bold_on_a_terminal_that_can(tiny_folder, tmp_path, variables):
     import pty
 
@@ -432,8 +432,8 @@ def test_the_answer_is_marked_in_bold_on_a_terminal_that_can(tiny_folder, tmp_pa
     os.close(follower)
     shown = read_terminal(leader)
     assert (run.returncode, run.stderr) == (0, b"")
-    assert ("\x1b[1;4m" in shown) == (variables == {})
-    assert ("[" in shown.replace("\x1b[", "")) == (variables != {})
+    assert ("\x1b[1;4;32m" in shown) == (not any(variables.values()))
+    assert ("[" in shown.replace("\x1b[", "")) == any(variables.values())
 
 
 # --- what steers a terminal ------------------------------------------------------------------
@@ -450,7 +450,7 @@ ESCAPED = r"\x1b[31m \x07 \x9b2J \x7f \r \x08 \u202e \u2066 \x00"
 
 def steers(text):
     """Whether a text holds what steers a terminal, beside the marks of an answer."""
-    text = text.replace("\x1b[1;4m", "").replace("\x1b[0m", "")
+    text = text.replace("\x1b[1;4;32m", "").replace("\x1b[0m", "")
     return any(each in text for each in STEERING.replace("[31m", "").replace("2J", "").split(" "))
 
 

@@ -8,8 +8,15 @@ The one module of this room that needs the package it is for: `pip install 'mini
 import os
 from typing import Any
 
-from haystack import Document, ExtractedAnswer, component, default_from_dict, default_to_dict
-from haystack.utils import Secret, deserialize_secrets_inplace
+try:
+    from haystack import Document, ExtractedAnswer, component, default_from_dict, default_to_dict
+    from haystack.utils import Secret, deserialize_secrets_inplace
+except ModuleNotFoundError as error:
+    if error.name != "haystack":
+        raise
+    raise ModuleNotFoundError(
+        "minibert's reader needs Haystack: pip install 'minibert-qa[haystack]'", name="haystack"
+    ) from None
 
 from minibert.answering import QuestionAnswerer
 from minibert.options import check_count
