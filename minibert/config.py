@@ -15,6 +15,7 @@ from typing import Any
 from minibert.errors import ConfigError, ModelNotFoundError
 from minibert.families import FAMILIES, why_not
 from minibert.files import LARGEST_JSON, json_value, read_file
+from minibert.options import is_one_of
 from minibert.reprs import shown
 
 # Sizes beyond these are a damaged file, not a model.
@@ -83,7 +84,7 @@ class BertConfig:
     def __post_init__(self) -> None:
         """Reject shapes the encoder cannot run; all problems at once."""
         problems = []
-        if self.family not in tuple(FAMILIES):  # it may be unhashable
+        if not is_one_of(self.family, tuple(FAMILIES)):
             raise ConfigError(why_not(self.family))
         family = FAMILIES[self.family]
         for name in (
@@ -122,7 +123,7 @@ class BertConfig:
                 problems.append(
                     f"{name} must be a number from {lowest} to {highest}, got {shown(value)}"
                 )
-        if self.hidden_act not in tuple(ACTIVATIONS):  # it may be unhashable
+        if not is_one_of(self.hidden_act, tuple(ACTIVATIONS)):
             problems.append(
                 f"hidden_act must be one of {', '.join(ACTIVATIONS)}, got {shown(self.hidden_act)}"
             )
@@ -135,6 +136,12 @@ class BertConfig:
         if not problems and family.shares_layers and groups > layers:
             problems.append(
                 f"num_hidden_groups must be at most num_hidden_layers, got {groups} and {layers}"
+            )
+        most = LARGEST["num_hidden_layers"]
+        if not problems and family.shares_layers and layers * self.inner_group_num > most:
+            problems.append(
+                f"num_hidden_layers times inner_group_num must be at most {most}, "
+                f"got {layers} and {self.inner_group_num}"
             )
         if problems:
             raise ConfigError("; ".join(problems))
@@ -171,6 +178,8 @@ class BertConfig:
         Raises:
             ConfigError: minibert does not run such a model, or a value is wrong.
         """
+        if not isinstance(raw, Mapping):
+            raise ConfigError(f"must be an object, got {shown(raw)}")
         reasons = []
         model_type = raw.get("model_type", "bert")  # Google's bert_config.json has none
         family = FAMILIES.get(model_type) if isinstance(model_type, str) else None

@@ -82,6 +82,7 @@ def whole_folder(target: Path) -> Iterator[Path]:
         ValueError: no folder can have the name.
     """
     put_back(target)
+    drop_aside(target)
     with draft_folder(target.parent) as draft:
         yield draft
         complete(draft)
@@ -192,15 +193,19 @@ def exchange(one: Path, other: Path) -> bool:
 
 
 def put_back(target: Path) -> None:
-    """Undo what a process left that was killed while one folder took the place of another."""
+    """Undo what a process left that was killed before a new folder was in the place of another."""
     with suppress(OSError, ValueError):
         aside = target.with_name(target.name + ASIDE)
-        if not aside.is_dir():
-            return
-        if os.path.lexists(target):
-            shutil.rmtree(aside, ignore_errors=True)
-        else:
+        if aside.is_dir() and not os.path.lexists(target):
             os.replace(aside, target)
+
+
+def drop_aside(target: Path) -> None:
+    """Remove what a process of this user left that was killed after that."""
+    with suppress(OSError, ValueError):
+        aside = target.with_name(target.name + ASIDE)
+        if aside.is_dir() and os.path.lexists(target) and _is_mine(aside.lstat()):
+            shutil.rmtree(aside, ignore_errors=True)
 
 
 # ---------------------------------------------------------------- drafts of others
@@ -235,6 +240,11 @@ def try_lock(handle: int) -> bool | None:
     return True
 
 
+def _is_mine(facts: os.stat_result) -> bool:
+    """Whether a file or folder is this user's."""
+    return not hasattr(os, "geteuid") or facts.st_uid == os.geteuid()
+
+
 def _remove_if_abandoned(draft: Path) -> None:
     """Remove a draft if nobody writes it any more.
 
@@ -243,8 +253,7 @@ def _remove_if_abandoned(draft: Path) -> None:
     """
     facts = draft.lstat()
     folder = stat.S_ISDIR(facts.st_mode)
-    mine = not hasattr(os, "geteuid") or facts.st_uid == os.geteuid()
-    if not mine or not (folder or stat.S_ISREG(facts.st_mode)):
+    if not _is_mine(facts) or not (folder or stat.S_ISREG(facts.st_mode)):
         return
     old = time.time() - facts.st_mtime > DAY
     if os.name == "nt":

@@ -8,7 +8,7 @@ import json
 import os
 import stat
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
@@ -146,6 +146,38 @@ def json_value(text: str, **hooks: Any) -> Any:
         return json.loads(text, **hooks)
     except RecursionError:
         raise ValueError("lists or objects are nested too deeply in it") from None
+
+
+# Of a file with problems.
+SHOWN = 10  # that are listed
+LONGEST_PROBLEM = 300  # characters of one
+
+
+class Problems:
+    """Problems of a file: how many, and the first ones; a hostile file has millions."""
+
+    def __init__(self, problems: Iterable[str] = ()) -> None:
+        self.first: list[str] = []
+        self.count = 0
+        self.extend(problems)
+
+    def append(self, problem: str) -> None:
+        """Count one more."""
+        self.count += 1
+        if len(self.first) < SHOWN:
+            self.first.append(problem[:LONGEST_PROBLEM])
+
+    def extend(self, problems: Iterable[str]) -> None:
+        """Count several more, as they come."""
+        for problem in problems:
+            self.append(problem)
+
+    def shown(self) -> list[str]:
+        """The first ones, and dots if there are others."""
+        return self.first + ["..."] * (self.count > len(self.first))
+
+    def __len__(self) -> int:
+        return self.count
 
 
 # ---------------------------------------------------------------- writing

@@ -99,6 +99,14 @@ def path_text(value: object) -> str | None:
         return None
 
 
+def expanded(text: str) -> str:
+    """The name of a file or folder with what ~ stands for; as it is, if no file can have it."""
+    try:
+        return os.path.expanduser(text)
+    except ValueError:  # a NUL or half of a surrogate pair in the name of a user
+        return text
+
+
 def check_path(name: str, value: object) -> Path:
     """The name of a folder as a path, with what ~ stands for.
 
@@ -110,7 +118,7 @@ def check_path(name: str, value: object) -> Path:
         raise InputError(f"{name} must be a folder's name, got {shown(value)}")
     if not may_be_named(text):
         raise InputError(f"{shown(text)}: no folder can have that name")
-    return Path(os.path.expanduser(text))
+    return Path(expanded(text))
 
 
 def may_be_named(text: str) -> bool:

@@ -209,6 +209,8 @@ class QuestionAnsweringPipeline:
     task = "question-answering"
 
     def __init__(self, model: Model, **options: Any) -> None:
+        if not isinstance(model, Model):
+            raise InputError(f"model must be a Model, as load_model gives it, got {shown(model)}")
         self.model = model
         self.tokenizer = model.tokenizer
         self.options = _changed(PipelineOptions(), options)

@@ -27,6 +27,7 @@ from minibert.checkpoints.safetensors import open_checkpoint
 from minibert.checkpoints.tensor_bundle import read_tensor_bundle
 from minibert.checkpoints.torch_pickle import read_torch_file
 from minibert.cli import main
+from minibert.commands.stream import without_doubles
 from minibert.errors import CheckpointError, InputError, MinibertError, ModelNotFoundError
 from minibert.files import LARGEST_JSON, without_bounds
 from minibert.model import load_model
@@ -323,3 +324,49 @@ def test_a_model_whose_files_are_gone_after_a_look_at_them_says_so(tmp_path):
     for use in (files.parts, files.digest, lambda: files.size, lambda: open_any(files.weights)):
         with pytest.raises(ModelNotFoundError, match="no index"):
             use()
+
+
+def test_modules_that_share_their_parameters_are_bounded(tmp_path):
+    def text(value):
+        return b"X" + struct.pack("<I", len(value)) + value.encode()
+
+    def module(part, content):
+        return b"cx\ny\n)\x81}" + text(part) + content + b"sb"
+
+    shared = b"}(" + b"".join(text(f"{n}") + b"N" for n in range(2000)) + b"uq\x000"
+    parts = b"".join(text(f"m{n}") + module("_parameters", b"h\x00") for n in range(2000))
+    whole = shared + module("_modules", b"}(" + parts + b"u")
+    path = write_torch_file(tmp_path / "x.bin", {}, "zip", whole, "model")
+    with memory_below(60_000_000), pytest.raises(CheckpointError, match="more than 100000 entries"):
+        read_torch_file(path)
+
+
+def test_keys_that_have_one_hash_are_passed_over(tmp_path):
+    keys = b"".join(
+        b"\x8a\x0a" + (n * (2**61 - 1)).to_bytes(10, "little") + b"N" for n in range(40_000)
+    )
+    array = np.zeros(1, np.float32)
+    path = write_torch_file(tmp_path / "x.bin", {"x": array}, "zip", b"}(" + keys + b"u")
+    assert list(read_torch_file(path)) == ["x"]
+
+
+def test_problems_of_a_header_are_counted_and_not_kept(tmp_path):
+    header = b"{" + b",".join(b'"%06d":{}' % n for n in range(80_000)) + b"}"
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(struct.pack("<Q", len(header)) + header)
+    with memory_below(MORE + 20_000_000), pytest.raises(CheckpointError, match="240000 problems"):
+        open_checkpoint(path)
+
+
+def test_problems_of_added_tokens_are_not_kept(tmp_path):
+    write_model(tmp_path / "model")
+    path = tmp_path / "model" / "tokenizer.json"
+    path.write_text(json.dumps({"added_tokens": [0] * 300_000, "model": {"type": "WordPiece"}}))
+    with memory_below(MORE), pytest.raises(MinibertError, match="added_tokens must be objects"):
+        load_model(tmp_path / "model")
+
+
+def test_a_long_object_with_a_key_twice_is_found_at_once():
+    pairs = [(f"{n}", 0) for n in range(100_000)] + [("99999", 1)]
+    with pytest.raises(ValueError, match="'99999' stands twice"):
+        without_doubles(pairs)

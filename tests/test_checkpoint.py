@@ -455,7 +455,20 @@ def test_the_files_of_an_index_are_one_checkpoint(shards):
 @pytest.mark.parametrize(
     "file",
     [
-        *("/etc/passwd", "../x", "a/../../x", "", ".", "a\0b", "\ud800", 1, None),
+        *(
+            "/etc/passwd",
+            "../x",
+            "a/../../x",
+            "./x",
+            "a//x",
+            "a/../x",
+            "",
+            ".",
+            "a\0b",
+            "\ud800",
+            1,
+            None,
+        ),
         *("..\\x", "C:\\x", "C:x", "\\x", "\\\\server\\share\\x"),
     ],
 )

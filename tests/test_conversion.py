@@ -298,6 +298,15 @@ def test_a_folder_can_be_converted_onto_itself(tmp_path, tiny_folder):
     assert not (folder / "pytorch_model.bin").exists()
 
 
+def test_a_refused_conversion_leaves_what_was_put_aside(tiny_folder, tmp_path):
+    for name in ("new", "new.minibert-old"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "mine").touch()
+    with pytest.raises(InputError):
+        convert(tiny_folder, tmp_path / "new")
+    assert (tmp_path / "new.minibert-old" / "mine").exists()
+
+
 def test_an_output_that_cannot_be_written_is_named(tmp_path, tiny_folder):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError) as caught:

@@ -199,8 +199,11 @@ def test_what_was_put_aside_comes_back_unless_the_new_one_is_there(tmp_path):
     assert names(tmp_path / "a") == ["old"]
     aside.mkdir()
     put_back(tmp_path / "a")
+    assert names(tmp_path) == ["a", aside.name]  # who only asks removes nothing
+    with whole_folder(tmp_path / "a") as draft:
+        (draft / "new").touch()
     assert names(tmp_path) == ["a"]
-    assert names(tmp_path / "a") == ["old"]
+    assert names(tmp_path / "a") == ["new"]
 
 
 # ---------------------------------------------------------------- killed at any moment

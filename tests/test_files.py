@@ -102,7 +102,7 @@ def test_a_name_that_no_file_can_have_is_an_error(name, pipes):
     refused(name, pipes=pipes)
 
 
-@pytest.mark.parametrize("name", ["a\0b", "\ud800", "x" * 5000], ids=["NUL", "surrogate", "long"])
+@pytest.mark.parametrize("name", ["a\0b", "\ud800", "x" * 5000, "~\0", "~\ud800"])
 @pytest.mark.parametrize(
     "read",
     [

@@ -14,7 +14,8 @@ from minibert import BatchAnswerer
 from minibert.answering import Options, QuestionAnswerer
 from minibert.checkpoints.conversion import convert
 from minibert.commands.options import at_least
-from minibert.errors import BackendError, InputError, MinibertError, ModelNotFoundError
+from minibert.config import BertConfig
+from minibert.errors import BackendError, ConfigError, InputError, MinibertError, ModelNotFoundError
 from minibert.kernels.backend import get_backend
 from minibert.kernels.training import get_training_kernels
 from minibert.model import load_model
@@ -253,3 +254,24 @@ def test_messages_can_be_printed_and_are_not_longer_than_a_screen(kind):
     assert str(error).endswith("the end")
     assert len(str(error)) < 5000
     assert str(pickle.loads(pickle.dumps(error))) == str(error)
+
+
+def test_what_numpy_would_compare_and_what_cannot_be_hashed_is_refused_in_our_words(tiny_folder):
+    both = np.array(["gelu", "relu"])
+    for wrong in ({"hidden_act": both}, {"family": both}):
+        with pytest.raises(ConfigError):
+            BertConfig(**wrong)
+    for raw in (5, None, [], "bert"):
+        with pytest.raises(ConfigError, match="must be an object"):
+            BertConfig.from_dict(raw)
+    for wrong in ({"on_error": np.array(["null", "raise"])}, {"device": ["cpu"]}):
+        with pytest.raises(InputError):
+            BatchAnswerer(**wrong)
+    with pytest.raises(InputError, match="must be a Model"):
+        QuestionAnsweringPipeline(str(tiny_folder))
+
+
+def test_layers_of_groups_are_bounded_together():
+    shared = {"model_type": "albert", "num_hidden_layers": 12, "inner_group_num": 84}
+    with pytest.raises(ConfigError, match="times inner_group_num must be at most 1000"):
+        BertConfig.from_dict(shared)

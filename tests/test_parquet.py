@@ -1,5 +1,7 @@
 """minibert answer --parquet: a table with its answers, whole, whatever happens on the way."""
 
+import os
+
 import pytest
 from programs import lines_of, rows_of
 
@@ -213,3 +215,11 @@ def test_the_command_line_says_what_parquet_goes_with(run, files, tmp_path):
         code, _, err = run(*arguments)
         assert code == 2
         assert words in err
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes with names")
+def test_a_pipe_or_an_address_is_no_table(fails, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("pipe")
+    assert "it is a pipe" in fails("--parquet", "pipe", "--output", "out")
+    assert "s3://bucket/in" in fails("--parquet", "s3://bucket/in", "--output", "out")

@@ -11,7 +11,9 @@ from tokenizer_files import field, varint, write_sentencepiece
 from tokenizers import normalizers
 
 from minibert.checkpoints import sentencepiece
+from minibert.checkpoints.components import MOST_GROWTH
 from minibert.checkpoints.sentencepiece import Piece, longest_replacement, read_sentencepiece
+from minibert.checkpoints.splitters import from_sentencepiece
 from minibert.errors import ModelNotFoundError, TokenizerError
 
 PIECES = [Piece("<unk>", 0.0, 2), Piece("▁the", -1.5, 1), Piece("é" * 200, -1e4, 4)]
@@ -153,3 +155,11 @@ def test_a_damaged_model_is_refused_or_read(tmp_path_factory, data):
         assert read_sentencepiece(path).pieces
     except TokenizerError as error:
         assert str(path) in str(error)
+
+
+def test_rules_that_lengthen_a_text_without_end_are_refused(tmp_path):
+    path = tmp_path / "spiece.model"
+    longest = b"x" * (MOST_GROWTH + 1) + b"\0"
+    write_sentencepiece(path, PIECES, charsmap=rules(*BLOCK, texts=longest))
+    with pytest.raises(TokenizerError, match="may make a text 1001 times as long"):
+        from_sentencepiece(path, "albert", {})

@@ -198,6 +198,17 @@ def test_the_mean_of_several_teachers_is_learnt(tiny_folder, teacher_folder, tmp
     kept, known = (np.load(tmp_path / "cache" / name) for name in ("logits.npy", "known.npy"))
     assert known.sum() == 16
     assert np.abs(kept).max() > 0
+    for wrong in (np.zeros((3, 9), "f4"), kept.astype("f8")):
+        np.save(tmp_path / "cache" / "logits.npy", wrong)
+        with pytest.raises(InputError, match="logits.npy or known.npy does not hold"):
+            train(
+                EXAMPLE,
+                tiny_folder,
+                tmp_path / "again",
+                changes,
+                teachers=names,
+                teacher_cache=tmp_path / "cache",
+            )
     models = [load_model(name, device="reference") for name in names]
     assert kept.shape[0] == 2
     assert len({model.config.hidden_size for model in models}) == 2

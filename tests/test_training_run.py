@@ -2,7 +2,9 @@
 
 import errno
 import json
+import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -720,3 +722,16 @@ def test_data_that_were_refused_do_not_stand_in_the_way_of_others(tiny_folder, t
 def test_what_is_no_list_of_functions_or_models_is_named(tiny_folder, tmp_path, wrong):
     with pytest.raises(InputError, match=f"{next(iter(wrong))} must be a list of"):
         train(EXAMPLE, tiny_folder, tmp_path / "out", settings(), **wrong)
+
+
+def test_a_model_is_written_whatever_the_names_of_its_files_are(tiny_folder, tmp_path):
+    base = tmp_path / "base"
+    shutil.copytree(tiny_folder, base)
+    raw = json.loads((base / "config.json").read_text())
+    raw |= {"note": "\ud800", "rate": math.nan}
+    (base / "config.json").write_text(json.dumps(raw))
+    data = os.fsdecode(os.fsencode(tmp_path) + b"/d\xff.json")
+    shutil.copy(EXAMPLE, data)
+    assert train(data, base, tmp_path / "out", settings()).finished
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["rate"] is None
+    assert "d\\udcff.json" in (tmp_path / "out" / "README.md").read_text()

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from minibert.checkpoints.sentencepiece import longest_replacement
+from minibert.files import SHOWN
 from minibert.reprs import shown
 
 MOST_STEPS = 100  # of a sequence; families have up to eight
@@ -283,8 +284,10 @@ def added_problems(added: Any) -> list[str]:
     """What is wrong with the added tokens of a tokenizer.json."""
     if not isinstance(added, list):
         return [f"added_tokens must be a list, got {shown(added)}"]
-    wrong = []
+    wrong: list[str] = []
     for token in added:
+        if len(wrong) >= SHOWN:
+            break
         if not isinstance(token, dict) or not {"id", "content"} <= token.keys():
             wrong.append(f"added_tokens must be objects with id and content, got {shown(token)}")
         else:

@@ -23,7 +23,7 @@ from minibert.checkpoints.safetensors import shard_names
 from minibert.config import BertConfig
 from minibert.errors import CheckpointError, InputError, ModelNotFoundError
 from minibert.files import open_file, present
-from minibert.options import check_path
+from minibert.options import check_path, expanded, path_text
 from minibert.reprs import shown
 
 EMBEDDED = Path(__file__).parents[1] / "models" / "minilm-l6-squad2"
@@ -135,7 +135,7 @@ def find_model(
     names = (*WEIGHTS, *PICKLES) if accept_pickles else WEIGHTS
     path = _local("model", model)
     if path is None:
-        return _on_hub(HubModel(str(model), revision, token, cache_dir), names, check)
+        return _on_hub(HubModel(path_text(model) or "", revision, token, cache_dir), names, check)
     if path.is_dir():
         return _in_folder(path, names)
     if accept_pickles or path.name.endswith((".safetensors", ".safetensors.index.json")):
@@ -168,7 +168,7 @@ def find_tokenizer(
     path = _local("tokenizer", tokenizer)
     if path is not None:
         return path if path.is_dir() else path.parent
-    hub = HubModel(str(tokenizer), revision, token, cache_dir)
+    hub = HubModel(path_text(tokenizer) or "", revision, token, cache_dir)
     _, *vocabularies = [hub.fetch(file) for file in TOKENIZER_FILES]
     for path in vocabularies:
         if path is not None:
@@ -189,19 +189,18 @@ def _local(kind: str, name: object) -> Path | None:
         )
     if name is None:
         return EMBEDDED
-    if not str(name):
+    text = path_text(name)  # the path of an object may be bytes
+    if text is None:
+        raise InputError(f"the {kind}'s name must be a text, {shown(name)} gives none")
+    if not text:
         raise ModelNotFoundError(f"the {kind}'s name is empty; leave it out for the embedded model")
-    # Path.expanduser fails where there is no such user; the path of an object may be bytes.
-    try:
-        path = Path(os.path.expanduser(os.fsdecode(name)))
-    except TypeError as error:
-        raise InputError(f"the {kind}'s name: {error}") from None
+    path = Path(expanded(text))
     if os.path.exists(path):  # unlike Path.exists, False for a name longer than the system allows
         return path
-    if name == "embedded":
+    if text == "embedded":
         return EMBEDDED
-    if not HUB_NAME.fullmatch(str(name)) or str(name).startswith("."):
-        raise ModelNotFoundError(f"{name}: there is no such folder or file")
+    if not HUB_NAME.fullmatch(text) or text.startswith("."):
+        raise ModelNotFoundError(f"{text}: there is no such folder or file")
     return None
 
 

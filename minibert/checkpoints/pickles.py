@@ -216,8 +216,9 @@ def _fill(target: object, items: list[Any], instruction: str) -> None:
     ):
         entries = target.items if isinstance(target, Object) else target
         for key, value in zip(items[::2], items[1::2], strict=True):
-            # No tensor is named by a tuple, and to hash a deep one overflows the C stack.
-            if isinstance(key, (str, int, float)):
+            # Tensors are named by texts.  To hash a deep tuple overflows the C stack, and integers
+            # can be chosen so that all have one hash.
+            if isinstance(key, str):
                 entries[key] = value
     else:
         raise ValueError(f"the pickle cannot {instruction} {len(items)} items to {kind(target)}")

@@ -15,10 +15,11 @@ from __future__ import annotations
 import json
 import math
 import os
+import posixpath
 import reprlib
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PureWindowsPath
@@ -29,7 +30,15 @@ from numpy.typing import NDArray
 
 from minibert.arrays import Floats
 from minibert.errors import CheckpointError, MinibertError, ModelNotFoundError
-from minibert.files import LARGEST_JSON, LIFTED_BY, bound, json_value, open_file, read_file
+from minibert.files import (
+    LARGEST_JSON,
+    LIFTED_BY,
+    Problems,
+    bound,
+    json_value,
+    open_file,
+    read_file,
+)
 
 # How the bytes of each safetensors dtype lie in the file.  NumPy has no bfloat16, and not every
 # byte is a valid NumPy bool: both are read as plain integers first.
@@ -276,25 +285,26 @@ class WeightsFile:
 
 def _error(
     path: Path,
-    problems: list[str],
+    problems: Iterable[str] | Problems,
     advice: str = DOWNLOAD_AGAIN,
     kind: type[MinibertError] = CheckpointError,
 ) -> MinibertError:
     """One error for all problems of a file."""
-    shown = [*problems[:10], "..."] if len(problems) > 10 else problems
-    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-    return kind("\n  ".join([f"{path} cannot be used ({count}):", *shown]) + f"\n{advice}")
+    found = problems if isinstance(problems, Problems) else Problems(problems)
+    count = "1 problem" if len(found) == 1 else f"{len(found)} problems"
+    told = [f"{path} cannot be used ({count}):", *found.shown()]
+    return kind("\n  ".join(told) + f"\n{advice}")
 
 
 def _parse_object(path: Path, text: bytes) -> dict[str, Any]:
     """Parse JSON that must be an object in which no key occurs twice."""
-    problems: list[str] = []
+    problems = Problems()
 
     def build(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) < len(pairs):
             counts = Counter(key for key, _ in pairs)
-            repeated = [quote(key) for key, count in counts.items() if count > 1]
+            repeated = (quote(key) for key, count in counts.items() if count > 1)
             problems.extend(f"the name {key} occurs more than once" for key in repeated)
         return found
 
@@ -322,12 +332,12 @@ def _open_file(path: Path) -> Checkpoint:
     metadata = header.pop("__metadata__", None)
     metadata = {} if metadata is None else metadata
 
-    problems = []
+    problems = Problems()
     if not isinstance(metadata, dict):
         problems.append(f"__metadata__: expected texts by name, found {quote(metadata)}")
     for name, entry in header.items():
-        problems += [f"{quote(name)}: {problem}" for problem in _entry_problems(entry)]
-    problems = problems or _layout_problems(header, file.size - start)
+        problems.extend(f"{quote(name)}: {problem}" for problem in _entry_problems(entry))
+    problems = problems or Problems(_layout_problems(header, file.size - start))
     if problems:
         raise _error(path, problems)
 
@@ -369,24 +379,22 @@ def _entry_problems(entry: Any) -> list[str]:
     return problems
 
 
-def _layout_problems(header: dict[str, Any], size: int) -> list[str]:
+def _layout_problems(header: dict[str, Any], size: int) -> Iterator[str]:
     """Check that the tensors fill the data from its first byte to its last, each byte once."""
-    problems = []
     position, previous = 0, ""
     ranges = sorted((*entry["data_offsets"], name) for name, entry in header.items())
     for begin, end, name in ranges:
         if begin < position:
-            problems.append(f"{quote(name)} overlaps {quote(previous)}")
+            yield f"{quote(name)} overlaps {quote(previous)}"
         elif begin > position:
-            problems.append(f"{begin - position} unused bytes before {quote(name)}")
+            yield f"{quote(begin - position)} unused bytes before {quote(name)}"
         if end > position:
             position, previous = end, name
     if position > size:
-        found = f"the tensors need {position} bytes, the file has {size} after its header"
-        problems.append(f"{found}: {position - size} bytes are missing")
+        found = f"the tensors need {quote(position)} bytes, the file has {size} after its header"
+        yield f"{found}: {quote(position - size)} bytes are missing"
     elif position < size:
-        problems.append(f"{size - position} unused bytes after the last tensor")
-    return problems
+        yield f"{size - position} unused bytes after the last tensor"
 
 
 def open_shards(path: Path, open_file: Callable[[Path], Checkpoint]) -> Checkpoint:
@@ -405,17 +413,17 @@ def open_shards(path: Path, open_file: Callable[[Path], Checkpoint]) -> Checkpoi
     if missing:
         raise _error(path, missing, "Download these files too.", ModelNotFoundError)
 
-    problems = []
+    problems = Problems()
     metadata: dict[str, str] = {}
     tensors: dict[str, _Tensor] = {}
     for shard in shards:
         part = open_file(path.parent / shard)
         metadata.update(part.metadata)
-        twice = [name for name in part if name in tensors]
-        problems += [f"{quote(name)} is in two files, {shard!r} is one" for name in twice]
+        twice = (name for name in part if name in tensors)
+        problems.extend(f"{quote(name)} is in two files, {shard!r} is one" for name in twice)
         tensors.update(part._tensors)
-        absent = [name for name in tensors_of[shard] if name not in part]
-        problems += [f"{quote(name)} is not in {shard!r}" for name in absent]
+        absent = (name for name in tensors_of[shard] if name not in part)
+        problems.extend(f"{quote(name)} is not in {shard!r}" for name in absent)
     if problems:
         raise _error(path, problems, "Are the index and the files from the same model?")
     return Checkpoint(path, tensors, metadata)
@@ -454,8 +462,13 @@ def _read_index(path: Path) -> dict[str, str]:
 
 
 def _is_below(file: object) -> bool:
-    """Whether a file name from an index stays in the index's folder, on Windows too."""
+    """Whether a file name from an index stays in the index's folder, on Windows too.
+
+    It must be the plain name: with "./" before it, one file would have thousands.
+    """
     if not isinstance(file, str) or not file.isprintable():  # a NUL or a lone surrogate
+        return False
+    if posixpath.normpath(file) != file:
         return False
     parsed = PureWindowsPath(file)
     return bool(parsed.parts) and not parsed.anchor and ".." not in parsed.parts

@@ -22,6 +22,7 @@ from minibert.checkpoints.components import (
     ADDED,
     LONGEST_TOKEN,
     MODELS,
+    MOST_GROWTH,
     PARTS,
     added_problems,
     option_problems,
@@ -335,7 +336,11 @@ def from_sentencepiece(file: Path, kind: str, settings: Mapping[str, Any]) -> to
     with reporting(f"{file}: is not a SentencePiece model"):
         backend = tokenizers.Tokenizer(unigram(file, vocabulary, unknown))
         if model.normalizer:
-            longest_replacement(model.normalizer)  # or it would not be safe to follow
+            longest = longest_replacement(model.normalizer)  # or it would not be safe to follow
+            if longest > MOST_GROWTH:
+                raise ValueError(
+                    f"it may make a text {longest} times as long, more than {MOST_GROWTH} times"
+                )
         charsmap = [normalizers.Precompiled(model.normalizer)] if model.normalizer else []
     steps: list[normalizers.Normalizer]
     if kind == "albert":

@@ -50,6 +50,7 @@ STATE_DICTS = (
 )
 DEEPEST = 4  # dicts in dicts, above the weights
 LONGEST_NAME = 300  # of a tensor in a module; BERT's have 60 characters
+MOST_ENTRIES = 100_000  # tensors and modules of a module; BERT-large has 1,000
 
 
 def read_torch_file(path: Path, unread: dict[str, str] | None = None) -> dict[str, NDArray[Any]]:
@@ -291,12 +292,16 @@ def _of_module(module: Object) -> dict[str, Any]:
     named: dict[str, Any] = {}
     waiting: list[tuple[str, object]] = [("", module)]
     seen: set[int] = set()
+    count = 0
     for prefix, part in waiting:
         if id(part) in seen or len(prefix) > LONGEST_NAME:
             continue
         seen.add(id(part))
         fields = _fields(part)
         for among in ("_parameters", "_buffers", "_modules"):
+            count += len(_fields(fields.get(among)))
+            if count > bound(MOST_ENTRIES):  # a dict that many modules share counts each time
+                raise ValueError(f"its modules have more than {MOST_ENTRIES} entries ({LIFTED_BY})")
             entries = [
                 (prefix + name, entry)
                 for name, entry in _fields(fields.get(among)).items()

@@ -16,7 +16,7 @@ from typing import Any, TextIO
 from minibert.answering import QuestionAnswerer
 from minibert.commands.stream import Line, Source, write_file
 from minibert.errors import InputError
-from minibert.files import is_device
+from minibert.files import is_device, open_file
 from minibert.scale.answerer import FIELDS, check_names
 from minibert.scale.tables import Column, table_of
 
@@ -45,6 +45,8 @@ def open_parquet(args: argparse.Namespace) -> Any:
             "--parquet needs the package pyarrow: pip install 'minibert-qa[tables]'"
         ) from None
     try:
+        with open_file(args.parquet):  # nothing else than a file here, which pyarrow may open then
+            pass
         # With a buffer it is read as it goes, without one a whole column of a row group at once.
         file = pyarrow.parquet.ParquetFile(args.parquet, buffer_size=BUFFER_BYTES, pre_buffer=False)
     except (OSError, ValueError, pyarrow.ArrowException) as error:

@@ -18,6 +18,7 @@ from minibert.explaining.passes import Passes
 from minibert.lessons.catalogue import LESSONS
 from minibert.lessons.learner import World, departure, load_learner
 from minibert.lessons.outcomes import attempt
+from minibert.options import expanded
 from minibert.spans import Logits
 from minibert.trace import Trace
 from minibert.training.passes import Kept
@@ -174,7 +175,7 @@ def named_step(step: str) -> str:
 def place_of(error: BaseException, folder: str) -> str:
     """In which function and line of a learner's file an error arose; '' if in none."""
     frames = traceback.extract_tb(error.__traceback__)
-    mine = [frame for frame in frames if Path(frame.filename).parent == Path(folder).expanduser()]
+    mine = [frame for frame in frames if Path(frame.filename).parent == Path(expanded(folder))]
     if not mine:
         return ""
     return f"{Path(mine[-1].filename).name}, line {mine[-1].lineno}, in {mine[-1].name}: "

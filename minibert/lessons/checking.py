@@ -15,6 +15,7 @@ from minibert.lessons.processes import SECONDS, run_apart
 from minibert.lessons.race import compile_ours
 from minibert.lessons.reading import Unusable, read_lesson
 from minibert.lessons.trial import Verdict
+from minibert.options import expanded
 
 STATES = {
     "right": "right",
@@ -88,7 +89,7 @@ def folder_of(path: str) -> Path:
     Raises:
         InputError: there is none.
     """
-    folder = Path(path).expanduser().absolute()
+    folder = Path(expanded(path)).absolute()
     if not any((folder / file_name(lesson)).exists() for lesson in LESSONS):
         raise InputError(f"{path}: holds no lessons; `minibert lessons {path}` writes them")
     return folder

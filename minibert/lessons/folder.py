@@ -13,6 +13,7 @@ from minibert.lessons import borrowed
 from minibert.lessons.catalogue import LESSONS, file_name, number
 from minibert.lessons.definitions import names_in
 from minibert.lessons.lesson import Lesson, Step
+from minibert.options import expanded
 
 PARTS = {1: "12 lessons to an answer", 2: "4 on training", 3: "one of speed"}
 QUESTION = "Who wrote the first program?"
@@ -216,7 +217,7 @@ def write_lessons(path: str) -> list[str]:
     Raises:
         InputError: the folder holds other things, or cannot be written.
     """
-    folder = Path(path).expanduser()
+    folder = Path(expanded(path))
     files = folder_files()
     try:
         there = {each.name for each in folder.iterdir()} if folder.exists() else set()

@@ -26,6 +26,7 @@ from minibert.lessons.catalogue import LESSONS, file_name
 from minibert.lessons.lesson import Lesson
 from minibert.lessons.outcomes import attempt, compare
 from minibert.lessons.reading import Unusable, line_of, read_lesson
+from minibert.options import expanded
 from minibert.parameters import Parameters
 from minibert.reprs import shown
 from minibert.trace import Trace
@@ -210,7 +211,7 @@ def load_learner(
     Raises:
         InputError: there is no such folder, or a file in it cannot be read or run.
     """
-    here = Path(folder).expanduser()
+    here = Path(expanded(str(folder)))
     functions: dict[str, Callable[..., Any]] = {}
     loaded = []
     for lesson in LESSONS:

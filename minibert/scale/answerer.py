@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 from minibert.answering import Options, QuestionAnswerer
 from minibert.errors import InputError
-from minibert.options import check_count, path_text
+from minibert.options import check_count, expanded, is_one_of, path_text
 from minibert.reprs import shown
 from minibert.scale.tables import Column, table_of
 from minibert.spans import Answer
@@ -81,7 +81,7 @@ class BatchAnswerer:
         for name, value in (("question", question), ("context", context), ("prefix", prefix)):
             if not isinstance(value, str):
                 raise InputError(f"{name} must be the name of a column, got {shown(value)}")
-        if on_error not in ("null", "raise"):
+        if not is_one_of(on_error, ("null", "raise")):
             raise InputError(f"on_error must be 'null' or 'raise', got {shown(on_error)}")
         if num_threads is not None:
             check_count("num_threads", num_threads, 1)
@@ -95,6 +95,11 @@ class BatchAnswerer:
             ("model", whereabouts("model", model)),
             *sorted(options.items()),
         )
+        for name, value in self.settings:
+            try:
+                hash(value)
+            except TypeError:
+                raise InputError(f"{name} cannot be {shown(value)}") from None
 
     def __repr__(self) -> str:
         told = {name: value for name, value in self.settings if value is not None}
@@ -238,7 +243,7 @@ def whereabouts(name: str, where: Any) -> str | None:
             f"{type(where).__name__}"
         )
     # A worker may be at work in another folder.
-    path = os.path.expanduser(text)
+    path = expanded(text)
     return os.path.abspath(path) if os.path.exists(path) else text
 
 

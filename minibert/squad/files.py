@@ -21,12 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from minibert.errors import InputError
-from minibert.files import LIFTED_BY, bound, json_value, read_file
-from minibert.options import path_text
+from minibert.files import LIFTED_BY, Problems, bound, json_value, read_file
+from minibert.options import expanded, path_text
 from minibert.reprs import short_repr, shown
-
-SHOWN = 10  # problems of a file that are listed
-LONGEST_PROBLEM = 300  # characters of one
 
 # A compressed file may become so many times as large, or so many bytes, and is hostile beyond
 # both: gzip can make a thousand of one, xz seven thousand.  SQuAD 2.0 becomes 7 times as large, and
@@ -111,23 +108,6 @@ def read_squad(path: str | Path) -> SquadData:
     return SquadData(name, hashlib.sha256(text).hexdigest(), questions, with_null)
 
 
-class Problems:
-    """Problems of a file: how many, and the first ones; a hostile file has millions."""
-
-    def __init__(self) -> None:
-        self.first: list[str] = []
-        self.count = 0
-
-    def append(self, problem: str) -> None:
-        """Count one more."""
-        self.count += 1
-        if len(self.first) < SHOWN:
-            self.first.append(problem[:LONGEST_PROBLEM])
-
-    def __len__(self) -> int:
-        return self.count
-
-
 def refuse(path: str | Path, what: str, problems: Problems) -> None:
     """Report all problems of a file at once, if there are any.
 
@@ -135,8 +115,8 @@ def refuse(path: str | Path, what: str, problems: Problems) -> None:
         InputError: there are.
     """
     if problems:
-        shown = problems.first + ["..."] * (len(problems) > SHOWN)
-        raise InputError(f"{path}: {what} ({len(problems)} problems): " + "; ".join(shown))
+        told = "; ".join(problems.shown())
+        raise InputError(f"{path}: {what} ({len(problems)} problems): {told}")
 
 
 def read_compressed(path: str | Path, pipes: bool = False) -> bytes:
@@ -153,7 +133,7 @@ def read_compressed(path: str | Path, pipes: bool = False) -> bytes:
     if text is None:
         raise InputError(f"a file's name is a text, got {type(path).__name__}: {shown(path)}")
     try:
-        data = read_file(os.path.expanduser(text), pipes=pipes)
+        data = read_file(expanded(text), pipes=pipes)
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
     if data.startswith(b"\x1f\x8b"):

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from minibert.errors import InputError
-from minibert.squad.files import Problems, parse_json, read_compressed, refuse, rows_of
+from minibert.files import Problems
+from minibert.squad.files import parse_json, read_compressed, refuse, rows_of
 
 
 def check_values(path: str | Path, found: Any, name: str, right: Callable[[Any], bool]) -> Any:

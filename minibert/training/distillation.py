@@ -198,6 +198,7 @@ class Teachers:
         """Open the folder with what is known already, or make it."""
         path = cache / HEADER
         header = cache_header(self.models, self.examples)
+        shape = (2, int(self.bounds[-1]))
         try:
             cache.mkdir(parents=True, exist_ok=True)
             sweep(cache)
@@ -207,12 +208,14 @@ class Teachers:
                         f"{path}: logits of other teachers or for other windows: "
                         f"{'; '.join(different)}. Choose another folder."
                     )
-                self.kept = load_array(cache / LOGITS, "r+")
-                self.known[:] = load_array(cache / KNOWN)
+                kept, known = load_array(cache / LOGITS, "r+"), load_array(cache / KNOWN)
+                found = [(array.shape, array.dtype) for array in (kept, known)]
+                if found != [(shape, np.float32), (self.known.shape, np.bool_)]:
+                    raise ValueError(f"{LOGITS} or {KNOWN} does not hold what {HEADER} says")
+                self.kept, self.known = kept, known
                 return
             if others := sorted(set(os.listdir(cache)) - {LOGITS, KNOWN}):
                 raise InputError(f"{cache}: holds {others[0]!r}, and no logits of teachers")
-            shape = (2, int(self.bounds[-1]))
             self.kept = np.lib.format.open_memmap(cache / LOGITS, "w+", np.float32, shape)
             reserve(cache / LOGITS)
             self.keep()

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from minibert.arrays import Ints
 from minibert.batches import Batch, pack
 from minibert.errors import InputError
+from minibert.files import SHOWN
 from minibert.reprs import short_repr
-from minibert.squad.files import SHOWN, SquadQuestion
+from minibert.squad.files import SquadQuestion
 from minibert.tokenizer import Pair, Tokenizer, Tokens
 from minibert.training.order import Indices
 from minibert.windows import Window, join, text_parts

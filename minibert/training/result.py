@@ -6,7 +6,6 @@ holds a whole model.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 
 from minibert.checkpoints.hub import TOKENIZER_FILES
 from minibert.checkpoints.safetensors import open_checkpoint, write_arrays
+from minibert.documents import to_json
 from minibert.drafts import complete, draft_folder, synchronise
 from minibert.errors import InputError, ModelNotFoundError
 from minibert.families import FAMILIES, family_name
@@ -73,9 +73,9 @@ def write_model(folder: Path, base: Base, weights: Weights, card: str) -> None:
             for name in TOKENIZER_FILES:
                 if present(base.files.folder / name):
                     copy_file(base.files.folder / name, draft / name)
-            document = json.dumps(config_document(base), indent=2, ensure_ascii=False) + "\n"
+            document = to_json(config_document(base), indent=2) + "\n"
             (draft / "config.json").write_text(document, encoding="utf-8")
-            (draft / CARD).write_text(card, encoding="utf-8")
+            (draft / CARD).write_text(card, encoding="utf-8", errors="backslashreplace")
             write_arrays(draft / WEIGHTS, dict(file_arrays(base, weights)), {"format": "pt"})
             check_weights(open_checkpoint(draft / WEIGHTS), base.config)
             complete(draft)
