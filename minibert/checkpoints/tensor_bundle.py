@@ -96,7 +96,7 @@ def read_tensor_bundle(path: Path) -> dict[str, NDArray[Any]]:
             # A dense layer multiplies from the other side there.
             arrays[torch_name(name)] = array.T if name.endswith("/kernel") else array
         return arrays
-    except CheckpointError:  # of a file that cannot be mapped; a ValueError too
+    except CheckpointError:  # of a file that cannot be read; a ValueError too
         raise
     except (ValueError, IndexError, TypeError, AttributeError) as error:
         # The last three: a number where bytes should be, or the other way round, or nothing.

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import CodeType
 
+from minibert.files import read_file
 from minibert.lessons.lesson import Lesson
 
 DOOR = "minibert.lessons.borrowed"
@@ -33,7 +34,7 @@ def read_lesson(path: Path, lesson: Lesson) -> tuple[CodeType, list[str]]:
             should write.
     """
     try:
-        source = path.read_bytes()
+        source = read_file(path)
     except FileNotFoundError:
         raise Unusable(
             "missing", f"{path.name} is not there; `minibert lessons` adds files that are missing"

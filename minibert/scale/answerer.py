@@ -84,7 +84,7 @@ class BatchAnswerer:
         if not is_one_of(on_error, ("null", "raise")):
             raise InputError(f"on_error must be 'null' or 'raise', got {shown(on_error)}")
         if num_threads is not None:
-            check_count("num_threads", num_threads, 1)
+            num_threads = check_count("num_threads", num_threads, 1)
         check_options(options)
         self.question, self.context = question, context
         self.prefix, self.on_error = prefix, on_error

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hmac
 import os
-from pathlib import Path
 
 from minibert.errors import InputError
+from minibert.files import read_file
 
 VARIABLE = "MINIBERT_API_KEY"
+LARGEST_KEY = 10_000  # bytes of its file
 
 
 def find_key(file: str | None) -> str | None:
@@ -20,7 +21,7 @@ def find_key(file: str | None) -> str | None:
     if file is not None:
         where = file
         try:
-            key = Path(file).read_text(encoding="utf-8").strip("\r\n")
+            key = read_file(file, at_most=LARGEST_KEY).decode().strip("\r\n")
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
             raise InputError(f"{file}: the API key cannot be read: {reason}") from None

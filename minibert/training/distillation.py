@@ -24,6 +24,7 @@ from minibert.batches import Batch
 from minibert.drafts import reserve, sweep, whole_file
 from minibert.encoder import embed, encoder_layer, qa_logits
 from minibert.errors import InputError
+from minibert.files import read_file
 from minibert.model import Model, load_model
 from minibert.spans import Logits
 from minibert.training.base import Base
@@ -203,7 +204,7 @@ class Teachers:
             cache.mkdir(parents=True, exist_ok=True)
             sweep(cache)
             if path.exists():
-                if different := differences(path, path.read_bytes(), header):
+                if different := differences(path, read_file(path), header):
                     raise InputError(
                         f"{path}: logits of other teachers or for other windows: "
                         f"{'; '.join(different)}. Choose another folder."

@@ -34,7 +34,7 @@ from minibert.arrays import Floats
 from minibert.documents import to_json
 from minibert.drafts import put_back, sweep, synchronise, whole_folder
 from minibert.errors import InputError, MinibertError
-from minibert.files import json_value, remedy, unwritable
+from minibert.files import json_value, read_file, remedy, unwritable
 from minibert.progress import notice
 from minibert.training.result import WEIGHTS
 from minibert.unfinished import differences, lock
@@ -88,7 +88,7 @@ class RunFolder:
     def records(self) -> list[dict[str, Any]]:
         """All lines of the log but damaged ones: the run does not depend on them."""
         with self.writing(self.run / LOG):
-            lines = (self.run / LOG).read_bytes().splitlines()
+            lines = read_file(self.run / LOG).splitlines()
         found = []
         for line in lines:
             with suppress(ValueError):
@@ -162,7 +162,7 @@ class RunFolder:
         Raises:
             OSError, EOFError, ValueError, KeyError, TypeError: it is damaged.
         """
-        document = json_value((path / STATE).read_text(encoding="utf-8"))
+        document = json_value(read_file(path / STATE).decode())
         known = [each.name for each in fields(State) if each.name in document]
         state, sums = State(**{name: document[name] for name in known}), document["checksums"]
         # A minibert that knew fewer things of a run wrote another sum, or none.
