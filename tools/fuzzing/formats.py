@@ -148,8 +148,25 @@ def text(value: str) -> bytes:
     return b"X" + struct.pack("<I", len(content)) + content
 
 
+def module(part: str, content: bytes) -> bytes:
+    """A module as a pickle has it whole: an object with one of its parts."""
+    return b"cx\ny\n)\x81}" + text(part) + content + b"sb"
+
+
+def many(count: int, value: bytes) -> bytes:
+    """A dict with the same value under many names."""
+    return b"}(" + b"".join(text(str(n)) + value for n in range(count)) + b"u"
+
+
 # Programs, or the middle of them: those that would run something, those that would grow.
 PROGRAMS = (
+    many(500, b"N")
+    + b"r\xff\x00\x00\x000"
+    + module("_modules", many(500, module("_parameters", b"j\xff\x00\x00\x00"))),
+    module("_modules", many(20, module("_parameters", many(3, b"N")))),
+    b"}("
+    + b"".join(b"\x8a\x0a" + (n * (2**61 - 1)).to_bytes(10, "little") + b"N" for n in range(5000))
+    + b"u",
     b"cos\nsystem\n" + text("touch ran") + b"\x85R",
     b"cbuiltins\nexec\n" + text("open('ran', 'w')") + b"\x85R",
     b"cbuiltins\neval\n" + text("open('ran', 'w')") + b"\x85R",

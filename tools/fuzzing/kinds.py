@@ -76,6 +76,10 @@ def mutate_index(random: Random, content: bytes) -> bytes:
     raw["weight_map"][name] = random.choice(
         (*FILES, "", "C:\\x", "a\x00b", "x" * 5000, "\ud800", odd_text(random), 7, None)
     )
+    if random.random() < 0.2:  # one file under many names
+        file = next(value for value in raw["weight_map"].values() if isinstance(value, str))
+        names = (f"{random.choice(['./', 'a/../', '/'])}" * k + file for k in range(300))
+        raw["weight_map"] |= {f"{name} {n}": each for n, each in enumerate(names)}
     return mutations.written(raw)
 
 
@@ -135,10 +139,25 @@ def vocabularies(random: Random) -> Made:
         "vocab.txt": mutations.mutate_lines,
         "vocab.json": mutations.mutate_json,
         "merges.txt": mutations.mutate_lines,
-        "spiece.model": mutations.mutate_bytes,
-        "sentencepiece.bpe.model": mutations.mutate_bytes,
+        "spiece.model": mutate_pieces,
+        "sentencepiece.bpe.model": mutate_pieces,
     }
     return changed(random, files, mutators), asked(random)
+
+
+def mutate_pieces(random: Random, content: bytes) -> bytes:
+    """Change a SentencePiece model, or give it rules by which it replaces characters."""
+    if random.random() < 0.6:
+        return mutations.mutate_bytes(random, content)
+    # A trie that replaces "a" with the first text: a root, and what follows it.
+    units = [1 << 10, *[0] * 511]
+    units[1 ^ ord("a")] = 256 << 10 | 1 << 8 | ord("a")
+    units[random.randrange(512)] = random.choice([0, 2**31, 2**32 - 1, 256 << 10 | 1 << 8])
+    texts = "x" * random.choice([1, 30, 999, 1001, 10**6]) + "\0" + odd_text(random)
+    trie = b"".join(unit.to_bytes(4, "little") for unit in units)
+    size = random.choice([len(trie)] * 6 + [0, 4, 2**31])
+    rules = size.to_bytes(4, "little") + trie + texts.encode("utf-8", "replace")
+    return content + seeds.normaliser(rules)
 
 
 def pickles(random: Random) -> Made:
@@ -248,7 +267,8 @@ def arguments(random: Random, names: list[str]) -> dict[str, Any]:
 
 def answerer(random: Random) -> Made:
     """Odd arguments of QuestionAnswerer and its methods."""
-    method = random.choice(["answer", "n_best", "n_best", "answer_many", "n_best_many"])
+    methods = ["answer", "n_best", "n_best", "answer_many", "n_best_many", "explain"]
+    method = random.choice(methods)
     call = arguments(random, ANSWERER) | {"method": method}
     return seeds.model(random.choice(FAMILIES)), call
 

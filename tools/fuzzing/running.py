@@ -168,6 +168,9 @@ def run_answerer(case: Case, folder: Path) -> None:
         ([(question, context)],) if case.call["method"].endswith("many") else (question, context)
     )
     found = method(*given, **call)
+    if case.call["method"] == "explain":
+        assert "<h2>9. " in found.html()
+        found = list(found.answers)
     texts = context if type(context) is list else [context]
     known = all(type(text) is str for text in texts)
     for answer in flat(found):

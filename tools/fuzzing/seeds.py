@@ -25,7 +25,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 from random_models import random_tensors, vocabulary  # noqa: E402
 from tensor_bundles import write_tensor_bundle  # noqa: E402
-from tokenizer_files import write_json, write_sentencepiece  # noqa: E402
+from tokenizer_files import field, write_json, write_sentencepiece  # noqa: E402
 from torch_files import write_torch_file  # noqa: E402
 
 Folder: TypeAlias = dict[str, bytes]
@@ -92,6 +92,11 @@ def vocabulary_files(family: str) -> Folder:
             files[name] = path.read_bytes()
         del files["tokenizer_config.json"]
     return dict(sorted(files.items()))
+
+
+def normaliser(rules: bytes) -> bytes:
+    """The end of a SentencePiece model: by which rules it replaces characters."""
+    return field(3, field(2, rules))
 
 
 @functools.cache
