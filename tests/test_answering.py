@@ -367,13 +367,13 @@ def test_arguments_of_the_wrong_type_are_named(qa, tmp_path):
 def test_what_a_notebook_shows_of_a_model_is_a_line(embedded):
     qa = QuestionAnswerer(embedded, null_score_diff_threshold=1.5)
     threads = f"{embedded.kernels.num_threads} threads"
-    model = f"Model('minilm-l6-squad2', bert, 6 layers x 384, cpu, float32, {threads})"
+    model = f"Model('minilm-l12-squad2', bert, 12 layers x 384, cpu, float32, {threads})"
     assert repr(embedded) == model
     assert repr(qa) == f"QuestionAnswerer({model}, null_score_diff_threshold=1.5)"
     assert repr(pipeline(model=embedded, top_k=3)) == f"QuestionAnsweringPipeline({model}, top_k=3)"
     assert repr(embedded.tokenizer) == "Tokenizer(WordPiece, 30522 tokens)"
     on_reference = load_model(device="reference")
-    assert repr(on_reference).endswith("6 layers x 384, reference, float32)")
+    assert repr(on_reference).endswith("12 layers x 384, reference, float32)")
 
 
 def test_what_a_notebook_shows_of_anything_else_is_short(embedded):
@@ -400,7 +400,7 @@ def test_what_a_notebook_shows_of_anything_else_is_short(embedded):
         assert len(repr(each)) < 600, repr(each)[:1000]
         assert "..." not in repr(each).replace("'...", ""), "numbers of an array"
     assert repr(plain.layers[0].qkv) == "Dense(weight=float32[1152, 384], bias=float32[1152])"
-    assert repr(trace) == f"Trace({len(trace)} arrays, 'embeddings' to 'layer.5')"
+    assert repr(trace) == f"Trace({len(trace)} arrays, 'embeddings' to 'layer.11')"
     assert "questions=list of 20000" in repr(data)
     assert repr(answer).startswith("Answer(text='Ada Lovelace', start=0, end=12, score=")
 

@@ -4,6 +4,7 @@ import json
 import math
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -40,10 +41,11 @@ def test_a_temperature_beyond_those_that_are_tried_is_the_last_of_them():
 
 def test_its_probabilities_and_answers_are_those_of_question_answerer(embedded):
     questions = read_squad(EXAMPLE).questions
-    found = calibrate.best_answers(embedded, questions)
+    model = replace(embedded, config=replace(embedded.config, temperature=1.0))
+    found = calibrate.best_answers(model, questions)
     assert list(found) == [question.id for question in questions]
     at = list(calibrate.TEMPERATURES).index(1)
-    qa = QuestionAnswerer(embedded)
+    qa = QuestionAnswerer(model)
     for question in questions:
         best = found[question.id]
         forced = qa.answer(question.question, question.context, null_score_diff_threshold=math.inf)

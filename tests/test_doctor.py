@@ -54,7 +54,7 @@ def test_the_embedded_model_runs():
     assert not problems
     assert found["tokenizer"]["lower-casing"] == "yes: tokenizer_config.json says so"
     assert found["tokenizer"]["special tokens"].startswith("[CLS] 101, [SEP] 102; named in")
-    assert "39 arrays I8" in found["weights"]["numbers"]
+    assert "73 arrays U8" in found["weights"]["numbers"]
 
 
 def test_json_holds_the_same(folder, capsys):

@@ -26,7 +26,7 @@ from minibert.files import open_file, present
 from minibert.options import check_path, expanded, path_text
 from minibert.reprs import shown
 
-EMBEDDED = Path(__file__).parents[1] / "models" / "minilm-l6-squad2"
+EMBEDDED = Path(__file__).parents[1] / "models" / "minilm-l12-squad2"
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 # What checkpoints were before safetensors.

@@ -64,7 +64,7 @@ class BatchAnswerer:
         >>> batch = {"question": ["Who is Ada?", None], "context": ["Ada is a programmer."] * 2}
         >>> answers = answerer(batch)
         >>> answers["answer_text"], answers["answer_error"]
-        (['programmer', None], [None, "'question' is null"])
+        (['a programmer', None], [None, "'question' is null"])
     """
 
     def __init__(
