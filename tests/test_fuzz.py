@@ -123,7 +123,7 @@ PLANTED = {
     "refused": refuses("it says why"),
     "exception": lambda: [][0],
     "slow": busy,
-    "memory": lambda: bytearray(200 << 20).clear(),
+    "memory": lambda: bytearray(600 << 20).clear(),
     "hang": lambda: time.sleep(3600),
     "crash": lambda: os.kill(os.getpid(), signal.SIGSEGV),
     "nan": breaks("nan"),

@@ -139,7 +139,7 @@ def float32_model(model: str | None, folder: Path) -> str:
         folder: where a float32 copy may be written.
 
     Returns:
-        The model's own folder, or `folder` if its weights are int8.
+        The model's own folder, or `folder` if its weights are integers with scales.
 
     Raises:
         BenchError: there is no such model.
@@ -149,6 +149,8 @@ def float32_model(model: str | None, folder: Path) -> str:
     from minibert.checkpoints.hub import find_model
     from minibert.checkpoints.safetensors import open_checkpoint
     from minibert.errors import MinibertError
+    from minibert.parameters import full
+    from minibert.weights import read_matrix
 
     try:
         files = find_model(model)
@@ -160,7 +162,7 @@ def float32_model(model: str | None, folder: Path) -> str:
         tensors = {}
         for name in names:
             if name in scaled:
-                tensors[name] = checkpoint.read(name) * checkpoint.read(f"{name}.scale")[:, None]
+                tensors[name] = full(read_matrix(checkpoint, name))
             elif name.removesuffix(".scale") not in scaled:
                 tensors[name] = checkpoint.read(name).copy()
     except MinibertError as error:
