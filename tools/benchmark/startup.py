@@ -28,7 +28,7 @@ from benchmark.workload import CONTEXT, QUESTIONS, float32_model
 ROOT = Path(__file__).resolve().parents[2]
 PEER_REQUIREMENTS = "torch==2.13.0 transformers==5.2.0"
 INSTALLED = ("pyproject.toml", "README.md", "LICENSE", "minibert", "kernels")  # what pip needs
-EMBEDDED = "minibert's embedded model, int8 in its file"
+EMBEDDED = "minibert's embedded model, 5 and 6 bits in its file"
 MB = 1e6
 # What is measured: its name, its row in the table, and the unit.
 ROWS = (
