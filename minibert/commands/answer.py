@@ -359,7 +359,7 @@ def open_input(path: str) -> AbstractContextManager[BinaryIO]:
 
 
 def marks_for(out: TextIO) -> tuple[str, str]:
-    """What to put around the answer: bold and green on a terminal, brackets elsewhere."""
+    """What to put around the answer: on a terminal bold, underlined, green; else brackets."""
     if out.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb":
         return "\x1b[1;4;32m", "\x1b[0m"
     return "[", "]"

@@ -273,10 +273,10 @@ def is_question(text: str) -> bool:
     """Whether a text ends as questions do, in whatever script.
 
     Example:
-        >>> [is_question(text) for text in ("Who won? ", "谁写的？", "She won.")]
+        >>> [is_question(text) for text in ("Who won? ", "谁写的？", "She won;")]
         [True, True, False]
     """
-    return text.rstrip().endswith(("?", "？", "؟", ";", "՞", "፧"))
+    return text.rstrip().endswith(("?", "？", "؟", "\u037e", "՞", "፧"))  # Greek's is U+037E
 
 
 def compared(question: str, context: Context, compare: str) -> tuple[str, Context]:

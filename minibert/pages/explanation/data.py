@@ -14,6 +14,8 @@ from minibert.explaining.explanation import LISTED, Explanation
 from minibert.explaining.spans import RULES, Seen
 from minibert.probabilities import masked_softmax
 
+GREYS = (245, 214, 184, 152, 118, 84)  # of what each of RULES forbids, but the first, which allows
+
 
 def packed(array: NDArray[Any]) -> str:
     """The bytes of an array, little-endian, as base64."""
@@ -27,6 +29,7 @@ def script_data(e: Explanation) -> str:
         "texts": texts,
         "names": e.names,
         "rules": RULES,
+        "greys": GREYS,
         "kinds": [name for name, _, _ in KINDS],
         "shown": e.shown,
         "listed": LISTED,

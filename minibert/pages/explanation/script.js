@@ -129,8 +129,6 @@
     if (align && !(has(w, i, BEGINS) && has(w, j, ENDS))) return 6;
     return 0;
   }
-  // Light to dark greys, by rule, so that the kinds can be told apart.
-  const GREY = [0, 245, 214, 184, 152, 118, 84];
 
   function paint(canvas, size, pixel) {
     const image = new ImageData(size, size);
@@ -164,7 +162,7 @@
     }
     const context = paint(canvas, w.size, (i, j) => {
       const at = i * w.size + j;
-      if (rules[at]) return [GREY[rules[at]], GREY[rules[at]], GREY[rules[at]]];
+      if (rules[at]) return Array(3).fill(data.greys[rules[at] - 1]);
       return colour((scores[at] - low) / Math.max(high - low, 1e-9));
     });
     const around = Math.max(2, w.size / 40);

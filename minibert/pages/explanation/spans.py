@@ -13,9 +13,8 @@ from minibert.explaining.spans import ALLOWED, RULES
 from minibert.kernels import reference
 from minibert.pages.charts import Line, line_chart
 from minibert.pages.explanation.code import cut, folded, listing, signed
+from minibert.pages.explanation.data import GREYS
 from minibert.pages.page import figure
-
-GREYS = (245, 214, 184, 152, 118, 84)  # of what each rule forbids; the script has them too
 
 
 def logits_section(e: Explanation) -> Iterator[str]:
