@@ -1,7 +1,10 @@
 """minibert lessons: files from the definitions, a checker that knows mistakes, an answer."""
 
 import doctest
+import gc
 import importlib.util
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -22,6 +25,7 @@ from minibert.lessons.learner import World, departure, load_learner
 from minibert.lessons.mistakes import mistakes
 from minibert.lessons.models import small_batch, small_model
 from minibert.lessons.outcomes import Raised, outcome, same
+from minibert.lessons.reading import read_lesson
 from minibert.lessons.trial import try_lesson
 from minibert.lessons.whole import main as together
 from minibert.lessons.whole import train_with
@@ -267,6 +271,22 @@ def test_a_function_that_calls_the_librarys_own_is_found(body, tmp_path):
     verdict = tried(with_body(tmp_path, "softmax", body), "softmax")
     assert verdict.state == "taken"
     assert "yours to write" in verdict.text
+
+
+def test_files_may_be_read_by_several_threads_at_once(tmp_path, monkeypatch):
+    write_lessons(str(tmp_path))
+    switch = [lambda *_: time.sleep(0)]  # the garbage collector lets other threads run
+    monkeypatch.setattr(gc, "callbacks", switch)
+    threshold = gc.get_threshold()
+    gc.set_threshold(50)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            read = pool.map(
+                lambda lesson: read_lesson(tmp_path / file_name(lesson), lesson), LESSONS * 10
+            )
+            assert not any(written for _, written in read)
+    finally:
+        gc.set_threshold(*threshold)
 
 
 def test_the_function_of_a_lesson_cannot_be_borrowed(tmp_path):
