@@ -273,20 +273,24 @@ def test_a_function_that_calls_the_librarys_own_is_found(body, tmp_path):
     assert "yours to write" in verdict.text
 
 
-def test_files_may_be_read_by_several_threads_at_once(tmp_path, monkeypatch):
+def test_files_may_be_read_by_several_threads_at_once(tmp_path):
     write_lessons(str(tmp_path))
-    switch = [lambda *_: time.sleep(0)]  # the garbage collector lets other threads run
-    monkeypatch.setattr(gc, "callbacks", switch)
+    files = [(tmp_path / file_name(lesson), lesson) for lesson in LESSONS * 20]
     threshold = gc.get_threshold()
+
+    def let_others_run(*_):
+        time.sleep(0)
+
+    gc.callbacks.append(let_others_run)
     gc.set_threshold(50)
     try:
         with ThreadPoolExecutor(4) as pool:
-            read = pool.map(
-                lambda lesson: read_lesson(tmp_path / file_name(lesson), lesson), LESSONS * 10
+            assert not any(
+                written for _, written in pool.map(lambda each: read_lesson(*each), files)
             )
-            assert not any(written for _, written in read)
     finally:
         gc.set_threshold(*threshold)
+        gc.callbacks.remove(let_others_run)
 
 
 def test_the_function_of_a_lesson_cannot_be_borrowed(tmp_path):
