@@ -1,7 +1,7 @@
 """minibert lessons: files from the definitions, a checker that knows mistakes, an answer."""
 
+import ast
 import doctest
-import gc
 import importlib.util
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -273,24 +273,23 @@ def test_a_function_that_calls_the_librarys_own_is_found(body, tmp_path):
     assert "yours to write" in verdict.text
 
 
-def test_files_may_be_read_by_several_threads_at_once(tmp_path):
+def test_lessons_are_parsed_one_after_the_other(tmp_path, monkeypatch):
     write_lessons(str(tmp_path))
-    files = [(tmp_path / file_name(lesson), lesson) for lesson in LESSONS * 20]
-    threshold = gc.get_threshold()
+    parse, under_way, most = ast.parse, [], []
 
-    def let_others_run(*_):
-        time.sleep(0)
+    def slowly(*args):
+        under_way.append(args)
+        time.sleep(0.005)
+        most.append(len(under_way))
+        tree = parse(*args)
+        under_way.pop()
+        return tree
 
-    gc.callbacks.append(let_others_run)
-    gc.set_threshold(50)
-    try:
-        with ThreadPoolExecutor(4) as pool:
-            assert not any(
-                written for _, written in pool.map(lambda each: read_lesson(*each), files)
-            )
-    finally:
-        gc.set_threshold(*threshold)
-        gc.callbacks.remove(let_others_run)
+    monkeypatch.setattr("minibert.lessons.reading.ast.parse", slowly)
+    with ThreadPoolExecutor(4) as pool:
+        read = pool.map(lambda each: read_lesson(tmp_path / file_name(each), each), LESSONS)
+        assert not any(written for _, written in read)
+    assert set(most) == {1}
 
 
 def test_the_function_of_a_lesson_cannot_be_borrowed(tmp_path):
