@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import webbrowser
 from dataclasses import replace
 from pathlib import Path
@@ -81,6 +82,8 @@ def check_usage(parser: argparse.ArgumentParser, args: argparse.Namespace) -> No
 
 def command_explain(args: argparse.Namespace) -> None:
     """Run `minibert explain`."""
+    # NumPy's products here are small, and its threads wait for each other on a busy computer.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # NumPy reads it when it is imported
     from minibert.explaining.explanation import is_question  # here: --help needs no NumPy
     from minibert.explaining.learner import named_step
 
