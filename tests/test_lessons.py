@@ -542,5 +542,36 @@ def test_a_kernel_is_raced_and_must_be_compiled(tmp_path):
     compiled = "unused = numba.njit(lambda x: x)\n\n\ndef attention("
     path.write_text(path.read_text().replace("def attention(", compiled))
     verdict = tried(path, "kernel")
-    assert verdict.state == "right"
+    assert verdict.state == "right", verdict.text
     assert "one thread: NumPy" in verdict.text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("before", "body"),
+    [
+        ("", "    return library('reference').attention(qkv, cu_seqlens, num_heads)"),
+        ("", "    return library('backend').REFERENCE.attention(qkv, cu_seqlens, num_heads)"),
+        (
+            "theirs = library('reference').attention\n",
+            "    return theirs(qkv, cu_seqlens, num_heads)",
+        ),
+        ("theirs = library('reference')\n", "    return np.zeros((len(qkv), qkv.shape[1] // 3))"),
+        (
+            "theirs = numba.njit(library('reference').attention)\n",
+            "    return np.zeros((len(qkv), qkv.shape[1] // 3))",
+        ),
+    ],
+    ids=["called", "through a table", "by a name", "a module", "compiled"],
+)
+def test_a_kernel_that_calls_the_librarys_own_is_found(before, body, tmp_path):
+    path = with_body(tmp_path, "kernel", body)
+    begin = (
+        "import sys\n\n\ndef library(name):\n"
+        "    return sys.modules['minibert.kernels.' + name]\n\n\n"
+        "unused = numba.njit(lambda x: x)\n"
+    )
+    path.write_text(path.read_text().replace("def attention(", f"{begin}{before}def attention("))
+    verdict = tried(path, "kernel")
+    assert verdict.state == "taken"
+    assert "yours to write" in verdict.text
