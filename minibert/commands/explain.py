@@ -42,7 +42,11 @@ def add_command(commands: Any) -> None:
         help="read the text from a file (- for standard input); several are searched together",
     )
     explain.add_argument(
-        "--output", type=file_name, metavar="FILE", required=True, help="the page to write"
+        "--output",
+        type=file_name,
+        metavar="FILE",
+        required=True,
+        help="the page to write; a file of that name is replaced",
     )
     explain.add_argument("--open", action="store_true", help="show it in the browser")
     explain.add_argument(

@@ -89,7 +89,7 @@ def share_lines(e: Explanation, share: Share, answer: str) -> Iterator[str]:
         marked = coloured(e.words, share.words, group)
         yield f'<p class="shares" dir="auto"><b>{title}:</b> {marked}</p>'
     rows = [
-        (e.words[i].text, part(e.words[i]), signed(share.words[i]))
+        (cut(e.words[i].text), part(e.words[i]), signed(share.words[i]))
         for i in dict.fromkeys([*order[:FEW].tolist(), *order[-FEW:].tolist()])
     ]
     yield from listing("The highest and the lowest shares", ("word", "of", "share"), rows)
@@ -99,7 +99,9 @@ def strongest_words(values: NDArray[np.float64], words: Sequence[Word], sign: in
     """The three words with the highest shares of a sign."""
     order = np.argsort(-sign * values)[:3].tolist()
     found = [
-        f"“{escape(words[i].text)}” ({signed(values[i])})" for i in order if sign * values[i] > 0
+        f"“{escape(cut(words[i].text))}” ({signed(values[i])})"
+        for i in order
+        if sign * values[i] > 0
     ]
     return ", ".join(found) or "nothing"
 
@@ -124,7 +126,7 @@ def coloured(words: Sequence[Word], values: NDArray[np.float64], group: int) -> 
     for word, value in zip(words, values.tolist(), strict=True):
         if word.group != group:
             continue
-        text = escape(word.text)
+        text = escape(cut(word.text))
         strength = abs(value) / highest
         if strength >= FAINT:
             kind = "for" if value > 0 else "against"
@@ -135,8 +137,8 @@ def coloured(words: Sequence[Word], values: NDArray[np.float64], group: int) -> 
 
 def pairs_lines(e: Explanation, share: Share) -> Iterator[str]:
     """Question word by text word: what their reading from each other adds."""
-    questions = [word.text for word in e.words if word.group == QUESTION][:ROWS]
-    texts = [word.text for word in e.words if word.group == TEXT]
+    questions = [cut(word.text) for word in e.words if word.group == QUESTION][:ROWS]
+    texts = [cut(word.text) for word in e.words if word.group == TEXT]
     values = share.pairs[:ROWS]
     if not values.size:
         return
@@ -149,7 +151,7 @@ def pairs_lines(e: Explanation, share: Share) -> Iterator[str]:
         f"heads. The strongest pair is “{escape(questions[row])}” with “{escape(texts[column])}” "
         f"({signed(values[row, column])}; below 0: against the answer).</p>"
     )
-    head = "".join(f'<th scope="col">{escape(cut(texts[at]))}</th>' for at in chosen)
+    head = "".join(f'<th scope="col">{escape(texts[at])}</th>' for at in chosen)
     yield (
         '<div class="wide"><table class="pairs"><caption>The dozen text words with the strongest '
         f"pairs, in their order</caption><thead><tr><td></td>{head}</tr></thead><tbody>"
@@ -184,7 +186,7 @@ def thorough_lines(e: Explanation, found: Thorough) -> Iterator[str]:
     order = np.argsort(-np.abs(found.left_out))[: 2 * FEW]
     rows = [
         (
-            e.words[i].text,
+            cut(e.words[i].text),
             part(e.words[i]),
             *(signed(value[i]) for value in (e.shares[0].words, *columns, found.left_out)),
         )
