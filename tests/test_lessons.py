@@ -2,6 +2,9 @@
 
 import doctest
 import importlib.util
+import time
+from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -318,6 +321,27 @@ def test_threads_and_processes_that_a_learner_leaves_are_not_waited_for(tmp_path
     )
     with_body(tmp_path, "softmax", begin + find("softmax").steps[0].definition.body)
     assert check_lesson(tmp_path, find("softmax")).state == "right"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no /proc to look in")
+def test_processes_that_a_learner_forks_end_with_the_check(tmp_path):
+    note = tmp_path / "child"
+    begin = (
+        "    import os, time\n"
+        f"    if not os.path.exists({str(note)!r}):\n"
+        "        child = os.fork()\n"
+        "        if child == 0:\n            time.sleep(1000)\n"
+        f"        print(child, file=open({str(note)!r}, 'w'))\n"
+    )
+    with_body(tmp_path, "softmax", begin + find("softmax").steps[0].definition.body)
+    assert check_lesson(tmp_path, find("softmax")).state == "right"
+    stat = Path(f"/proc/{int(note.read_text())}/stat")
+    end = time.monotonic() + 60  # only a fault takes so long
+    with suppress(FileNotFoundError, ProcessLookupError):
+        while stat.read_text().rpartition(")")[2].split()[0] not in "ZX":
+            assert time.monotonic() < end
+            time.sleep(0.01)
 
 
 @pytest.mark.slow
