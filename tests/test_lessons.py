@@ -5,6 +5,8 @@ import doctest
 import importlib.util
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -344,6 +346,27 @@ def test_threads_and_processes_that_a_learner_leaves_are_not_waited_for(tmp_path
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no /proc to look in")
+def test_processes_that_a_learner_forks_end_with_the_check(tmp_path):
+    note = tmp_path / "child"
+    begin = (
+        "    import os, time\n"
+        f"    if not os.path.exists({str(note)!r}):\n"
+        "        child = os.fork()\n"
+        "        if child == 0:\n            time.sleep(1000)\n"
+        f"        print(child, file=open({str(note)!r}, 'w'))\n"
+    )
+    with_body(tmp_path, "softmax", begin + find("softmax").steps[0].definition.body)
+    assert check_lesson(tmp_path, find("softmax")).state == "right"
+    stat = Path(f"/proc/{int(note.read_text())}/stat")
+    end = time.monotonic() + 60  # only a fault takes so long
+    with suppress(FileNotFoundError, ProcessLookupError):
+        while stat.read_text().rpartition(")")[2].split()[0] not in "ZX":
+            assert time.monotonic() < end
+            time.sleep(0.01)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("body", "words"),
     [
@@ -565,5 +588,36 @@ def test_a_kernel_is_raced_and_must_be_compiled(tmp_path):
     compiled = "unused = numba.njit(lambda x: x)\n\n\ndef attention("
     path.write_text(path.read_text().replace("def attention(", compiled))
     verdict = tried(path, "kernel")
-    assert verdict.state == "right"
+    assert verdict.state == "right", verdict.text
     assert "one thread: NumPy" in verdict.text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("before", "body"),
+    [
+        ("", "    return library('reference').attention(qkv, cu_seqlens, num_heads)"),
+        ("", "    return library('backend').REFERENCE.attention(qkv, cu_seqlens, num_heads)"),
+        (
+            "theirs = library('reference').attention\n",
+            "    return theirs(qkv, cu_seqlens, num_heads)",
+        ),
+        ("theirs = library('reference')\n", "    return np.zeros((len(qkv), qkv.shape[1] // 3))"),
+        (
+            "theirs = numba.njit(library('reference').attention)\n",
+            "    return np.zeros((len(qkv), qkv.shape[1] // 3))",
+        ),
+    ],
+    ids=["called", "through a table", "by a name", "a module", "compiled"],
+)
+def test_a_kernel_that_calls_the_librarys_own_is_found(before, body, tmp_path):
+    path = with_body(tmp_path, "kernel", body)
+    begin = (
+        "import sys\n\n\ndef library(name):\n"
+        "    return sys.modules['minibert.kernels.' + name]\n\n\n"
+        "unused = numba.njit(lambda x: x)\n"
+    )
+    path.write_text(path.read_text().replace("def attention(", f"{begin}{before}def attention("))
+    verdict = tried(path, "kernel")
+    assert verdict.state == "taken"
+    assert "yours to write" in verdict.text
