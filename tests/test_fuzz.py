@@ -169,7 +169,7 @@ def test_nothing_is_written_outside_of_the_folder_of_a_case(planted, tmp_path):
         lambda: kept.rename("here") and None,
         lambda: shutil.rmtree(tmp_path),
     ):
-        assert planted(change).cause[0] == "exception"
+        assert planted(change).outcome in ("exception", "escape")
         assert os.listdir(tmp_path) == ["kept"]
         assert kept.read_text() == "mine"
 
