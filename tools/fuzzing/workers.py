@@ -73,7 +73,7 @@ class Watch:
         """
         if event in CHANGES or (event == "open" and is_writing(arguments[2])):
             name = arguments[0]
-            if isinstance(name, str | bytes):
+            if isinstance(name, str | bytes | Path):
                 path = os.path.abspath(os.fsdecode(name))
                 if not path.startswith(self.writable):
                     raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
