@@ -223,3 +223,12 @@ def test_a_pipe_or_an_address_is_no_table(fails, tmp_path, monkeypatch):
     os.mkfifo("pipe")
     assert "it is a pipe" in fails("--parquet", "pipe", "--output", "out")
     assert "s3://bucket/in" in fails("--parquet", "s3://bucket/in", "--output", "out")
+
+
+def test_a_text_that_is_no_utf_8_is_named_as_what_cannot_be_read(run, files, tmp_path):
+    bad = pyarrow.array([TEXT.encode(), b"ada \xff"]).view(pyarrow.string())
+    table = pyarrow.table({"question": [QUESTION] * 2, "context": bad})
+    code, out, err = run(*files(table=table))
+    assert (code, out) == (1, "")
+    assert err.startswith(f"minibert: error: {tmp_path / 'in'}: cannot be read: 'utf-8' codec")
+    assert not (tmp_path / "out").exists()

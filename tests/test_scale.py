@@ -157,6 +157,13 @@ def test_pyarrow(answerer, expected, kind):
         assert answerer(part).schema == found.schema
 
 
+def test_a_text_of_pyarrow_that_is_no_utf_8_is_refused(answerer):
+    pyarrow = pytest.importorskip("pyarrow")
+    bad = pyarrow.array([b"ada \xff"]).view(pyarrow.string())
+    with pytest.raises(InputError, match="column 'context' holds a text that is no UTF-8"):
+        answerer(pyarrow.table({"question": [QUESTION], "context": bad}))
+
+
 def test_pyarrow_with_dictionaries_and_several_chunks(answerer, expected):
     pyarrow = pytest.importorskip("pyarrow")
     part = pyarrow.table(columns())
