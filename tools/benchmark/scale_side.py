@@ -173,9 +173,10 @@ def measure_engine(name: str, count: int, workers: int) -> dict[str, Any]:
             notes = folder / f"{job}.notes"
             notes.mkdir()
             answerer = Metered(str(notes), num_threads=1 if workers else None)
-            write_rows(folder / job, rows)
+            source, target = folder / f"{job}.parquet", folder / f"{job}.answers"
+            write_rows(source, rows)
             begin = time.perf_counter()
-            JOBS[name](folder / job, folder / f"{job}.parquet", answerer, workers)
+            JOBS[name](source, target, answerer, workers)
             seconds = time.perf_counter() - begin
         each = [
             [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
@@ -187,7 +188,7 @@ def measure_engine(name: str, count: int, workers: int) -> dict[str, Any]:
             "cpu": [worker[-1][2] - min(note[1] for note in worker) for worker in each],
             "rss": [max(note[3] for note in worker) for worker in each],
             "own": [max(note[4] for note in worker) for worker in each],
-            "answers": digest(folder / "table.parquet"),
+            "answers": digest(target),
         }
 
 
