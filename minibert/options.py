@@ -134,6 +134,21 @@ def may_be_named(text: str) -> bool:
         return False
 
 
+def check_column(name: str, value: object) -> str:
+    """The name of a column of a table, or the beginning of some.
+
+    Raises:
+        InputError: it is no text, or holds half of a character, which tables cannot.
+    """
+    if not isinstance(value, str):
+        raise InputError(f"{name} must be the name of a column, got {shown(value)}")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{name} must be UTF-8, got {shown(value)}") from None
+    return value
+
+
 def is_one_of(value: object, choices: Sequence[str]) -> bool:
     """Whether a value is one of some texts; arrays, which `in` cannot compare, are none."""
     return isinstance(value, str) and value in choices

@@ -281,9 +281,10 @@ def test_what_numpy_would_compare_and_what_cannot_be_hashed_is_refused_in_our_wo
     for raw in (5, None, [], "bert"):
         with pytest.raises(ConfigError, match="must be an object"):
             BertConfig.from_dict(raw)
-    for wrong in ({"on_error": np.array(["null", "raise"])}, {"device": ["cpu"]}):
-        with pytest.raises(InputError):
-            BatchAnswerer(**wrong)
+    with pytest.raises(InputError):
+        BatchAnswerer(on_error=np.array(["null", "raise"]))
+    with pytest.raises(BackendError):
+        BatchAnswerer(device=["cpu"])
     with pytest.raises(InputError, match="must be a Model"):
         QuestionAnsweringPipeline(str(tiny_folder))
 

@@ -235,6 +235,11 @@ def test_a_table_that_does_not_fit_is_refused_before_a_model_is_loaded(
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
 
+def test_columns_have_names_that_tables_can_hold(fails, files, tmp_path):
+    none = str(tmp_path / "none")
+    assert "--prefix must be UTF-8" in fails(*files(GOOD), "--model", none, "--prefix", "\udcff")
+
+
 @pytest.mark.parametrize("damage", ["no table", "empty", "head", "end", "page", "missing"])
 def test_a_damaged_table_is_refused_and_nothing_is_written(fails, files, tmp_path, damage):
     rows = [{"question": f"who wrote {n}?", "context": f"{TEXT} {n}"} for n in range(300)]

@@ -266,6 +266,7 @@ def test_with_raise_the_first_bad_row_is_named(tiny_folder, row):
     [
         ({"on_error": "ignore"}, "on_error must be 'null' or 'raise', got 'ignore'"),
         ({"question": 3}, "question must be the name of a column, got 3"),
+        ({"prefix": "\udcff"}, "prefix must be UTF-8, got '\\udcff'"),
         ({"num_threads": 0}, "num_threads must be a whole number of at least 1"),
         ({"top_k": 2}, "unknown option top_k; the options are align_to_words"),
         ({"max_answer_length": 0}, "max_answer_length must be"),

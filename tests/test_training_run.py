@@ -326,6 +326,8 @@ def test_a_folder_that_holds_something_else_is_refused(tiny_folder, tmp_path):
         train(EXAMPLE, tiny_folder, tmp_path / "notes.txt", settings())
     with pytest.raises(InputError, match="no folder can have that name"):
         train(EXAMPLE, tiny_folder, "a\0b", settings())
+    with pytest.raises(InputError, match="cannot be written: File name too long"):
+        train(EXAMPLE, tiny_folder, "a" * 300, settings())
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 

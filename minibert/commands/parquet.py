@@ -17,6 +17,7 @@ from minibert.answering import QuestionAnswerer
 from minibert.commands.stream import Line, Source, write_file
 from minibert.errors import InputError
 from minibert.files import is_device, open_file
+from minibert.options import check_column
 from minibert.scale.answerer import FIELDS, check_names
 from minibert.scale.tables import Column, table_of
 
@@ -52,6 +53,7 @@ def open_parquet(args: argparse.Namespace) -> Any:
     except (OSError, ValueError, pyarrow.ArrowException) as error:
         raise unreadable(args.parquet, error) from None
     names = (args.question_column, args.context_column)
+    check_column("--prefix", args.prefix)
     added = [args.prefix + name for name in FIELDS]
     check_names(args.parquet, file.schema_arrow.names, names, added)
     for name in names:

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 from minibert.answering import Options, QuestionAnswerer
 from minibert.errors import InputError
 from minibert.kernels.backend import check_device
-from minibert.options import check_count, expanded, is_one_of, path_text
+from minibert.options import check_column, check_count, expanded, is_one_of, path_text
 from minibert.reprs import shown
 from minibert.scale.tables import Column, table_of
 from minibert.spans import Answer
@@ -81,8 +81,7 @@ class BatchAnswerer:
         **options: Any,
     ) -> None:
         for name, value in (("question", question), ("context", context), ("prefix", prefix)):
-            if not isinstance(value, str):
-                raise InputError(f"{name} must be the name of a column, got {shown(value)}")
+            check_column(name, value)
         if not is_one_of(on_error, ("null", "raise")):
             raise InputError(f"on_error must be 'null' or 'raise', got {shown(on_error)}")
         if num_threads is not None:

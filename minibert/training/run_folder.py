@@ -117,7 +117,7 @@ class RunFolder:
             return
         target = self.run / f"checkpoint-{state.step}"
         with self.writing(target):
-            if (self.run / LOG).exists():
+            if os.path.exists(self.run / LOG):
                 synchronise(self.run / LOG)
             with whole_folder(target) as draft:
                 for name, array in arrays.items():
@@ -197,7 +197,7 @@ class RunFolder:
         try:
             yield
         except OSError as error:
-            found = self.checkpoints() if self.run.is_dir() else []
+            found = self.checkpoints() if os.path.isdir(self.run) else []  # which cannot fail
             kept = f"The run is kept as it was after {found[0]} steps. " if found else ""
             raise InputError(
                 f"{unwritable(path, error)}. {kept}{remedy(error)}, then the same command goes on."
@@ -238,7 +238,7 @@ def run_folder(
             yield found
         except MinibertError:
             log = found.run / LOG
-            if not found.checkpoints() and not (log.exists() and log.stat().st_size):
+            if not found.checkpoints() and not (os.path.exists(log) and log.stat().st_size):
                 file.truncate(0)  # nothing was done, so nothing stands in the way of other data
             raise
 
@@ -283,15 +283,15 @@ def check_folder(folder: Path) -> None:
     """
     if not os.path.lexists(folder):
         return
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise InputError(f"{folder}: is not a folder; name another for the output")
-    if (folder / WEIGHTS).exists():
+    if os.path.exists(folder / WEIGHTS):
         raise InputError(
             f"{folder}: holds a finished model, which is never overwritten. Choose another folder."
         )
     with suppress(OSError):
         names = sorted(path.name for path in folder.iterdir())
-        if names and not (folder / RUN / HEADER).exists() and names != [RUN]:
+        if names and not os.path.exists(folder / RUN / HEADER) and names != [RUN]:
             raise InputError(
                 f"{folder}: holds {names[0]!r}, and no run to go on with. Choose another folder, "
                 "or an empty one."
