@@ -215,6 +215,16 @@ def check_output(path: str | None) -> None:
         raise InputError(f"{path}: cannot be written: the folder {str(folder)!r} is read-only")
 
 
+def check_own_file(path: Path) -> None:
+    """Refuse a pipe, a device, a folder or a link where a run keeps what it goes on with.
+
+    Raises:
+        InputError: something lies there that is no file.
+    """
+    if os.path.islink(path) or (os.path.exists(path) and not os.path.isfile(path)):
+        raise InputError(f"{path}: is not a file of an earlier run; remove it")
+
+
 def check_apart(inputs: Sequence[str], output: str | None) -> None:
     """Refuse an output that is an input too: it would be lost, or be read while it is written.
 

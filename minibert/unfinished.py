@@ -21,7 +21,7 @@ from minibert import __version__
 from minibert.documents import to_json
 from minibert.drafts import synchronise, try_lock
 from minibert.errors import InputError, ModelNotFoundError
-from minibert.files import unwritable
+from minibert.files import check_own_file, unwritable
 from minibert.model import Model
 
 INTERVAL = 1.0  # seconds of results that a power cut may lose
@@ -59,8 +59,7 @@ def unfinished(path: Path, header: Mapping[str, Any], overwrite: bool) -> Iterat
         KeyboardInterrupt: as it came, and saying that the run can go on.
     """
     header = json.loads(to_json(header))  # as it reads when it comes back
-    if os.path.islink(path) or (os.path.exists(path) and not os.path.isfile(path)):
-        raise InputError(f"{path}: is not a file of an earlier run; remove it")
+    check_own_file(path)
     try:
         with path.open("a+b") as file:
             lock(file, path)

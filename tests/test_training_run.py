@@ -681,6 +681,20 @@ def test_a_header_that_is_none_is_refused(tiny_folder, tmp_path):
             train(EXAMPLE, tiny_folder, tmp_path / "out", settings())
 
 
+@pytest.mark.parametrize("name", ["run.json", "log.jsonl"])
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_what_is_no_file_is_refused_in_the_place_of_one(tiny_folder, tmp_path, name, kind):
+    interrupted_run(tiny_folder, tmp_path / "out")
+    path = tmp_path / "out/run" / name
+    path.unlink()
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/zero")
+    with pytest.raises(InputError, match=rf"{name}: is not a file of an earlier run; remove it"):
+        train(EXAMPLE, tiny_folder, tmp_path / "out", settings())
+
+
 @pytest.mark.parametrize(
     ("number", "remedy"),
     [(errno.ENOSPC, "Make room"), (errno.EDQUOT, "Make room"), (errno.EROFS, "Mend that")],

@@ -33,7 +33,7 @@ from minibert.arrays import Floats
 from minibert.documents import to_json
 from minibert.drafts import put_back, sweep, synchronise, whole_folder
 from minibert.errors import InputError, MinibertError
-from minibert.files import json_value, read_file, remedy, unwritable
+from minibert.files import check_own_file, json_value, read_file, remedy, unwritable
 from minibert.progress import notice
 from minibert.training.result import WEIGHTS
 from minibert.training.saved_arrays import read_array
@@ -223,6 +223,8 @@ def run_folder(
     found = RunFolder(folder)
     with found.writing(found.run):
         found.run.mkdir(parents=True, exist_ok=True)
+    for name in (HEADER, LOG):
+        check_own_file(found.run / name)
     path = found.run / HEADER
     try:
         file = path.open("a+b")

@@ -16,7 +16,7 @@ from numpy.lib import format as npy
 
 from minibert.arrays import Floats
 from minibert.errors import InputError
-from minibert.files import open_file, unwritable
+from minibert.files import check_own_file, open_file, unwritable
 
 
 def read_array(path: Path, array: Any) -> None:
@@ -70,11 +70,12 @@ class Table:
         shape: of the array, [rows, columns].
 
     Raises:
-        OSError, ValueError: it cannot be opened, or holds another array.
+        OSError, ValueError: it cannot be opened, is no file, or holds another array.
     """
 
     def __init__(self, path: Path, shape: tuple[int, int]) -> None:
         self.path, self.shape = path, shape
+        check_own_file(path)
         self.file = path.open("r+b")
         weakref.finalize(self, self.file.close)
         self.begin = find_numbers(self.file, path, shape, np.dtype(np.float32))
