@@ -14,6 +14,7 @@ if not Path("/proc/self/statm").exists():
 
 sys.path.insert(0, str(ROOT / "tools"))
 
+import serving  # noqa: E402
 import soak  # noqa: E402
 import soak_serve  # noqa: E402
 
@@ -158,8 +159,8 @@ sys.exit(main())
 )
 def test_a_server_with_a_fault_does_not_pass(monkeypatch, capsys, fault, words):
     pytest.importorskip("uvicorn", reason="minibert's extra 'serve' is not installed")
-    monkeypatch.setattr(soak_serve, "COMMAND", [sys.executable, "-c", PLANTED.format(fault=fault)])
-    monkeypatch.setattr(soak, "PATIENCE", 1.0)  # until a file that is left open is given up
+    monkeypatch.setattr(serving, "COMMAND", [sys.executable, "-c", PLANTED.format(fault=fault)])
+    monkeypatch.setattr(serving, "MOMENT", 1.0)  # until a file that is left open is given up
     assert soak_serve.main(["--seconds", "5", "--clients", "4"]) == 1
     out = capsys.readouterr().out
     assert words in out
@@ -168,6 +169,6 @@ def test_a_server_with_a_fault_does_not_pass(monkeypatch, capsys, fault, words):
 
 @pytest.mark.slow
 def test_a_server_that_does_not_start_says_why(monkeypatch):
-    monkeypatch.setattr(soak_serve, "COMMAND", [sys.executable, "-c", "raise SystemExit('why')"])
+    monkeypatch.setattr(serving, "COMMAND", [sys.executable, "-c", "raise SystemExit('why')"])
     with pytest.raises(RuntimeError, match="did not start: why"):
         soak_serve.main(["--seconds", "5"])

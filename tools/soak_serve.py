@@ -21,7 +21,6 @@ from __future__ import annotations
 import argparse
 import http.client
 import json
-import re
 import signal
 import socket
 import struct
@@ -31,25 +30,21 @@ import tempfile
 import threading
 import time
 from array import array
-from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import soak
+from serving import PATIENCE, Server, files_at_rest, served
 from soak import FEWEST, GROWTH, INTERVAL, KNOWN, Faces, differ, growth, questions, resources, say
 
 sys.path.insert(0, str(soak.ROOT / "tests"))
 
 from random_models import write_model
 
-COMMAND = [sys.executable, "-m", "minibert"]
-PATIENCE = 120.0  # seconds; what takes longer has hung
 PAUSE = 0.3  # seconds that a slow client takes between two parts of its body
-SERVING = re.compile(r"^minibert: serving .* at http://127\.0\.0\.1:(\d+)$")
 WRONG = (  # requests that cannot be answered, and the status that they get
     (b"{", 400),
     (b'{"inputs": {"question": "who?"}}', 422),
@@ -78,62 +73,6 @@ class Seen:
     turned_away: int = 0  # told to come again later
     left: int = 0  # before it had its answer
     faults: list[str] = field(default_factory=list)
-
-
-class Server:
-    """The command as a process, while it runs."""
-
-    def __init__(self, process: subprocess.Popen[str], port: int, lines: deque[str]) -> None:
-        self.process, self.port, self.lines = process, port, lines
-
-    def number(self, name: str) -> int:
-        """The sum of a number of `/metrics` over its labels that match."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
-        connection.request("GET", "/metrics")
-        text = connection.getresponse().read().decode()
-        connection.close()
-        return sum(int(each) for each in re.findall(rf"^{name} (\d+)$", text, re.MULTILINE))
-
-
-@contextmanager
-def served(folder: str, threads: int) -> Iterator[Server]:
-    """Run `minibert serve` inside the `with` block.
-
-    Raises:
-        RuntimeError: it does not start.
-    """
-    options = ["--port", "0", "--model", folder, "--device", "cpu", "--threads", str(threads)]
-    process = subprocess.Popen(
-        [*COMMAND, "serve", *options, "--timeout", f"{PATIENCE:g}"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        encoding="utf-8",
-        start_new_session=True,  # Ctrl-C is for this program
-    )
-    lines: deque[str] = deque(maxlen=10)
-    ports: list[int] = []
-    started = threading.Event()
-
-    def listen() -> None:
-        """Take what it says; the access log would fill a pipe that nobody reads."""
-        for line in process.stderr or ():
-            lines.append(line.rstrip())
-            if not ports and (found := SERVING.match(lines[-1])):
-                ports.append(int(found[1]))
-                started.set()
-        started.set()
-
-    listener = threading.Thread(target=listen, daemon=True)
-    listener.start()
-    try:
-        started.wait()
-        if not ports:
-            raise RuntimeError("the server did not start: " + " | ".join(lines))
-        yield Server(process, ports[0], lines)
-    finally:
-        process.kill()
-        process.wait()
-        listener.join()
 
 
 # ---------------------------------------------------------------- what is asked
@@ -320,7 +259,8 @@ class Totals:
 def soak_server(folder: str, args: argparse.Namespace) -> Totals:
     """Run until so many requests are answered, or so many seconds are over."""
     known = requests(folder, args.seed)
-    with served(folder, args.threads) as server:
+    options = ["--threads", str(args.threads), "--timeout", f"{PATIENCE:g}"]
+    with served(folder, *options) as server:
         clients = [
             Client(server.port, known, Random(f"{args.seed} {number}"))
             for number in range(args.clients)
@@ -366,19 +306,11 @@ def soak_server(folder: str, args: argparse.Namespace) -> Totals:
     return totals
 
 
-def files_at_rest(process: int, before: int) -> int:
-    """How many files are open when all clients have left; they may take a moment to be missed."""
-    end = time.monotonic() + soak.PATIENCE
-    while (files := resources(process)[1]) > before and time.monotonic() < end:
-        time.sleep(INTERVAL)
-    return files
-
-
 def faults_at_rest(server: Server) -> list[str]:
     """What the server's own numbers say when nobody asks any more."""
-    failed = server.number(r'minibert_requests_total\{path="[^"]*",status="5\d\d"\}')
+    failed = server.failures()
     waiting = server.number("minibert_waiting_texts") + server.number("minibert_waiting_tokens")
-    faults = [f"{failed} requests got a status of 500 or more"] if failed else []
+    faults = [f"{failed} requests failed"] if failed else []
     return [*faults, f"{waiting} texts and tokens wait for ever"] if waiting else faults
 
 
