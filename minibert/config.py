@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from minibert.errors import ConfigError, ModelNotFoundError
+from minibert.errors import ConfigError, InputError, ModelNotFoundError
 from minibert.families import FAMILIES, why_not
 from minibert.files import LARGEST_JSON, json_value, read_file
-from minibert.options import is_one_of
+from minibert.options import is_one_of, path_text
 from minibert.reprs import shown
 
 # Sizes beyond these are a damaged file, not a model.
@@ -226,6 +226,8 @@ class BertConfig:
             ModelNotFoundError: there is no such file.
             ConfigError: it is not JSON, or describes a model that minibert cannot run.
         """
+        if not path_text(path):
+            raise InputError(f"a file's name is a text, got {type(path).__name__}: {shown(path)}")
         try:
             return cls.from_dict(read_json_object(path))
         except ConfigError as error:

@@ -142,19 +142,6 @@ def synchronise(path: Path) -> None:
             raise
 
 
-def reserve(path: Path) -> None:
-    """Take the room on the disk that a file's size calls for, before it is written as memory is.
-
-    Then it is too late to say that a disk is full: the system ends the process.
-
-    Raises:
-        OSError: there is too little room.
-    """
-    if hasattr(os, "posix_fallocate"):
-        with path.open("r+b") as file:
-            os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
-
-
 # ---------------------------------------------------------------- one takes another's place
 
 

@@ -103,6 +103,8 @@ class Model:
             InputError: empty input, or windows that cannot be made.
         """
         check_text("question", question)
+        if not isinstance(texts, list | tuple):
+            raise InputError(f"texts must be a list of texts, got {shown(texts)}")
         for number, text in enumerate(texts):
             several = len(texts) > 1
             check_text(f"context[{number}]" if several else "context", text, may_be_empty=several)
@@ -145,6 +147,9 @@ class Model:
 
     def logits(self, windows: list[Window], trace: Trace | None = None) -> list[Logits]:
         """Run one packed batch: start and end logits [S] of each window."""
+        check_windows(windows)
+        if not isinstance(trace, dict | None):
+            raise InputError(f"trace must be a Trace, got {shown(trace)}")
         batch = pack(windows)
         logits = qa_logits(batch, self.weights, self.config, self.kernels, trace)
         return batch.split(self.checked(logits))
@@ -154,6 +159,7 @@ class Model:
 
         On the processor, the batch runs when that function is called.
         """
+        check_windows(windows)
         batch = pack(windows)
         wait = begin_logits(batch, self.weights, self.config, self.kernels)
         return lambda: batch.split(self.checked(wait()))
@@ -186,13 +192,44 @@ class Model:
     ) -> Iterator[tuple[Key, list[Window], list[Logits]]]:
         """Run the windows of many examples in packed batches; see `read_examples`."""
         on_gpu = self.kernels.launch is not None
+        if batch_size is not None:
+            batch_size = check_count("batch_size", batch_size, 1)
+        if batch_tokens is None:
+            batch_tokens = GPU_BATCH_TOKENS if on_gpu else BATCH_TOKENS
         return read_examples(
             self.begin,
-            examples,
+            checked_examples(examples),
             batch_size=batch_size,
-            batch_tokens=batch_tokens or (GPU_BATCH_TOKENS if on_gpu else BATCH_TOKENS),
+            batch_tokens=check_count("batch_tokens", batch_tokens, 1),
             beside=on_gpu,
         )
+
+
+def check_windows(windows: object) -> None:
+    """Refuse what is no list of windows.
+
+    Raises:
+        InputError: saying what it is.
+    """
+    if not isinstance(windows, list) or not all(isinstance(each, Window) for each in windows):
+        raise InputError(
+            f"windows must be a list of windows, as Model.windows gives them, got {shown(windows)}"
+        )
+
+
+def checked_examples(examples: Iterable[Example[Key]]) -> Iterator[Example[Key]]:
+    """Pairs of a key and windows as they come.
+
+    Raises:
+        InputError: something else comes.
+    """
+    if not isinstance(examples, Iterable):
+        raise InputError(f"examples must be pairs of a key and windows, got {shown(examples)}")
+    for example in examples:
+        if not isinstance(example, tuple) or len(example) != 2:
+            raise InputError(f"an example must be a key and windows, got {shown(example)}")
+        check_windows(example[1])
+        yield example
 
 
 def check_text(name: str, text: object, may_be_empty: bool = False) -> None:

@@ -11,6 +11,9 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
+from minibert.errors import InputError
+from minibert.reprs import shown
+
 KEPT_TOKENS = 2**18  # in all; their arrays and texts take a few megabytes
 # What an entry takes beside its tokens, in tokens: its objects and the heads of its arrays.
 ENTRY_TOKENS = 32
@@ -44,7 +47,13 @@ class Recent(Generic[Made]):
         self.size = 0  # of all that is kept, in tokens
 
     def __call__(self, text: str) -> Made:
-        """What `make` gives for `text`."""
+        """What `make` gives for `text`.
+
+        Raises:
+            InputError: it is no text.
+        """
+        if not isinstance(text, str):
+            raise InputError(f"a text must be a string, got {type(text).__name__}: {shown(text)}")
         with LOCK:
             if text in self.kept:
                 self.kept.move_to_end(text)

@@ -245,10 +245,18 @@ class Tokenizer:
             return " ".join(decoder.decode(names).split())
 
     def names(self, ids: Ints) -> list[str]:
-        """The vocabulary's names of tokens: "##" begins what continues a word."""
+        """The vocabulary's names of tokens: "##" begins what continues a word.
+
+        Raises:
+            InputError: these are no ids of the vocabulary.
+        """
         if self._names is None:
             vocabulary = self.backend.get_vocab(with_added_tokens=True)
             self._names = {token: name for name, token in vocabulary.items()}
+        if not isinstance(ids, np.ndarray) or ids.ndim != 1 or ids.dtype.kind not in "iu":
+            raise InputError(f"ids must be whole numbers in an array [N], got {shown(ids)}")
+        if unknown := {*ids.tolist()} - self._names.keys():
+            raise InputError(f"the vocabulary has no token with the id {min(unknown)}")
         return [self._names[token] for token in ids.tolist()]
 
     def check_fits(self, config: BertConfig) -> None:

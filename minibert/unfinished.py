@@ -2,7 +2,8 @@
 
 Its first line says what runs: the model and the settings that results depend on.  Each result is a
 line after it, written as it comes.  Whoever runs the same again finds them there; when the run is
-complete the file goes away.
+complete the file goes away.  A killed process loses nothing that is written.  A power cut may lose
+the last lines, since they are brought to the disk once a second; those are computed again.
 """
 
 from __future__ import annotations
@@ -10,17 +11,20 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from minibert import __version__
 from minibert.documents import to_json
-from minibert.drafts import try_lock
+from minibert.drafts import synchronise, try_lock
 from minibert.errors import InputError, ModelNotFoundError
 from minibert.files import unwritable
 from minibert.model import Model
+
+INTERVAL = 1.0  # seconds of results that a power cut may lose
 
 
 def header_of(model: Model, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -66,6 +70,7 @@ def unfinished(path: Path, header: Mapping[str, Any], overwrite: bool) -> Iterat
                 if not to_json(header).encode().startswith(first):
                     raise InputError(f"{path}: is not the file of an earlier run; remove it")
                 begin_again(file, header)
+                synchronise(path.parent)  # which names the file
             elif different := differences(path, first, header):
                 if not overwrite and file.read(1):
                     raise InputError(
@@ -76,7 +81,11 @@ def unfinished(path: Path, header: Mapping[str, Any], overwrite: bool) -> Iterat
                 begin_again(file, header)
             try:
                 yield file
-            except KeyboardInterrupt as stop:
+            except BaseException as stop:
+                with suppress(OSError):  # it may be the disk that fails
+                    os.fsync(file.fileno())
+                if not isinstance(stop, KeyboardInterrupt):
+                    raise
                 raise type(stop)(
                     f"what is finished is kept in {path}; the same command goes on from there"
                 ) from None
@@ -97,6 +106,22 @@ def begin_again(file: BinaryIO, header: Mapping[str, Any]) -> None:
     file.truncate(0)
     file.write(to_json(header).encode() + b"\n")
     file.flush()
+    os.fsync(file.fileno())
+
+
+def keeper(file: BinaryIO) -> Callable[[bytes], None]:
+    """A function that adds a line to the file of a run, and brings it to the disk once a second."""
+    brought = time.monotonic()
+
+    def keep(line: bytes) -> None:
+        nonlocal brought
+        file.write(line + b"\n")
+        file.flush()
+        if time.monotonic() - brought >= INTERVAL:
+            os.fsync(file.fileno())
+            brought = time.monotonic()  # a slow disk gets its second, too
+
+    return keep
 
 
 def lines_of(file: BinaryIO) -> Iterator[bytes]:

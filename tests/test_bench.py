@@ -23,6 +23,7 @@ from benchmark import (
     peers,
     results,
     roofline,
+    scale,
     squad,
     tables,
     worker,
@@ -80,6 +81,7 @@ def series(library, dtype, seconds, case=CASE, size=0, **numbers):
         (["cuda", "--dtypes", "int8"], "must be of float32, float16, bfloat16"),
         (["cuda", "--work", "start"], "must be of gemm, latency, throughput"),
         (["cuda", "--seconds", "0"], "must be at least 1"),
+        (["scale", "--engines", "flink"], "must be of pandas, polars, pyarrow"),
     ],
 )
 def test_wrong_usage_exits_with_2_and_says_why(arguments, message, capsys):
@@ -92,11 +94,41 @@ def test_wrong_usage_exits_with_2_and_says_why(arguments, message, capsys):
 # ---------------------------------------------------------------- numbers and tables
 
 
-@pytest.mark.parametrize("room", [gemm, options, peers, roofline, squad, tables, workload])
+@pytest.mark.parametrize("room", [gemm, options, peers, roofline, scale, squad, tables, workload])
 def test_examples_in_docstrings_run(room):
     found = doctest.testmod(room)
     assert found.attempted
     assert not found.failed
+
+
+def test_what_a_billion_rows_need_is_worked_out_from_seconds_a_row():
+    spent = {"whole": 0.036, "tokeniser": 0.00036, "encoder": 0.027}
+    core = {"float32": [{"characters": 2500, "tokens": 360.0, "windows": 1.0, **spent}]}
+    *_, row = scale.core_table(core).splitlines()
+    assert row == "| 360 | 2,500 | 1 | 27.8 | 10,000 | 1 %, 75 % |"
+    (line,) = scale.billion(core)
+    for words in (
+        "360 tokens are 10,000 core hours: 10.0 hours on 1,000 cores, 400 dollars at 0.04",
+        "10,000 tokens and 69 KB of text a second, its tokeniser 1,000,000 tokens",
+        "100,000 rows take it 60 minutes",
+    ):
+        assert words in line
+
+
+def test_an_engine_that_is_not_here_is_left_out_and_said_so(monkeypatch, capsys):
+    monkeypatch.setattr(scale, "packages_of", lambda python: {"minibert-qa": "0.1.0"})
+    assert bench.main(["scale", "--parts", "engines", "--engines", "ray1"]) == 0
+    assert "Left out: Ray, 1 actor, no ray and pandas and pyarrow." in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_an_engine_answers_the_table_and_tells_who_did_it(capsys):
+    pytest.importorskip("pyarrow")
+    arguments = ["scale", "--parts", "engines", "--engines", "pyarrow", "--rows", "5"]
+    assert bench.main([*arguments, "--rounds", "2"]) == 0
+    out = capsys.readouterr().out
+    assert "| pyarrow (" in out
+    assert "5 rows; answers are equal." in out
 
 
 def test_the_ratio_is_the_median_of_the_rounds_ratios():

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import shlex
+import shutil
 import stat
 import subprocess
 import sys
@@ -12,10 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from programs import command, read_terminal
+from squad_files import EXAMPLE
 
 from minibert import __version__
 from minibert.cli import COMMANDS, main, parse
-from minibert.progress import harmless, progress
+from minibert.progress import CLEAR, harmless, progress
 from minibert.sentences import LONGEST_SENTENCE, sentence_around
 
 pytestmark = pytest.mark.usefixtures("compiled_before")
@@ -479,6 +481,38 @@ def test_no_text_steers_the_terminal(monkeypatch, tmp_path, tiny_folder, options
         assert r"\x1b[31m" in shown[Terminal]
 
 
+NAMED = STEERING.replace("\0", "")  # as a file can be
+TINY = ["--device", "reference"]
+QUICKLY = ["--max-steps", "2", "--doc-stride", "8"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["explain", f"Who {STEERING}?", f"Ada {STEERING} wrote.", "--model", "M", "--output", "O"],
+        ["explain", "Who?", "--file", "F", "--model", "M", "--output", "O", "--compare", "When?"],
+        ["compare", "--data", "D", "M", "--limit", "2"],
+        ["train", "--data", "D", "--model", "M", "--output-dir", "O", *QUICKLY],
+        ["lessons", "O"],
+    ],
+    ids=lambda argv: argv[0],
+)
+def test_no_name_and_no_text_steers_the_terminal(monkeypatch, tmp_path, tiny_folder, argv):
+    places = {letter: tmp_path / f"{letter}{NAMED}" for letter in "DFMO"}
+    shutil.copyfile(EXAMPLE, places["D"])
+    places["F"].write_text(f"Ada {STEERING} wrote it.", newline="")
+    shutil.copytree(tiny_folder, places["M"])
+    argv = [str(places.get(word, word)) for word in argv]
+    argv += TINY if argv[0] != "lessons" else []
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, Terminal())
+    assert main(argv) == 0
+    said = sys.stdout.getvalue(), sys.stderr.getvalue().replace(CLEAR, "")
+    assert any(r"\x1b[31m" in text or "\\u001b[31m" in text for text in said), said
+    assert not any(map(steers, said)), said
+
+
 @pytest.mark.parametrize(
     "argv",
     [
@@ -491,6 +525,16 @@ def test_no_text_steers_the_terminal(monkeypatch, tmp_path, tiny_folder, options
         [STEERING],
         ["evaluate", "--data", f"./{STEERING}"],
         ["doctor", "--model", f"./{STEERING}"],
+        ["explain", "Who?", "a text", "--output", f"/nowhere/{STEERING}"],
+        ["explain", "Who?", "a text", "--output", os.devnull, "--lessons", f"./{STEERING}"],
+        ["compare", "--data", f"./{STEERING}", "."],
+        ["train", "--data", f"./{STEERING}", "--output-dir", "new"],
+        ["train", "--data", "questions.json", "--output-dir", f"/dev/null/{STEERING}"],
+        ["convert", f"./{STEERING}", "new"],
+        ["convert", ".", f"/dev/null/{STEERING}"],
+        ["lessons", f"/dev/null/{STEERING}"],
+        ["lessons", "check", f"./{STEERING}"],
+        ["lessons", "check", ".", "--only", STEERING],
     ],
 )
 def test_no_message_steers_the_terminal(monkeypatch, argv):

@@ -21,6 +21,18 @@ def test_every_command_is_in_the_script(shell, capsys):
     assert "--null-threshold" in script
 
 
+@pytest.mark.parametrize("shell", SHELLS)
+def test_the_script_has_no_error_that_the_shell_finds(shell, capsys, tmp_path):
+    pytest.importorskip("shtab")
+    if shutil.which(shell) is None:
+        pytest.skip(f"there is no {shell}")
+    assert main(["completion", shell]) == 0
+    (tmp_path / "script").write_text(capsys.readouterr().out)
+    command = [shell, "-n", str(tmp_path / "script")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
 def completed(script, *words):
     """What bash offers for the last of the words."""
     lines = f"""source {script}

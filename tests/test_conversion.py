@@ -298,6 +298,14 @@ def test_a_folder_can_be_converted_onto_itself(tmp_path, tiny_folder):
     assert not (folder / "pytorch_model.bin").exists()
 
 
+@pytest.mark.parametrize("wrong", [{"report": 1}, {"overwrite": "yes"}], ids=str)
+def test_what_is_no_function_and_no_truth_value_is_refused(tiny_folder, tmp_path, wrong):
+    (name,) = wrong
+    with pytest.raises(InputError, match=f"{name} must be "):
+        convert(tiny_folder, tmp_path / "out", bits=(5, 6, 6), **wrong)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_refused_conversion_leaves_what_was_put_aside(tiny_folder, tmp_path):
     for name in ("new", "new.minibert-old"):
         (tmp_path / name).mkdir()

@@ -15,6 +15,7 @@ from minibert.squad.evaluation import (
     compare,
     evaluate,
     predict,
+    score_predictions,
     spread,
     tune_null,
 )
@@ -172,6 +173,10 @@ def test_what_is_no_model_no_data_and_no_settings_is_refused(tiny, data):
         evaluate(tiny, str(EXAMPLE))
     with pytest.raises(InputError, match="settings must be SquadSettings"):
         evaluate(tiny, data, {"decoder": "pipeline"})
+    with pytest.raises(InputError, match="overwrite must be True or False, got 'yes'"):
+        evaluate(tiny, data, overwrite="yes")
+    with pytest.raises(InputError, match="data must be a SquadData"):
+        score_predictions(EXAMPLE, "predictions.json")
 
 
 # ---------------------------------------------------------------- thresholds and tables

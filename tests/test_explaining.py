@@ -418,3 +418,9 @@ def test_a_function_that_fails_is_an_error_that_says_where(qa, lessons):
         qa.explain(QUESTION, TEXT, lessons=lessons)
     with pytest.raises(InputError, match="holds no lessons"):
         qa.explain(QUESTION, TEXT, lessons=lessons.parent)
+
+
+def test_a_question_without_a_word_is_explained(tiny):
+    found = QuestionAnswerer(tiny).explain(" ", "ada lee wrote it.")
+    assert len({word.group for word in found.words}) == 1  # those of the text
+    assert "<h2>9. " in found.html()

@@ -240,7 +240,7 @@ def test_a_browser_draws_the_page_without_a_complaint(shown, tmp_path):
     assert re.search(r'<svg class="chart" id="lines"[^>]*>.*?<line ', dom, re.DOTALL)
     assert re.search(r'<p id="matrix-note">\d+ x \d+ pairs: ', dom)
     assert "The answer is now: " in dom
-    assert re.search(r"4 strongest of each token are \d+ % of what it reads here", dom)
+    assert re.search(r"4 strongest of each token are \d+% of what it reads here", dom)
 
 
 @pytest.fixture

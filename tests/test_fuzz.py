@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -156,6 +157,21 @@ def test_every_outcome_is_told_from_the_others(planted, monkeypatch, outcome):
 )
 def test_other_ways_to_fail_are_seen_too(planted, outcome, run):
     assert planted(run).outcome == outcome
+
+
+def test_nothing_is_written_outside_of_the_folder_of_a_case(planted, tmp_path):
+    kept = tmp_path / "kept"
+    kept.write_text("mine")
+    for change in (
+        lambda: (tmp_path / "new").mkdir(),
+        lambda: (tmp_path / "new").write_text("") and None,
+        kept.unlink,
+        lambda: kept.rename("here") and None,
+        lambda: shutil.rmtree(tmp_path),
+    ):
+        assert planted(change).outcome in ("exception", "escape")
+        assert os.listdir(tmp_path) == ["kept"]
+        assert kept.read_text() == "mine"
 
 
 def test_after_a_crash_the_next_case_runs_in_another_process(monkeypatch):

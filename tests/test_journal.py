@@ -1,13 +1,14 @@
 """Interrupted runs go on where they were; whatever else lies there is kept."""
 
 import json
+import os
 import sys
 from dataclasses import replace
 
 import pytest
 from squad_files import EXAMPLE
 
-from minibert import InputError
+from minibert import InputError, unfinished
 from minibert.squad.decoders import SquadSettings
 from minibert.squad.evaluation import (
     evaluate,
@@ -47,6 +48,28 @@ def test_an_interrupted_run_goes_on_where_it_was(embedded, data, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(OUTPUTS)
     expected = dict(evaluate(embedded, data).predictions) | {"example-01": "INGRID Sætre"}
     assert list(evaluation.predictions.items()) == list(expected.items())
+
+
+def test_answers_are_brought_to_the_disk_once_a_second_and_when_the_run_ends(
+    embedded, data, tmp_path, monkeypatch
+):
+    now, brought = [0.0], []
+    monkeypatch.setattr(unfinished.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(os, "fsync", lambda handle: brought.append(os.fstat(handle).st_size))
+    sizes = []
+
+    def run():
+        with journal(tmp_path, embedded, data, SquadSettings(), overwrite=False) as (_, keep):
+            brought.clear()  # of the header, and of the folder
+            for question, answer in predict(embedded, data.questions[:6], SquadSettings()):
+                now[0] += 0.4
+                keep(question.id, answer)
+                sizes.append((tmp_path / UNFINISHED).stat().st_size)
+            raise MemoryError
+
+    with pytest.raises(MemoryError):
+        run()
+    assert brought == [sizes[2], sizes[5], sizes[5]]
 
 
 def test_a_run_with_other_settings_is_not_gone_on_with(embedded, data, tmp_path):

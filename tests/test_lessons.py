@@ -1,7 +1,12 @@
 """minibert lessons: files from the definitions, a checker that knows mistakes, an answer."""
 
+import ast
 import doctest
 import importlib.util
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,6 +27,7 @@ from minibert.lessons.learner import World, departure, load_learner
 from minibert.lessons.mistakes import mistakes
 from minibert.lessons.models import small_batch, small_model
 from minibert.lessons.outcomes import Raised, outcome, same
+from minibert.lessons.reading import read_lesson
 from minibert.lessons.trial import try_lesson
 from minibert.lessons.whole import main as together
 from minibert.lessons.whole import train_with
@@ -269,6 +275,25 @@ def test_a_function_that_calls_the_librarys_own_is_found(body, tmp_path):
     assert "yours to write" in verdict.text
 
 
+def test_lessons_are_parsed_one_after_the_other(tmp_path, monkeypatch):
+    write_lessons(str(tmp_path))
+    parse, under_way, most = ast.parse, [], []
+
+    def slowly(*args):
+        under_way.append(args)
+        time.sleep(0.005)
+        most.append(len(under_way))
+        tree = parse(*args)
+        under_way.pop()
+        return tree
+
+    monkeypatch.setattr("minibert.lessons.reading.ast.parse", slowly)
+    with ThreadPoolExecutor(4) as pool:
+        read = pool.map(lambda each: read_lesson(tmp_path / file_name(each), each), LESSONS)
+        assert not any(written for _, written in read)
+    assert set(most) == {1}
+
+
 def test_the_function_of_a_lesson_cannot_be_borrowed(tmp_path):
     path = with_body(tmp_path, "softmax", "    return borrowed(scores)")
     path.write_text(
@@ -318,6 +343,27 @@ def test_threads_and_processes_that_a_learner_leaves_are_not_waited_for(tmp_path
     )
     with_body(tmp_path, "softmax", begin + find("softmax").steps[0].definition.body)
     assert check_lesson(tmp_path, find("softmax")).state == "right"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no /proc to look in")
+def test_processes_that_a_learner_forks_end_with_the_check(tmp_path):
+    note = tmp_path / "child"
+    begin = (
+        "    import os, time\n"
+        f"    if not os.path.exists({str(note)!r}):\n"
+        "        child = os.fork()\n"
+        "        if child == 0:\n            time.sleep(1000)\n"
+        f"        print(child, file=open({str(note)!r}, 'w'))\n"
+    )
+    with_body(tmp_path, "softmax", begin + find("softmax").steps[0].definition.body)
+    assert check_lesson(tmp_path, find("softmax")).state == "right"
+    stat = Path(f"/proc/{int(note.read_text())}/stat")
+    end = time.monotonic() + 60  # only a fault takes so long
+    with suppress(FileNotFoundError, ProcessLookupError):
+        while stat.read_text().rpartition(")")[2].split()[0] not in "ZX":
+            assert time.monotonic() < end
+            time.sleep(0.01)
 
 
 @pytest.mark.slow
@@ -542,5 +588,36 @@ def test_a_kernel_is_raced_and_must_be_compiled(tmp_path):
     compiled = "unused = numba.njit(lambda x: x)\n\n\ndef attention("
     path.write_text(path.read_text().replace("def attention(", compiled))
     verdict = tried(path, "kernel")
-    assert verdict.state == "right"
+    assert verdict.state == "right", verdict.text
     assert "one thread: NumPy" in verdict.text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("before", "body"),
+    [
+        ("", "    return library('reference').attention(qkv, cu_seqlens, num_heads)"),
+        ("", "    return library('backend').REFERENCE.attention(qkv, cu_seqlens, num_heads)"),
+        (
+            "theirs = library('reference').attention\n",
+            "    return theirs(qkv, cu_seqlens, num_heads)",
+        ),
+        ("theirs = library('reference')\n", "    return np.zeros((len(qkv), qkv.shape[1] // 3))"),
+        (
+            "theirs = numba.njit(library('reference').attention)\n",
+            "    return np.zeros((len(qkv), qkv.shape[1] // 3))",
+        ),
+    ],
+    ids=["called", "through a table", "by a name", "a module", "compiled"],
+)
+def test_a_kernel_that_calls_the_librarys_own_is_found(before, body, tmp_path):
+    path = with_body(tmp_path, "kernel", body)
+    begin = (
+        "import sys\n\n\ndef library(name):\n"
+        "    return sys.modules['minibert.kernels.' + name]\n\n\n"
+        "unused = numba.njit(lambda x: x)\n"
+    )
+    path.write_text(path.read_text().replace("def attention(", f"{begin}{before}def attention("))
+    verdict = tried(path, "kernel")
+    assert verdict.state == "taken"
+    assert "yours to write" in verdict.text

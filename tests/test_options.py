@@ -146,6 +146,23 @@ def test_no_value_of_an_option_is_a_traceback(tiny, value):
     for bad in ((value, "a ship"), ("who?", [value]), ("who?", {"a": value})):
         with pytest.raises(InputError):
             qa.answer(*bad)
+    windows = tiny.windows("who?", ["a ship"])
+    for bad in (
+        lambda: tiny.windows("who?", [value]),
+        lambda: tiny.logits(value),
+        lambda: tiny.logits(windows, value),
+        lambda: tiny.begin([value]),
+        lambda: list(tiny.read(value)),
+        lambda: list(tiny.read([(1, value)])),
+        lambda: list(tiny.read([(1, windows)], batch_size=value)),
+        lambda: list(tiny.read([(1, windows)], batch_tokens=value)),
+        lambda: tiny.tokenizer.encode(value),
+        lambda: tiny.tokenizer.names(value),
+        lambda: qa.explain("who?", "a ship", thorough=value),
+        lambda: qa.explain("who?", "a ship", lessons=value),
+    ):
+        with pytest.raises(InputError):
+            bad()
     for name in ("decoder", "n_best_size", "null_threshold", "with_null"):
         with pytest.raises(InputError, match=name):
             SquadSettings(**{name: value})

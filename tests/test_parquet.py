@@ -1,6 +1,9 @@
 """minibert answer --parquet: a table with its answers, whole, whatever happens on the way."""
 
 import os
+import signal
+import subprocess
+import sys
 
 import pytest
 from programs import lines_of, rows_of
@@ -145,6 +148,63 @@ def test_an_interrupted_run_goes_on_where_it_was(run, files, tmp_path):
     assert not kept.exists()
 
 
+# What is done to a run before it begins: it kills itself where it has read so many rows, or has
+# begun to write the table.
+KILLED = {
+    "reading": """
+whole = command.read_rows
+def some(*args):
+    for number, row in whole(*args):
+        if number == 301:
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield number, row
+command.read_rows = some
+""",
+    "writing": """
+whole = command.table_of
+def some(part):
+    if part.num_rows and part.column("id")[0].as_py() > 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return whole(part)
+command.table_of = some
+""",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no SIGKILL")
+@pytest.mark.parametrize("moment", KILLED)
+def test_a_run_that_was_killed_goes_on_by_the_same_command(
+    run, files, tiny_folder, tmp_path, moment
+):
+    rows = [GOOD[0] | {"id": n, "context": f"{TEXT} {n % 7}"} for n in range(600)]
+    options = files(rows)
+    assert run(*options)[0] == 0
+    out = tmp_path / "out"
+    expected = parquet.read_table(out)
+    out.write_text("of an earlier run")
+    code = f"""
+import os, signal, sys
+from minibert.cli import main
+import minibert.commands.parquet as command
+{KILLED[moment]}
+main(sys.argv[1:])
+"""
+    model = ["--model", str(tiny_folder), "--device", "reference"]
+    command = [sys.executable, "-c", code, "answer", *options, *model, "--batch-size", "1"]
+    killed = subprocess.run(command, capture_output=True, text=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert out.read_text() == "of an earlier run"
+    done = (tmp_path / "out.unfinished").read_bytes().count(b"\n") - 1
+    assert done == 600 if moment == "writing" else 200 < done <= 300
+    again = run(*options)
+    assert again == (0, "", f"rows answered before: {done}\n")
+    found = parquet.read_table(out)
+    assert found.select(["id", "answer_text"]).equals(expected.select(["id", "answer_text"]))
+    assert found.column("answer_error").null_count == found.num_rows == 600
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"]
+
+
 def test_a_run_over_another_table_is_not_gone_on_with(run, fails, files, tmp_path):
     table = pyarrow.Table.from_pylist([GOOD[0], ROWS[1], GOOD[1]])
     assert run(*files(table=table), "--strict", "--batch-size", "1")[0] == 1
@@ -223,3 +283,12 @@ def test_a_pipe_or_an_address_is_no_table(fails, tmp_path, monkeypatch):
     os.mkfifo("pipe")
     assert "it is a pipe" in fails("--parquet", "pipe", "--output", "out")
     assert "s3://bucket/in" in fails("--parquet", "s3://bucket/in", "--output", "out")
+
+
+def test_a_text_that_is_no_utf_8_is_named_as_what_cannot_be_read(run, files, tmp_path):
+    bad = pyarrow.array([TEXT.encode(), b"ada \xff"]).view(pyarrow.string())
+    table = pyarrow.table({"question": [QUESTION] * 2, "context": bad})
+    code, out, err = run(*files(table=table))
+    assert (code, out) == (1, "")
+    assert err.startswith(f"minibert: error: {tmp_path / 'in'}: cannot be read: 'utf-8' codec")
+    assert not (tmp_path / "out").exists()

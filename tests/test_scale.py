@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import minibert.scale.answerer as answerer_module
-from minibert import BatchAnswerer, InputError, ModelNotFoundError, QuestionAnswerer
+from minibert import BackendError, BatchAnswerer, InputError, ModelNotFoundError, QuestionAnswerer
 from minibert.scale.answerer import FIELDS, MOST_MODELS, shared_answerer
 from minibert.scale.offsets import offset_in
 from minibert.scale.tables import table_of
@@ -157,9 +157,18 @@ def test_pyarrow(answerer, expected, kind):
         assert answerer(part).schema == found.schema
 
 
+def test_a_text_of_pyarrow_that_is_no_utf_8_is_refused(answerer):
+    pyarrow = pytest.importorskip("pyarrow")
+    bad = pyarrow.array([b"ada \xff"]).view(pyarrow.string())
+    with pytest.raises(InputError, match="column 'context' holds a text that is no UTF-8"):
+        answerer(pyarrow.table({"question": [QUESTION], "context": bad}))
+
+
 def test_pyarrow_with_dictionaries_and_several_chunks(answerer, expected):
     pyarrow = pytest.importorskip("pyarrow")
     part = pyarrow.table(columns())
+    large = part["question"].cast(pyarrow.large_string())
+    part = part.set_column(part.schema.get_field_index("question"), "question", large)
     place = part.schema.get_field_index("context")
     part = part.set_column(place, "context", part["context"].dictionary_encode())
     given = pyarrow.concat_tables([part, part])
@@ -177,6 +186,8 @@ def test_polars(answerer, expected):
         assert answerer(part).schema == found.schema
     lazy = given.lazy().map_batches(answerer, schema=found.schema)
     check(lazy.collect().to_dicts(), expected)
+    with pytest.raises(InputError, match="LazyFrame. Of an engine's own table, give its map_batch"):
+        answerer(given.lazy())
 
 
 def test_a_no_answer_is_an_answer(tiny_folder):
@@ -260,10 +271,15 @@ def test_with_raise_the_first_bad_row_is_named(tiny_folder, row):
         ({"max_answer_length": 0}, "max_answer_length must be"),
         ({"model": 3}, "model must be a folder, a file or a name"),
         ({"tokenizer": object()}, "tokenizer must be a folder, a file or a name"),
+        ({"token": []}, "token cannot be []"),
+        ({"dtype": "float8"}, "unknown dtype 'float8'; choose one of float32, "),
+        ({"dtype": []}, "unknown dtype []"),
+        ({"device": "tpu"}, "unknown device 'tpu'; choose one of auto, "),
+        ({"device": "reference", "num_threads": 2}, "device 'reference' takes no num_threads"),
     ],
 )
 def test_wrong_arguments_are_refused_before_anything_is_sent_to_a_worker(arguments, words):
-    with pytest.raises(InputError) as caught:
+    with pytest.raises((InputError, BackendError)) as caught:
         BatchAnswerer(**arguments)
     assert words in str(caught.value)
 
@@ -345,7 +361,9 @@ def test_many_threads_load_one_model_and_get_their_own_answers(tiny_folder, expe
 
 @pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
 @pytest.mark.parametrize("loaded", [False, True])
-def test_it_works_in_processes_of_every_kind(answerer, expected, method, loaded):
+@pytest.mark.parametrize("device", ["reference", pytest.param("cpu", marks=pytest.mark.slow)])
+def test_it_works_in_processes_of_every_kind(tiny_folder, expected, method, loaded, device):
+    answerer = BatchAnswerer(tiny_folder, device=device, **NO_NULL)
     if loaded:
         answerer(columns())
     with multiprocessing.get_context(method).Pool(2) as pool:

@@ -231,6 +231,49 @@ def test_ray_data(ray_folder, expected, form):
     check(files_in(ray_folder / "answers"), rows, expected)
 
 
+# A class for Ray's actors that notes who answers a batch, and kills one of them at its second.
+KILLED = """
+import contextlib, os, signal
+from pathlib import Path
+
+import ray
+from minibert import BatchAnswerer
+from minibert.scale.answerer import shared_answerer
+
+NOTES = Path("notes").absolute()
+NOTES.mkdir()
+
+
+class Noting(BatchAnswerer):
+    def __call__(self, batch):
+        threads = shared_answerer(self.settings).model.kernels.num_threads
+        note = NOTES / f"{os.getpid()}.{threads}.{os.environ['OMP_NUM_THREADS']}"
+        if note.exists():
+            with contextlib.suppress(FileExistsError):
+                (NOTES / "killed").touch(exist_ok=False)
+                os.kill(os.getpid(), signal.SIGKILL)
+        note.touch()
+        return super().__call__(batch)
+
+
+os.environ.pop("OMP_NUM_THREADS", None)  # which Ray would leave as it is
+ray.init(num_cpus=4, include_dashboard=False)
+"""
+
+
+def test_an_actor_that_is_killed_between_batches_loses_no_row(ray_folder, expected):
+    write_rows(ray_folder / "questions.parquet", range(2000))
+    code = recipe("Ray").replace("    BatchAnswerer,", "    Noting,")
+    assert "    Noting," in code
+    run(ray_folder, KILLED + code)
+    notes = {path.name for path in (ray_folder / "notes").iterdir()}
+    assert "killed" in notes
+    actors = [note.split(".") for note in notes - {"killed"}]
+    assert len(actors) >= 2  # the killed one, and what came in its place
+    assert all(threads == ["1", "1"] for _, *threads in actors)  # as num_cpus=1 has it
+    check(files_in(ray_folder / "answers"), 2000, expected)
+
+
 def draft_of(folder, process):
     """The first draft that an actor has begun in a folder: its path."""
     deadline = time.monotonic() + PATIENCE

@@ -1,6 +1,7 @@
 """Models that learn from the logits of others."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -200,7 +201,7 @@ def test_the_mean_of_several_teachers_is_learnt(tiny_folder, teacher_folder, tmp
     assert np.abs(kept).max() > 0
     for wrong in (np.zeros((3, 9), "f4"), kept.astype("f8")):
         np.save(tmp_path / "cache" / "logits.npy", wrong)
-        with pytest.raises(InputError, match="logits.npy or known.npy does not hold"):
+        with pytest.raises(InputError, match="logits.npy does not hold float32"):
             train(
                 EXAMPLE,
                 tiny_folder,
@@ -212,6 +213,24 @@ def test_the_mean_of_several_teachers_is_learnt(tiny_folder, teacher_folder, tmp
     models = [load_model(name, device="reference") for name in names]
     assert kept.shape[0] == 2
     assert len({model.config.hidden_size for model in models}) == 2
+
+
+def test_kept_logits_that_are_cut_off_meanwhile_end_the_run_with_an_error(
+    tiny_folder, teacher_folder, tmp_path
+):
+    logits = tmp_path / "cache/logits.npy"
+    for_this = {"teachers": [teacher_folder], "teacher_cache": tmp_path / "cache"}
+    train(EXAMPLE, tiny_folder, tmp_path / "first", settings(), **for_this)
+    whole = logits.stat().st_size
+
+    def cut(record):
+        os.truncate(logits, 1000)  # which ends a process that has mapped it
+
+    with pytest.raises(InputError, match=r"logits.npy: cannot be read: .* shorter .* begin again"):
+        train(EXAMPLE, tiny_folder, tmp_path / "out", settings(), callbacks=[cut], **for_this)
+    assert logits.stat().st_size == 1000 < whole
+    with pytest.raises(InputError, match="cannot be used: logits.npy is shorter"):
+        train(EXAMPLE, tiny_folder, tmp_path / "out", settings(), **for_this)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,8 @@ from torch_files import write_torch_file
 from minibert import InputError, convert, drafts, load_model
 from minibert.training import trainer as trainers
 from minibert.training.run import train
-from minibert.training.run_folder import RunFolder, load_array
+from minibert.training.run_folder import RunFolder
+from minibert.training.saved_arrays import read_array
 from minibert.training.settings import TrainingSettings
 
 SETTINGS = {
@@ -648,14 +649,14 @@ def test_a_run_goes_on_beside_what_was_left_of_the_best_model(tiny_folder, tmp_p
     assert not (tmp_path / "out/best.minibert-old").exists()
 
 
-@pytest.mark.parametrize("header", ["(83}8320,)", "(", "(8,)) +", "\x00"])
+@pytest.mark.parametrize("header", ["(83}8320,)", "(", "(8,)) +", "\x00", "(8,), " + "-" * 40])
 def test_a_damaged_header_of_an_array_is_a_value_error(tmp_path, header):
     np.save(tmp_path / "a.npy", np.zeros(8, np.float32))
     content = (tmp_path / "a.npy").read_bytes()
     damaged = content.replace(b"(8,), }", f"{header}, }}".encode().ljust(7))
     (tmp_path / "a.npy").write_bytes(damaged[: len(content)])
-    with pytest.raises(ValueError, match=r"a\.npy is damaged|header|parse"):
-        load_array(tmp_path / "a.npy")
+    with pytest.raises(ValueError, match=r"a\.npy is damaged"):
+        read_array(tmp_path / "a.npy", np.zeros(8, np.float32))
 
 
 def test_damaged_lines_of_a_log_are_passed_over(tmp_path):

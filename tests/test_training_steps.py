@@ -203,6 +203,13 @@ def test_the_length_of_the_gradient_leaves_out_what_is_frozen():
     assert math.isnan(gradient_norm(gradient, groups, kernels))
 
 
+def test_truth_values_of_numpy_are_settings():
+    settings = TrainingSettings(freeze_embeddings=np.True_, all_occurrences=np.False_)
+    assert (settings.freeze_embeddings, settings.all_occurrences) == (True, False)
+    with pytest.raises(InputError, match="freeze_embeddings must be True or False, got 1"):
+        TrainingSettings(freeze_embeddings=1)
+
+
 def test_clipping_shortens_what_is_too_long():
     assert clipping(4.0, TrainingSettings(max_grad_norm=1.0)) == pytest.approx(0.25)
     assert clipping(0.5, TrainingSettings(max_grad_norm=1.0)) == 1

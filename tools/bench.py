@@ -8,6 +8,7 @@
     python tools/bench.py squad --data dev-v2.0.json.xz
     python tools/bench.py train --data train-v2.0.json --profile
     python tools/bench.py serve --keep folder
+    python tools/bench.py scale --python env/bin/python,other/bin/python
     python tools/bench.py cuda --seconds 540 --json cuda.json
 
 Results go to stdout as Markdown, progress to stderr.  Peers that are not installed are left out,
@@ -21,10 +22,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from benchmark import cpu, cuda, serve, squad, startup, train
+from benchmark import cpu, cuda, scale, serve, squad, startup, train
 from benchmark.processes import BenchError
 
-COMMANDS = (startup, cpu, squad, train, serve, cuda)
+COMMANDS = (startup, cpu, squad, train, serve, scale, cuda)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

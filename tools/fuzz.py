@@ -26,6 +26,7 @@ from pathlib import Path
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "OPENBLAS_NUM_THREADS": "1"}  # before anything reads them
 
+from fuzzing import seeds
 from fuzzing.kinds import KINDS, Case, make_case
 from fuzzing.running import load_all
 from fuzzing.saving import load_case, save_case
@@ -50,6 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return run_one(load_case(args.case))
         if args.only is not None:
             return max(run_one(make_case(args.seed, kind, args.only)) for kind in args.kinds)
+        if not seeds.has_pyarrow():
+            print("fuzz: no tables, for which pyarrow would have to be installed", file=sys.stderr)
         orders = [(args.kinds[k % len(args.kinds)], k) for k in range(args.cases)]
         return run_many(orders, args.seed, args.jobs, args.save)
 

@@ -4,11 +4,13 @@
     python tools/soak.py --seconds 600 --seed 3
     python tools/soak.py --seconds 10 --threads 4
 
-Two processes answer questions of mixed lengths on a tiny model, each from several threads at once:
-one thread streams short ones, the others ask one at a time.  Every answer is compared with what a
-single thread gave before.  Meanwhile the first process forks now and then, and the child must
-answer rightly, too; the second is killed, and another takes its place.  Neither memory nor open
-files may grow: not by more than `GROWTH` and `HANDLES` from the first third of a process's life on.
+Two processes answer questions of mixed lengths on a tiny model, one in float32 and one in int8,
+each from several threads at once: one thread streams short ones, the others ask one at a time.
+Every answer is compared with what a single thread gave before in the same dtype.  Meanwhile the
+processes fork in turn, and the child must answer rightly, too.  In the first half of the run they
+are also killed in turn, and others take their places; in the second half they live, so that it
+shows what grows.  Neither memory nor open files may: not by more than `GROWTH` and `HANDLES` from
+the first third of a process's life on.
 
 What is asked depends on the seed; which thread comes when does not.  The last line says whether all
 held, and so does the status.  For Linux.
@@ -28,6 +30,7 @@ import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -49,6 +52,8 @@ PATIENCE = 60.0  # seconds, after which a child or a process that says nothing h
 SCORES_APART = 1e-4  # what scores may differ by: long texts are packed with others
 KNOWN = 400  # different questions
 THREADS_OF_MODEL = 2  # that work on one batch
+DTYPES = ("float32", "int8")  # of the two processes
+KILL = 3  # each third disturbance is a kill, the others are forks
 
 Asked = tuple[str, Any]  # a question, and a text or several
 
@@ -69,6 +74,7 @@ class Totals:
     """What came of the whole run."""
 
     answered: int = 0
+    seconds: float = 0.0
     forks: int = 0
     kills: int = 0
     growth: float = -np.inf  # of the process that grew most, in bytes; -inf if none was measured
@@ -80,9 +86,11 @@ class Totals:
         grew = "not measured, the run was too short"
         if self.growth > -np.inf:
             grew = f"{self.growth / 1e6:+.1f} MB, {self.handles:+.1f} files"
+        rate = self.answered / max(self.seconds, 1e-9)
         return (
-            f"{'fault' if self.faults else 'ok'}: {self.answered} answers, {len(self.faults)} "
-            f"faults, {self.forks} forks, {self.kills} kills, growth {grew}"
+            f"{'fault' if self.faults else 'ok'}: {self.answered} answers in {self.seconds:.0f} s, "
+            f"{rate:.0f} a second, {len(self.faults)} faults, {self.forks} forks, {self.kills} "
+            f"kills, growth {grew}"
         )
 
 
@@ -107,11 +115,12 @@ class Faces:
 
     Args:
         folder: the model.
+        dtype: in which matrices are multiplied.
         num_threads: that work on one batch.
     """
 
-    def __init__(self, folder: Path, num_threads: int) -> None:
-        model = load_model(folder, device="cpu", num_threads=num_threads)
+    def __init__(self, folder: Path, dtype: str, num_threads: int) -> None:
+        model = load_model(folder, device="cpu", dtype=dtype, num_threads=num_threads)
         self.answerer, self.piped = QuestionAnswerer(model), pipeline(model=model)
 
     def best(self, asked: Asked) -> list[tuple[Any, ...]]:
@@ -149,12 +158,15 @@ def differ(found: list[tuple[Any, ...]], right: list[tuple[Any, ...]]) -> bool:
 # ---------------------------------------------------------------- in the processes
 
 
-def serve(connection: Any, folder: Path, right: list[Any], seed: int, name: int, n: int) -> None:
+def serve(
+    connection: Any, folder: Path, dtype: str, right: list[Any], seed: int, name: int, n: int
+) -> None:
     """Answer from `n` threads until told to stop; say how it goes.
 
     Args:
         connection: orders come in, samples go out.
         folder: the model.
+        dtype: in which it runs.
         right: what both faces answer to each question.
         seed: of the questions.
         name: number of this process.
@@ -162,7 +174,7 @@ def serve(connection: Any, folder: Path, right: list[Any], seed: int, name: int,
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     warnings.simplefilter("ignore", DeprecationWarning)  # of Python 3.12, for forks beside threads
-    asked, faces = questions(seed), Faces(folder, THREADS_OF_MODEL)
+    asked, faces = questions(seed), Faces(folder, dtype, THREADS_OF_MODEL)
     stopping, counts, faults = threading.Event(), [0] * n, []
 
     def check(number: int, found: list[tuple[Any, ...]], which: int) -> None:
@@ -251,20 +263,23 @@ def resources(process: int | str = "self") -> tuple[int, int]:
 def soak(folder: Path, args: argparse.Namespace) -> Totals:
     """Run until so many questions are answered, or so many seconds are over."""
     context, totals = multiprocessing.get_context("spawn"), Totals()
-    once = Faces(folder, 1)
-    right = [(once.best(asked), once.from_pipeline(asked)) for asked in questions(args.seed)]
-    random, names = Random(args.seed), iter(range(10**6))
+    random, names, right = Random(args.seed), count(), {}
+    for dtype in DTYPES:
+        once = Faces(folder, dtype, 1)
+        right[dtype] = [
+            (once.best(asked), once.from_pipeline(asked)) for asked in questions(args.seed)
+        ]
 
-    def start() -> Life:
+    def start(dtype: str) -> Life:
         ours, theirs = context.Pipe()
-        arguments = (theirs, folder, right, args.seed, next(names), args.threads)
+        arguments = (theirs, folder, dtype, right[dtype], args.seed, next(names), args.threads)
         process = context.Process(target=serve, args=arguments, daemon=True)
         process.start()
         theirs.close()
         return Life(process, ours)
 
     begin = time.monotonic()
-    lives = [start() for _ in range(2)]
+    lives = [start(dtype) for dtype in DTYPES]
     disturb = begin + args.every
     try:
         while not totals.faults:
@@ -278,16 +293,19 @@ def soak(folder: Path, args: argparse.Namespace) -> Totals:
                 break
             if now >= disturb and all(life.samples for life in lives):
                 disturb = now + args.every * random.uniform(0.5, 1.5)
-                if random.random() < 0.7:
-                    lives[0].connection.send(random.randrange(KNOWN))
-                    totals.forks += 1
-                else:
-                    finish(lives[1], totals)
+                early = answered < args.questions / 2 and now - begin < args.seconds / 2
+                if early and (totals.forks + totals.kills) % KILL == KILL - 1:
+                    victim = totals.kills % len(lives)
+                    finish(lives[victim], totals)
                     totals.kills += 1
-                    lives[1] = start()
+                    lives[victim] = start(DTYPES[victim])
+                else:
+                    lives[totals.forks % len(lives)].connection.send(random.randrange(KNOWN))
+                    totals.forks += 1
         for life in lives:
             stop(life, totals)
     finally:
+        totals.seconds = time.monotonic() - begin
         for life in lives:
             finish(life, totals)
     return totals

@@ -34,7 +34,7 @@ from minibert.errors import CheckpointError, InputError
 from minibert.families import FAMILIES, family_name
 from minibert.files import copy_file, naming, present
 from minibert.kernels.numbers import largest_integer, quantise_rows, row_scales, to_integers
-from minibert.options import STORED_DTYPES, check_bits, check_choice, check_path
+from minibert.options import STORED_DTYPES, check_bits, check_choice, check_flag, check_path
 from minibert.parameters import Int8, Matrix, full
 from minibert.reprs import shown
 from minibert.weights import HEAD, check_weights, read_matrix
@@ -110,6 +110,9 @@ def convert(
             is in the way.
     """
     check_choice("dtype", dtype, STORED_DTYPES)
+    if report is not None and not callable(report):
+        raise InputError(f"report must be a function of a Rounding, got {shown(report)}")
+    overwrite = check_flag("overwrite", overwrite)
     if bits is not None:
         if dtype != "float32":
             raise InputError(

@@ -37,7 +37,7 @@ from minibert.errors import ConfigError, ModelNotFoundError, TokenizerError
 from minibert.families import FAMILIES
 from minibert.files import present
 from minibert.reprs import shown
-from minibert.tokenizer import Tokenizer
+from minibert.tokenizer import Tokenizer, reporting
 
 SPECIAL = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")  # roles of special tokens
 # Settings that are true or false.
@@ -101,7 +101,8 @@ def load_tokenizer(folder: Path, family: str = "bert") -> Tokenizer:
         usual = FAMILIES[family]
         tokens = {"cls": usual.cls_token, "sep": usual.sep_token, "unk": "<unk>"}
         backend = from_tokenizer_json(file, settings)
-        there = {token.content for token in backend.get_added_tokens_decoder().values()}
+        with reporting(f"{file}: its added tokens cannot be read"):
+            there = {token.content for token in backend.get_added_tokens_decoder().values()}
         _add_tokens(backend, folder, settings, tokens, there)
     else:
         file = folder / form.files[0]
@@ -123,14 +124,10 @@ def load_tokenizer(folder: Path, family: str = "bert") -> Tokenizer:
         content(settings.get(f"{name}_token", tokens[name])) for name in ("cls", "sep", "unk")
     )
     try:
-        return Tokenizer(
-            backend,
-            cls_token,
-            sep_token,
-            limit,
-            unk_token=getattr(backend.model, "unk_token", None) or unk_token,
-            name=str(folder),
-        )
+        with reporting("the tokenizer cannot be used"):
+            unk_token = getattr(backend.model, "unk_token", None) or unk_token
+            name = str(folder)
+            return Tokenizer(backend, cls_token, sep_token, limit, unk_token=unk_token, name=name)
     except TokenizerError as error:
         raise TokenizerError(f"{file}: {error}") from None
 
@@ -304,10 +301,11 @@ def _add_tokens(
         raise TokenizerError(f"{folder}: its added tokens cannot be read: {error!s:.200}") from None
     add_numbered(backend, folder, sorted(added.items()))
     known = {*kept, *(token.content for token in added.values())}
-    for name, said in special.items():
-        token = content(said)
-        if said and token not in known and backend.token_to_id(token) is not None:
-            # What stands for a missing word takes the space before it, but in BERT.
-            space = name == "mask" and usual is not BERT_TOKENS
-            backend.add_tokens([_added_token(said, special=True, lstrip=space)])
-    backend.add_tokens([token for token in extra if token.content not in known])
+    with reporting(f"{folder}: its added tokens cannot be used"):
+        for name, said in special.items():
+            token = content(said)
+            if said and token not in known and backend.token_to_id(token) is not None:
+                # What stands for a missing word takes the space before it, but in BERT.
+                space = name == "mask" and usual is not BERT_TOKENS
+                backend.add_tokens([_added_token(said, special=True, lstrip=space)])
+        backend.add_tokens([token for token in extra if token.content not in known])

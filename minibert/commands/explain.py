@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import webbrowser
 from dataclasses import replace
 from pathlib import Path
@@ -41,7 +42,11 @@ def add_command(commands: Any) -> None:
         help="read the text from a file (- for standard input); several are searched together",
     )
     explain.add_argument(
-        "--output", type=file_name, metavar="FILE", required=True, help="the page to write"
+        "--output",
+        type=file_name,
+        metavar="FILE",
+        required=True,
+        help="the page to write; a file of that name is replaced",
     )
     explain.add_argument("--open", action="store_true", help="show it in the browser")
     explain.add_argument(
@@ -81,6 +86,8 @@ def check_usage(parser: argparse.ArgumentParser, args: argparse.Namespace) -> No
 
 def command_explain(args: argparse.Namespace) -> None:
     """Run `minibert explain`."""
+    # NumPy's products here are small, and its threads wait for each other on a busy computer.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # NumPy reads it when it is imported
     from minibert.explaining.explanation import is_question  # here: --help needs no NumPy
     from minibert.explaining.learner import named_step
 

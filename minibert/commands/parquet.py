@@ -97,7 +97,11 @@ def read_rows(file: Any, args: argparse.Namespace) -> Iterator[Line]:
     names = [args.question_column, args.context_column]
     number = 0
     for part in read_parts(file, args, names):
-        for pair in zip(*(part.column(name).to_pylist() for name in names), strict=True):
+        try:
+            columns = [part.column(name).to_pylist() for name in names]
+        except UnicodeDecodeError as error:  # which pyarrow does not look at before
+            raise unreadable(args.parquet, error) from None
+        for pair in zip(*columns, strict=True):
             number += 1
             yield number, json.dumps(dict(zip(("question", "context"), pair, strict=True))).encode()
 

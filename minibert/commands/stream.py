@@ -27,7 +27,7 @@ from minibert.commands.options import dump
 from minibert.errors import InputError, MinibertError
 from minibert.files import is_device, json_value, open_file, real_file, writing
 from minibert.progress import notice, on_terminal, progress
-from minibert.unfinished import header_of, lines_of, unfinished
+from minibert.unfinished import header_of, keeper, lines_of, unfinished
 
 Line: TypeAlias = tuple[int, bytes]  # its number in the file, from 1, and what stands on it
 
@@ -172,10 +172,11 @@ def write_file(
         if done:
             notice(f"rows answered before: {done}")
 
+        keep = keeper(file)
+
         def write(row: Row) -> None:
             text = row.text.encode("utf-8", "backslashreplace")
-            file.write(b"%s %s %s\n" % (row.digest, b"bad" if row.error else b"ok", text))
-            file.flush()
+            keep(b"%s %s %s" % (row.digest, b"bad" if row.error else b"ok", text))
 
         try:
             bad += write_rows(qa, replace(source, lines=rest), args, write, done)

@@ -31,7 +31,7 @@ def groups_of(window: Window) -> Ints:
     groups[0] = CLS
     question = first - 1
     separator = window.input_ids[-1]
-    while question > 1 and window.input_ids[question] == separator:
+    while question > 0 and window.input_ids[question] == separator:
         question -= 1
     groups[1 : question + 1] = QUESTION
     groups[first:past] = TEXT

@@ -60,7 +60,7 @@ from minibert.explaining.words import (
 )
 from minibert.files import writing
 from minibert.kernels.reference import span_logits
-from minibert.options import check_count
+from minibert.options import check_count, check_flag, check_path, path_text
 from minibert.progress import notice
 from minibert.spans import Answer, Answers
 from minibert.tokenizer import Tokenizer
@@ -160,7 +160,9 @@ class Explanation:
         Raises:
             InputError: it cannot be written.
         """
-        with writing(path) as out:
+        if not (name := path_text(path)):
+            raise InputError(f"a file's name is a text, got an object of {type(path).__name__}")
+        with writing(name) as out:
             out.write(self.html())
 
     def _repr_html_(self) -> str:
@@ -195,7 +197,8 @@ def explain(
         if window >= len(windows):
             raise InputError(f"window {window}: there are {len(windows)}, counted from 0")
     passes = Passes(model)
-    learner = None if lessons is None else Learner(lessons)
+    thorough = check_flag("thorough", thorough)
+    learner = None if lessons is None else Learner(check_path("lessons", lessons))
     if learner is not None:
         learner.run(passes, passes.forward(windows[0]))  # says what fails, if anything does
         logits = [learner.logits(passes, each) for each in windows]

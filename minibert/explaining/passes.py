@@ -2,7 +2,8 @@
 
 The steps are those of training (minibert/training/passes.py) on the definition's kernels.  Two of
 the kernels are replaced by ones that note what they see on the way: attention's gradient is asked
-for that of the probabilities, and the embeddings' for that of what they gave.
+for that of the probabilities, and the embeddings' for that of what they gave.  Gradients of the
+weights, half of the work, are not made: see `without_results`.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from minibert.errors import InputError
 from minibert.kernels import gradients, reference
 from minibert.kernels.training import REFERENCE, Dropout, TrainingKernels
 from minibert.model import Model
-from minibert.parameters import Dense, Layer, Norm, Parameters, Tables, Weights, full
+from minibert.parameters import Dense, Norm, Parameters, Weights, map_layers
 from minibert.training.passes import Kept, backward, forward
 from minibert.weights import load_weights
 from minibert.windows import Window
@@ -59,7 +60,7 @@ class Passes:
             raise InputError(f"{model.name}: cannot be explained, as it was not loaded from files")
         self.config: BertConfig = model.config
         loaded = load_weights(open_checkpoint(model.files.weights), model.config)
-        self.weights = floats(loaded)
+        self.weights = gradients.prepare(loaded)
         self.nowhere = nowhere(self.weights)
 
     def forward(self, window: Window) -> Kept:
@@ -101,7 +102,9 @@ class Passes:
         noting: TrainingKernels = replace(
             REFERENCE, attention_backward=attention_backward, embed_backward=embed_backward
         )
-        backward(kept, target.start, target.end, self.weights, self.nowhere, self.config, noting)
+        d_logits = target.start, target.end
+        bare = without_results(kept)
+        backward(bare, *d_logits, self.weights, self.nowhere, self.config, noting)
         return Gradients(embeddings[0], probs[::-1])
 
     def value(self, kept: Kept, target: Target) -> float:
@@ -110,55 +113,49 @@ class Passes:
         return float(start + end)
 
 
-def floats(weights: Weights) -> Weights:
-    """The same weights with every matrix as float32, so that each is widened only once."""
-
-    def dense(layer: Dense) -> Dense:
-        return Dense(full(layer.weight), layer.bias)
-
-    layers = {
-        id(layer): Layer(
-            dense(layer.qkv),
-            dense(layer.attention_output),
-            layer.attention_norm,
-            dense(layer.intermediate),
-            dense(layer.output),
-            layer.output_norm,
-        )
-        for layer in weights.layers
-    }
-    return Parameters(
-        tables=weights.tables,
-        projection=None if weights.projection is None else dense(weights.projection),
-        layers=tuple(layers[id(layer)] for layer in weights.layers),
-        qa_outputs=dense(weights.qa_outputs),
-    )
-
-
 def nowhere(weights: Weights) -> Weights:
-    """Where the gradients of weights go, which nobody wants here: one layer's room for all."""
+    """Where the gradients of weights go, which nobody wants here: matrices without columns.
+
+    One layer's room is for all; see `without_results`.
+    """
 
     def zeros(dense: Dense) -> Dense:
-        return Dense(np.zeros_like(dense.weight), np.zeros_like(dense.bias))
+        return Dense(np.zeros((len(dense.bias), 0), np.float32), np.zeros_like(dense.bias))
 
     def norm(of: Norm) -> Norm:
         return Norm(np.zeros_like(of.gain), np.zeros_like(of.bias))
 
-    first = weights.layers[0]
-    layer = Layer(
-        zeros(first.qkv),
-        zeros(first.attention_output),
-        norm(first.attention_norm),
-        zeros(first.intermediate),
-        zeros(first.output),
-        norm(first.output_norm),
-    )
-    tables: Tables = weights.tables  # never written to: embeddings have a gradient of their own
+    layers = map_layers(weights.layers[:1], zeros, norm) * len(weights.layers)
     return Parameters(
-        tables=tables,
+        tables=weights.tables,  # never written to: embeddings have a gradient of their own
         projection=None if weights.projection is None else zeros(weights.projection),
-        layers=(layer,) * len(weights.layers),
+        layers=layers,
         qa_outputs=zeros(weights.qa_outputs),
+    )
+
+
+def without_results(kept: Kept) -> Kept:
+    """The same pass, but results that only gradients of weights are made of have no columns.
+
+    The gradient of a weight is d_out^T x [out, in]: with x [T, 0] it is [out, 0] and costs nothing.
+    """
+
+    def bare(record: Any) -> Any:
+        return record._replace(out=record.out[:, :0])
+
+    return kept._replace(
+        embedded=bare(kept.embedded),
+        projected=bare(kept.projected),
+        layers=[
+            layer._replace(  # qkv stays: attention's own gradient is made of it
+                x=bare(layer.x),
+                context=bare(layer.context),
+                attended=bare(layer.attended),
+                inner=bare(layer.inner),
+                output=bare(layer.output),
+            )
+            for layer in kept.layers
+        ],
     )
 
 

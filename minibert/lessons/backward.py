@@ -119,8 +119,9 @@ weights.round(3)""",
         idea="NumPy writes every score down and reads it again. A kernel is loops over single "
         "numbers, compiled by Numba: it can keep a row of scores where it needs them. Put "
         "@numba.njit above the function; then loop over windows, heads and queries; for a "
-        "query over keys for the scores, over keys for exp and their sum, over keys for the"
-        " values.",
+        "query over keys for the scores, over keys for exp and their sum, over keys for the "
+        "values. Numba knows loops, numbers, arrays and math; not pairwise, nor x @ y without "
+        "SciPy. Slices make new arrays: single numbers, and sums in variables, are faster.",
         formula="that of lesson 8; the check says how fast yours is beside NumPy and beside ours",
         paper="Dao et al. 2022 (arXiv:2205.14135) for why scores are better not written down",
         steps=(

@@ -8,6 +8,7 @@ embeddings, and the library's softmax within attention of one's own.
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import FrozenInstanceError
 from pathlib import Path
@@ -216,7 +217,7 @@ def load_learner(
     loaded = []
     for lesson in LESSONS:
         path = here / file_name(lesson)
-        if lesson.part == 3 or not path.exists():
+        if lesson.part == 3 or not os.path.exists(path):  # which takes any name
             continue
         try:
             code, written = read_lesson(path, lesson)

@@ -6,10 +6,12 @@ import faulthandler
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -67,20 +69,28 @@ def run_apart(module: str, folder: Path, what: str, seconds: float = SECONDS) ->
 def _run(
     command: list[str], environment: dict[str, str], errors: BinaryIO, seconds: float
 ) -> int | None:
-    """Run a command; its status, or None if it had to be killed."""
-    try:
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=errors,
-            env=environment,
-            check=False,
-            timeout=LONGEST_START + 2 * seconds,
-        )
-    except subprocess.TimeoutExpired:  # it has switched off what should have stopped it
-        return None
-    return done.returncode
+    """Run a command; its status, or None if it had to be killed.
+
+    What it has forked ends with it: without that, a fork in a function that is called many times
+    doubles the processes at each call, and nothing would stop them.
+    """
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=errors,
+        env=environment,
+        start_new_session=True,  # a group of its own
+    ) as process:
+        try:
+            return process.wait(LONGEST_START + 2 * seconds)
+        except subprocess.TimeoutExpired:  # it has switched off what should have stopped it
+            return None
+        finally:
+            process.kill()
+            if hasattr(os, "killpg"):
+                with suppress(ProcessLookupError, PermissionError):
+                    os.killpg(process.pid, signal.SIGKILL)
 
 
 def _place(stack: str, folder: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import threading
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,8 @@ from minibert.files import read_file
 from minibert.lessons.lesson import Lesson
 
 DOOR = "minibert.lessons.borrowed"
+
+_PARSING = threading.Lock()  # CPython 3.11 counts how deep a tree is for all threads together
 
 
 class Unusable(Exception):
@@ -42,8 +45,9 @@ def read_lesson(path: Path, lesson: Lesson) -> tuple[CodeType, list[str]]:
     except OSError as error:
         raise Unusable("broken", f"{path.name} cannot be read: {error.strerror}") from None
     try:
-        tree = ast.parse(source, str(path))
-        code = compile(tree, str(path), "exec")
+        with _PARSING:
+            tree = ast.parse(source, str(path))
+            code = compile(tree, str(path), "exec")
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:  # ValueError: a NUL
         line = getattr(error, "lineno", None)
         where = f"line {line}: " if line else ""

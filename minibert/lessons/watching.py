@@ -1,16 +1,18 @@
 """Notices when a learner's function has the library compute what it should compute itself.
 
 Whatever way leads there, by an import at run time or through an object: the interpreter reports
-each call, and a call of the library's computing code that was not lent is seen.
+each call, and a call of the library's computing code that was not lent is seen.  Calls within
+compiled code are not reported; what such code may call are names of its file, so these are looked
+at.
 """
 
 from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from types import FrameType
+from types import FrameType, ModuleType
 from typing import Any
 
 import minibert
@@ -48,6 +50,18 @@ class Watch:
 
     def __exit__(self, *_: object) -> None:
         sys.setprofile(self._before)
+
+    def held(self, names: Mapping[str, Any]) -> str | None:
+        """The first of a file's names that stands for computing code that was not lent."""
+        for name, value in names.items():
+            if isinstance(value, ModuleType):
+                code, file = None, getattr(value, "__file__", None)
+            else:  # a function that Numba has compiled keeps that of Python
+                code = getattr(getattr(value, "py_func", value), "__code__", None)
+                file = getattr(code, "co_filename", None)
+            if isinstance(file, str) and file.startswith(COMPUTING) and code not in self.lent:
+                return name
+        return None
 
     def _called(self, frame: FrameType, event: str, _: Any) -> None:
         """What the interpreter calls at each call and return."""

@@ -48,6 +48,7 @@ code { white-space: nowrap }
   :root { color-scheme: light }
   body { padding: 0; font-size: 10pt }
   .charts { grid-template-columns: 1fr 1fr }
+  h2, h3, caption { break-after: avoid } tr { break-inside: avoid }
 }
 .chart { display: block; width: 100%; height: auto }
 .chart text { font: 13px system-ui, sans-serif; fill: var(--text) }

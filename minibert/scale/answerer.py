@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 
 from minibert.answering import Options, QuestionAnswerer
 from minibert.errors import InputError
+from minibert.kernels.backend import check_device
 from minibert.options import check_count, expanded, is_one_of, path_text
 from minibert.reprs import shown
 from minibert.scale.tables import Column, table_of
@@ -58,6 +59,7 @@ class BatchAnswerer:
 
     Raises:
         InputError: an argument is wrong.
+        BackendError: there is no such device or dtype, or they do not go together.
 
     Example:
         >>> answerer = BatchAnswerer()
@@ -86,6 +88,7 @@ class BatchAnswerer:
         if num_threads is not None:
             num_threads = check_count("num_threads", num_threads, 1)
         check_options(options)
+        check_device(options.get("device", "auto"), options.get("dtype"), num_threads)
         self.question, self.context = question, context
         self.prefix, self.on_error = prefix, on_error
         options = {"num_threads": num_threads, **options}

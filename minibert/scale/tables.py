@@ -117,6 +117,13 @@ def pandas_table(batch: Any) -> Table:
 def arrow_table(batch: Any) -> Table:
     """A Table or RecordBatch of pyarrow."""
 
+    def column(name: str) -> list[Any]:
+        try:
+            found: list[Any] = batch.column(name).to_pylist()
+        except UnicodeDecodeError as error:  # pyarrow does not look at texts before
+            raise InputError(f"column {name!r} holds a text that is no UTF-8: {error}") from None
+        return found
+
     def extended(added: Sequence[Column]) -> Any:
         schema, columns = batch.schema, list(batch.columns)
         for each in added:
@@ -124,7 +131,7 @@ def arrow_table(batch: Any) -> Table:
             schema = schema.append(arrow_field(each.name, each.kind))
         return type(batch).from_arrays(columns, schema=schema)
 
-    return Table(batch.schema.names, lambda name: batch.column(name).to_pylist(), extended)
+    return Table(batch.schema.names, column, extended)
 
 
 def arrow_array(column: Column) -> Any:

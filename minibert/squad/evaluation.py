@@ -14,7 +14,7 @@ from typing import Any
 
 from minibert.errors import InputError
 from minibert.model import Model
-from minibert.options import check_choice, check_number, check_path
+from minibert.options import check_choice, check_flag, check_number, check_path
 from minibert.progress import notice, progress
 from minibert.reprs import short_repr, shown
 from minibert.squad.decoders import Prediction, SquadSettings, make_decoder
@@ -120,12 +120,10 @@ def evaluate(
     Raises:
         InputError: a question cannot be read; the folder cannot be written, or holds other results.
     """
-    for name, value, kind in (("model", model, Model), ("data", data, SquadData)):
-        if not isinstance(value, kind):
-            raise InputError(
-                f"{name} must be a {kind.__name__}, as load_model and read_squad give them, got "
-                f"{shown(value)}"
-            )
+    if not isinstance(model, Model):
+        raise InputError(f"model must be a Model, as load_model gives it, got {shown(model)}")
+    check_data(data)
+    overwrite = check_flag("overwrite", overwrite)
     if settings is None:
         settings = SquadSettings(with_null=data.with_null)
     if not isinstance(settings, SquadSettings):
@@ -169,6 +167,16 @@ def evaluate(
     )
 
 
+def check_data(data: object) -> None:
+    """Refuse what is no SquadData.
+
+    Raises:
+        InputError: saying what it is.
+    """
+    if not isinstance(data, SquadData):
+        raise InputError(f"data must be a SquadData, as read_squad gives it, got {shown(data)}")
+
+
 def check_texts(questions: Sequence[SquadQuestion], settings: SquadSettings) -> None:
     """Refuse empty texts, which only run_squad's way takes, before anything has run.
 
@@ -206,6 +214,7 @@ def score_predictions(
     Raises:
         InputError: a file cannot be read or leaves questions out.
     """
+    check_data(data)
     null_threshold = check_number("null_threshold", null_threshold)
     texts = read_predictions(predictions)
     if null_odds is None and has_null_odds(predictions):

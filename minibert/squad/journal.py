@@ -22,7 +22,7 @@ from minibert.options import check_path
 from minibert.squad.decoders import Prediction, SquadSettings
 from minibert.squad.files import SquadData, SquadQuestion
 from minibert.squad.predictions import is_answer, is_number
-from minibert.unfinished import begin_again, header_of, lines_of, unfinished
+from minibert.unfinished import begin_again, header_of, keeper, lines_of, unfinished
 
 UNFINISHED = "unfinished.jsonl"
 OUTPUTS = ("predictions.json", "nbest_predictions.json", "null_odds.json")
@@ -86,9 +86,10 @@ def journal(
             begin_again(file, header)
             kept = {}
 
+        keep_line = keeper(file)
+
         def keep(key: str, answer: Prediction) -> None:
-            file.write(to_json({"id": key, **asdict(answer)}).encode() + b"\n")
-            file.flush()
+            keep_line(to_json({"id": key, **asdict(answer)}).encode())
 
         try:
             yield kept, keep

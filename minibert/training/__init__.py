@@ -13,6 +13,7 @@ inputs.py       settings in full, questions, what tells a run from others
 base.py         the model that a run begins with
 held_out.py     questions that are kept apart, and the scores on them
 run_folder.py   what a run writes down so that it can go on
+saved_arrays.py arrays in files that may change meanwhile
 result.py       the finished model as a folder
 line.py         what a person sees while it runs
 interruption.py Ctrl-C and SIGTERM wait for the end of a step

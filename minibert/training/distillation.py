@@ -21,7 +21,7 @@ import numpy as np
 from minibert import __version__
 from minibert.arrays import Floats, Ints
 from minibert.batches import Batch
-from minibert.drafts import reserve, sweep, whole_file
+from minibert.drafts import sweep, whole_file
 from minibert.encoder import embed, encoder_layer, qa_logits
 from minibert.errors import InputError
 from minibert.files import read_file
@@ -31,7 +31,7 @@ from minibert.training.base import Base
 from minibert.training.examples import Examples
 from minibert.training.loss import Loss
 from minibert.training.order import Indices
-from minibert.training.run_folder import load_array
+from minibert.training.saved_arrays import Table, new_table, read_array
 from minibert.training.settings import TrainingSettings
 from minibert.unfinished import differences
 
@@ -191,7 +191,7 @@ class Teachers:
         self.models, self.examples, self.cache = models, examples, cache
         self.bounds = np.cumsum([0, *examples.lengths], dtype=np.int64)
         self.known = np.zeros(len(examples), bool)
-        self.kept: Any = None  # [2, tokens of all windows]
+        self.kept: Table | None = None  # [2, tokens of all windows]
         if cache is not None:
             self.open(cache)
 
@@ -209,16 +209,12 @@ class Teachers:
                         f"{path}: logits of other teachers or for other windows: "
                         f"{'; '.join(different)}. Choose another folder."
                     )
-                kept, known = load_array(cache / LOGITS, "r+"), load_array(cache / KNOWN)
-                found = [(array.shape, array.dtype) for array in (kept, known)]
-                if found != [(shape, np.float32), (self.known.shape, np.bool_)]:
-                    raise ValueError(f"{LOGITS} or {KNOWN} does not hold what {HEADER} says")
-                self.kept, self.known = kept, known
+                read_array(cache / KNOWN, self.known)
+                self.kept = Table(cache / LOGITS, shape)
                 return
             if others := sorted(set(os.listdir(cache)) - {LOGITS, KNOWN}):
                 raise InputError(f"{cache}: holds {others[0]!r}, and no logits of teachers")
-            self.kept = np.lib.format.open_memmap(cache / LOGITS, "w+", np.float32, shape)
-            reserve(cache / LOGITS)
+            self.kept = new_table(cache / LOGITS, shape)
             self.keep()
             with whole_file(path) as file:
                 file.write(json.dumps(header).encode())
@@ -235,8 +231,9 @@ class Teachers:
             batch: the same, packed.
         """
         if self.kept is not None and self.known[chosen].all():
-            places = [slice(*self.bounds[index : index + 2]) for index in chosen]
-            start, end = (np.concatenate([row[place] for place in places]) for row in self.kept)
+            places = [self.bounds[index : index + 2].tolist() for index in chosen]
+            kept = (np.concatenate([self.kept.read(row, *at) for at in places]) for row in (0, 1))
+            start, end = kept
             return start, end
         found = np.array(
             [
@@ -247,8 +244,8 @@ class Teachers:
         start, end = found.mean(axis=0, dtype=np.float32)  # [2, T]
         if self.kept is not None:
             for index, (a, b) in zip(chosen, pairwise(batch.cu_seqlens), strict=True):
-                place = slice(*self.bounds[index : index + 2])
-                self.kept[0, place], self.kept[1, place] = start[a:b], end[a:b]
+                for row, values in enumerate((start, end)):
+                    self.kept.write(row, int(self.bounds[index]), values[a:b])
             self.known[chosen] = True
         return start, end
 
@@ -269,8 +266,8 @@ class Teachers:
         Raises:
             OSError: it is full.
         """
-        if self.cache is not None:
-            self.kept.flush()  # before it is said to be known
+        if self.cache is not None and self.kept is not None:
+            self.kept.keep()  # before it is said to be known
             with whole_file(self.cache / KNOWN) as file:
                 np.save(file, self.known)
 

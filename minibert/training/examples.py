@@ -21,7 +21,7 @@ from minibert.errors import InputError
 from minibert.files import SHOWN
 from minibert.reprs import short_repr
 from minibert.squad.files import SquadQuestion
-from minibert.tokenizer import Pair, Tokenizer, Tokens
+from minibert.tokenizer import Pair, Tokenizer, Tokens, reporting
 from minibert.training.order import Indices
 from minibert.windows import Window, join, text_parts
 
@@ -208,7 +208,9 @@ def split_all(
     """
     for begin in range(0, len(texts), AT_ONCE):
         part = texts[begin : begin + AT_ONCE]
-        for encoding in tokenizer.backend.encode_batch(part, add_special_tokens=False):
+        with reporting(f"{tokenizer.name}: its tokenizer cannot split a text"):
+            encodings = tokenizer.backend.encode_batch(part, add_special_tokens=False)
+        for encoding in encodings:
             offsets = encoding.offsets if with_offsets else []
             yield np.array(encoding.ids, np.int32), np.array(offsets, np.int32).reshape(-1, 2)
 

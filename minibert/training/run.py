@@ -65,6 +65,8 @@ def train(
         raise InputError(f"teachers must be a list of models, got {shown(teachers)}")
     if not isinstance(callbacks, list | tuple) or not all(map(callable, callbacks)):
         raise InputError(f"callbacks must be a list of functions, got {shown(callbacks)}")
+    if not isinstance(command, str | None):
+        raise InputError(f"command must be a text for the model's card, got {shown(command)}")
     folder = check_path("output_dir", output_dir)
     cache = None if teacher_cache is None else check_path("teacher_cache", teacher_cache)
     check_folder(folder)

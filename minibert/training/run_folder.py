@@ -24,8 +24,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from tokenize import TokenError
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -37,6 +36,7 @@ from minibert.errors import InputError, MinibertError
 from minibert.files import json_value, read_file, remedy, unwritable
 from minibert.progress import notice
 from minibert.training.result import WEIGHTS
+from minibert.training.saved_arrays import read_array
 from minibert.unfinished import differences, lock
 
 RUN, BEST, HEADER, LOG, PAGE = "run", "best", "run.json", "log.jsonl", "training.html"
@@ -169,7 +169,7 @@ class RunFolder:
         if len(known) == len(fields(State)) and sums.get(STATE) not in (None, checksum_of(state)):
             raise ValueError(f"{STATE} is not what was written")
         for name, array in arrays.items():
-            array[:] = load_array(path / f"{name}.npy", "r")
+            read_array(path / f"{name}.npy", array)
             if checksum(array) != sums[name]:
                 raise ValueError(f"{name}.npy is not what was written")
         return state
@@ -327,19 +327,3 @@ def checksum(array: Floats) -> int:
     for begin in range(0, len(view), BLOCK):
         total = zlib.crc32(view[begin : begin + BLOCK].data, total)
     return total
-
-
-def load_array(path: Path, mode: Literal["r", "r+"] | None = None) -> Any:
-    """np.load, whose errors about a damaged header are of more kinds than one would expect.
-
-    Args:
-        path: of a file of np.save.
-        mode: to map it; None to read it.
-
-    Raises:
-        OSError, EOFError, ValueError: it is damaged.
-    """
-    try:
-        return np.load(path, mmap_mode=mode)
-    except (SyntaxError, TokenError) as error:
-        raise ValueError(f"{path.name} is damaged: {error}") from None

@@ -19,6 +19,7 @@ from minibert.options import (
     DTYPES,
     as_float,
     check_count,
+    check_flag,
     gpu_index,
     is_one_of,
     settle,
@@ -139,7 +140,10 @@ class TrainingSettings:
         check("warmup_ratio", lambda x: is_number(x) and 0 <= x <= 1, "from 0 to 1")
         check("layerwise_decay", lambda x: is_number(x) and 0 < x <= 1, "above 0, up to 1")
         for name in ("freeze_embeddings", "all_occurrences"):
-            check(name, lambda x: isinstance(x, bool), "True or False")
+            try:
+                settle(self, name, check_flag(name, getattr(self, name)))
+            except InputError as error:
+                problems.append(str(error))
         for name, choices in (("lr_scheduler_type", SCHEDULES), ("dtype", DTYPES)):
             one = f"one of {', '.join(choices)}"
             check(name, partial(is_one_of, choices=choices), one, may_be_none=name == "dtype")

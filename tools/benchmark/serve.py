@@ -28,7 +28,7 @@ from benchmark.options import add_option, existing_folder, listed, positive
 from benchmark.peers import build, files_for, missing_modules, peer_of
 from benchmark.processes import PATIENCE, TOOLS, BenchError, end, last_lines, say
 from benchmark.tables import figures, markdown
-from benchmark.workload import CONTEXT, MIXED, QUESTIONS, float32_model, window_lengths
+from benchmark.workload import MIXED_WINDOWS, float32_model, pairs
 
 SIDES = (
     ("minibert", "joined"),
@@ -38,7 +38,6 @@ SIDES = (
 )
 LABELS = {"minibert": "minibert", "onnxruntime": "ONNX Runtime"}
 JOINING = {"joined": "requests share batches", "single": "one at a time"}
-WORD_TOKENS = 1.25  # tokens that a word of CONTEXT has, about
 
 
 @dataclass
@@ -116,18 +115,10 @@ def model_files(model: str | None, kept: Path) -> tuple[str, str, str | None]:
 
 def requests() -> list[bytes]:
     """Bodies of requests, each a question about a text of its own."""
-    words = CONTEXT.split()
-    bodies = []
-    for number, length in enumerate(window_lengths(MIXED)):
-        count = max(8, round((length - 12) / WORD_TOKENS))
-        begin = 7 * number % len(words)
-        turned = (words[begin:] + words[:begin]) * (1 + count // len(words))
-        pair = {
-            "question": QUESTIONS[number % len(QUESTIONS)],
-            "context": f"{number}. {' '.join(turned[:count])}",  # no two are the same
-        }
-        bodies.append(json.dumps({"inputs": pair}).encode())
-    return bodies
+    return [
+        json.dumps({"inputs": {"question": question, "context": context}}).encode()
+        for question, context in pairs(MIXED_WINDOWS)
+    ]
 
 
 @contextmanager

@@ -183,6 +183,7 @@ Padded = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]  # ids, 
 MIXED = "mixed"
 MIXED_WINDOWS = 64
 QUESTION_WORDS = 12
+WORD_TOKENS = 1.25  # tokens that a word of CONTEXT has, about
 AROUND = 3  # special tokens of a window: [CLS] question [SEP] text [SEP]
 
 
@@ -218,6 +219,19 @@ def window_lengths(work: str) -> list[int]:
         raise ValueError(f"no windows: {work!r}")
     lengths = np.random.default_rng(SEED).normal(160, 60, count).round()
     return [int(length) for length in np.clip(lengths, 40, 384)]
+
+
+def pairs(count: int) -> list[tuple[str, str]]:
+    """Questions, each about a text of its own, that make windows as long as `window_lengths`."""
+    words = CONTEXT.split()
+    made = []
+    for number, length in enumerate(window_lengths(f"{MIXED}{count}")):
+        size = max(8, round((length - QUESTION_WORDS) / WORD_TOKENS))
+        begin = 7 * number % len(words)
+        turned = (words[begin:] + words[:begin]) * (1 + size // len(words))
+        text = f"{number}. {' '.join(turned[:size])}"  # no two are the same
+        made.append((QUESTIONS[number % len(QUESTIONS)], text))
+    return made
 
 
 def work_label(work: str) -> str:

@@ -7,6 +7,7 @@
 - formats: what is done to files whose parts have a meaning
 - tokenizers: what is done to tokenizer.json
 - commands: odd command lines
+- calls: odd arguments of functions
 - kinds: how a case is made: what of a seed is changed
 - running: what is done with a case
 - checks: what must hold of answers

@@ -6,6 +6,7 @@ import functools
 from random import Random
 from typing import Any
 
+from fuzzing.mutations import for_command
 from fuzzing.seeds import CONTEXT, QUESTION
 from fuzzing.values import odd_text
 
@@ -76,6 +77,6 @@ def odd_command(random: Random) -> dict[str, Any]:
                 argv[0:1] = [random.choice([*COMMANDS, value, "--version", "--help"])]
             case _:
                 argv += [option, value]
-    argv = [text.replace("\ud800", "\udcff").replace("\udfff", "\udc80") for text in argv]
+    argv = list(map(for_command, argv))
     given = random.choice(["", "", CONTEXT, '{"question": "who?", "context": "ada"}\n', None])
     return {"argv": argv, "stdin": odd_text(random) if given is None else given}

@@ -12,6 +12,7 @@ from random import Random
 from typing import Any, TypeAlias
 
 from fuzzing import formats, interrupted, mutations, seeds, tokenizers
+from fuzzing.calls import odd_call
 from fuzzing.commands import odd_command
 from fuzzing.seeds import CONTEXT, FAMILIES, QUESTION, Folder
 from fuzzing.values import long_text, odd_expression, odd_text
@@ -212,6 +213,20 @@ def lines(random: Random) -> Made:
     return files, {"argv": argv, "stdin": ""}
 
 
+def tables(random: Random) -> Made:
+    """A damaged Parquet file of questions, and options of the command that answers it."""
+    form = random.choice(["plain", "categories", "compressed"])
+    files = seeds.model("bert") | seeds.table(form)
+    if random.random() < 0.8:
+        files = changed(random, files, {"rows.parquet": mutations.mutate_bytes})
+    argv = ["answer", "--parquet", "rows.parquet", "--model", ".", "--device", "reference"]
+    argv += ["--output", random.choice(["answers.parquet"] * 6 + ["rows.parquet", "null", "run/a"])]
+    if random.random() < 0.3:
+        option = random.choice(["--prefix", "--question-column", "--context-column"])
+        argv += [option, random.choice(["question", "more", "context", odd_text(random)])]
+    return files, {"argv": [mutations.for_command(text) for text in argv], "stdin": ""}
+
+
 def texts(random: Random) -> Made:
     """Texts of odd unicode, and options that are right."""
     form = random.choice([seeds.model, seeds.model, seeds.vocabulary_files])
@@ -287,6 +302,30 @@ def commands(random: Random) -> Made:
     return files, odd_command(random)
 
 
+def conversions(random: Random) -> Made:
+    """Odd arguments of `convert`."""
+    return seeds.model(random.choice(FAMILIES)), odd_call(random, "convert")
+
+
+def evaluations(random: Random) -> Made:
+    """Odd arguments of `evaluate`, and of what scores predictions."""
+    name = random.choice(["evaluate", "evaluate", "score_predictions", "squad_evaluate"])
+    return seeds.model("bert") | seeds.predictions(), odd_call(random, name)
+
+
+def trainings(random: Random) -> Made:
+    """Odd arguments of `train`."""
+    call = odd_call(random, "train")
+    if call["arguments"]["model"] == "None":  # to train the embedded model takes long
+        call["arguments"]["model"] = "'.'"
+    return seeds.model("bert") | seeds.squad(), call
+
+
+def batches(random: Random) -> Made:
+    """Odd arguments of BatchAnswerer, and odd batches."""
+    return seeds.model(random.choice(FAMILIES)), odd_call(random, "BatchAnswerer")
+
+
 PLACES = ("fifo", "folder", "dangling", "loop", "null", "zero", "memory", "lfs", "empty")
 
 
@@ -348,10 +387,13 @@ def mutate_record(random: Random, content: bytes) -> bytes:
     return formats.mutate_rows(random, content)
 
 
-FUNCTIONS = (
+FUNCTIONS: tuple[Callable[[Random], Made], ...] = (
     *(weights, index, config, tokenizer, settings, vocabularies, pickles, bundle, squad),
     *(predictions, lines, texts, answerer, pipelines, commands, places, resumed, requests),
+    *(conversions, evaluations, trainings, batches),
 )
+if seeds.has_pyarrow():
+    FUNCTIONS += (tables,)
 KINDS = {function.__name__: function for function in FUNCTIONS}
 
 

@@ -120,6 +120,11 @@ def written(value: Any) -> bytes:
     return json.dumps(value).encode().replace(json.dumps(DEEP).encode(), deep)
 
 
+def for_command(text: str) -> str:
+    """A text as a command line can hold it: with odd bytes in place of half characters."""
+    return text.replace("\ud800", "\udcff").replace("\udfff", "\udc80")
+
+
 def mutate_text(random: Random, text: str) -> str:
     """Change a few characters."""
     begin = random.randrange(len(text) + 1)

@@ -22,11 +22,15 @@ from minibert.cli import main
 from minibert.errors import MinibertError
 from minibert.model import Model, load_model
 from minibert.pipelines import pipeline
+from minibert.scale import answerer as scale
 from minibert.serve import contract
 from minibert.serve.settings import Settings
 from minibert.squad.decoders import SquadSettings
-from minibert.squad.evaluation import evaluate
+from minibert.squad.evaluation import evaluate, score_predictions
 from minibert.squad.files import read_squad
+from minibert.squad.metrics import squad_evaluate
+from minibert.training.run import train
+from minibert.training.settings import TrainingSettings
 
 _MODELS: dict[str, Model] = {}  # by family: right ones, made before processes are forked
 
@@ -144,14 +148,18 @@ def run_squad(case: Case, folder: Path) -> None:
 # ---------------------------------------------------------------- arguments
 
 
+def evaluator(case: Case, folder: Path) -> Callable[[str], Any]:
+    """What gives the values of a case's expressions."""
+    family = json.loads(case.files["config.json"])["model_type"]
+    names = {**values.NAMES, "loaded": _MODELS[family], "folder": folder, "read_squad": read_squad}
+    if "predictions.json" in case.files:
+        names["predictions"] = json.loads(case.files["predictions.json"])
+    return lambda expression: eval(expression, dict(names))  # of values.py, no stranger's
+
+
 def arguments(case: Case, folder: Path) -> tuple[dict[str, Any], Any, Any, dict[str, Any]]:
     """The arguments of a case: of the making, the question, the text, of the call."""
-    family = json.loads(case.files["config.json"])["model_type"]
-    names = {**values.NAMES, "loaded": _MODELS[family], "folder": folder}
-
-    def value(expression: str) -> Any:
-        return eval(expression, dict(names))  # of values.py, no stranger's
-
+    value = evaluator(case, folder)
     make, call = (
         {name: value(text) for name, text in case.call[part].items()} for part in ("make", "call")
     )
@@ -206,6 +214,62 @@ def run_pipeline(case: Case, folder: Path) -> None:
     results = list(flat(results))
     check_results(results)
     check_json(json.dumps(results))
+
+
+def run_call(case: Case, folder: Path) -> None:
+    """A function with odd arguments, and what must hold of what it gives."""
+    value = evaluator(case, folder)
+    given = {name: value(text) for name, text in case.call["arguments"].items()}
+    fields = {name: value(text) for name, text in case.call["settings"].items()}
+    match case.call["function"]:
+        case "convert":
+            if callable(report := given.get("report")):
+                given["report"] = owned(report)
+            load_model(convert(**given), device="reference")
+        case "evaluate":
+            given.setdefault("settings", SquadSettings(**fields) if fields else None)
+            found = evaluate(**given)
+            check_json(json.dumps([found.metrics, found.predictions, found.null_odds]))
+        case "score_predictions":
+            check_json(json.dumps(score_predictions(**given).metrics))
+        case "squad_evaluate":
+            check_json(json.dumps(squad_evaluate(**given)))
+        case "train":
+            quickly = {"device": "reference", "max_steps": 2, "doc_stride": 30} | fields
+            given.setdefault("settings", TrainingSettings(**quickly))
+            if train(**given).finished:
+                load_model(given["output_dir"], device="reference")
+        case _:
+            scale._ANSWERERS.loaded.clear()  # of other cases, whose folders had the same name
+            check_batch(scale.BatchAnswerer(**given), value(case.call["batch"]))
+
+
+def owned(function: Callable[..., Any]) -> Callable[..., None]:
+    """A function of the caller's, whose errors are its own."""
+
+    def called(*arguments: Any) -> None:
+        try:
+            function(*arguments)
+        except Exception:
+            raise values.Own("the function has failed") from None
+
+    return called
+
+
+def check_batch(face: scale.BatchAnswerer, batch: Any) -> None:
+    """A batch with answers has as many as it has rows, and what each holds is right."""
+    repr(face)
+    found = face(batch)
+    columns = {name: list(found[face.prefix + name]) for name in scale.FIELDS}
+    sizes = {len(column) for column in columns.values()}
+    if sizes != {len(batch[face.question])}:
+        raise Broken("wrong", f"columns of {sizes} rows")
+    for number, error in enumerate(columns["error"]):
+        if error is None:
+            answer = {name: column[number] for name, column in columns.items()} | {"document": 0}
+            check_answer(answer, [batch[face.context][number]])
+        elif columns["text"][number] is not None:
+            raise Broken("wrong", f"row {number} has an answer and the error {error}")
 
 
 def run_request(case: Case, folder: Path) -> None:
@@ -294,8 +358,10 @@ RUNS: dict[str, Callable[[Case, Path], Verdict | None]] = {
     "answerer": run_answerer,
     "pipelines": run_pipeline,
     "predictions": run_command,
+    "tables": run_command,
     "lines": run_command,
     "commands": run_command,
     "requests": run_request,
+    **dict.fromkeys(("conversions", "evaluations", "trainings", "batches"), run_call),
     "resumed": run_command,
 }

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import functools
 import gzip
+import importlib.util
+import io
 import json
 import lzma
 import sys
@@ -198,6 +200,32 @@ def predictions() -> Folder:
         "odds.json": json.dumps(dict.fromkeys(texts, 0.5)).encode(),
         "predictions.json": json.dumps(texts).encode(),
     }
+
+
+def has_pyarrow() -> bool:
+    """Whether there can be tables."""
+    return importlib.util.find_spec("pyarrow") is not None
+
+
+@functools.cache
+def table(form: str = "plain") -> Folder:
+    """A Parquet file of questions: 'plain', 'categories' or 'compressed'."""
+    import pyarrow
+    import pyarrow.parquet
+
+    questions = [QUESTION, "where?" if form == "plain" else None, "when?"]
+    contexts = [CONTEXT, CONTEXT, "in 1843 it rained."]
+    columns = {
+        "question": pyarrow.array(questions * 3),
+        "context": pyarrow.array(contexts * 3),
+        "more": pyarrow.array([[1, 2], None, []] * 3),
+    }
+    if form == "categories":
+        columns["context"] = columns["context"].dictionary_encode()
+    out = io.BytesIO()
+    compression = "gzip" if form == "compressed" else "none"
+    pyarrow.parquet.write_table(pyarrow.table(columns), out, 5, compression=compression)
+    return {"rows.parquet": out.getvalue()}
 
 
 def rows() -> Folder:

@@ -6,6 +6,7 @@ takes cases one at a time and says what came of each; one that dies or hangs is 
 
 from __future__ import annotations
 
+import errno
 import faulthandler
 import multiprocessing
 import os
@@ -31,38 +32,62 @@ from minibert.kernels.cache import cache_folder
 SECONDS = 5.0  # of the processor that a case may take
 HANGS = 60.0  # seconds by the clock, after which nobody waits any more
 MEMORY = 64 << 20  # bytes that a case may take, whatever its size
-EMBEDDED = 192 << 20  # and those of a command, which may be about the embedded model
+EMBEDDED = 192 << 20  # and those of a call that may be about the embedded model
 TIMES = 50  # and so many times the size of its files, as JSON may; see SECURITY.md
 ADDRESSES = 3 << 30  # bytes of addresses beyond those that the program has anyway
 
 # What no file may bring about, by the names of Python's audit events.
 ACTIONS = ("os.system", "subprocess.Popen", "os.exec", "os.posix_spawn", "os.spawn", "os.fork",
            "pickle.find_class", "socket.connect", "socket.getaddrinfo")  # fmt: skip
+# What changes a folder, by the same names; the first argument says which.
+CHANGES = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate", "shutil.rmtree")
 # Kinds whose calls name no files: what is opened outside, a file of the case brought about.
 WATCHED = ("weights", "index", "config", "tokenizer", "settings", "vocabularies", "pickles",
            "bundle", "texts")  # fmt: skip
+
+# Kinds whose calls may leave out which model they mean.
+UNNAMED = ("commands", "conversions", "trainings", "batches")
 
 Order = TypeVar("Order")
 
 
 class Watch:
-    """Notes what a case opens outside of its folder, and what it starts."""
+    """Notes what a case opens outside of its folder, and what it starts; lets it write only there.
+
+    An odd name of an output may be one that matters to whoever runs this.
+    """
 
     def __init__(self, folder: Path) -> None:
         kernels = str(cache_folder())
         self.inside = (str(folder), "/proc/", "/sys/", sys.prefix, sys.base_prefix, kernels)
+        self.writable = (str(folder), "/proc/self/", "/dev/", kernels)
         self.files = False  # whether files are looked at
         self.seen: list[str] = []
         sys.addaudithook(self.note)
 
     def note(self, event: str, arguments: tuple[Any, ...]) -> None:
-        """Python is about to do something."""
+        """Python is about to do something.
+
+        Raises:
+            PermissionError: it would change something outside.
+        """
+        if event in CHANGES or (event == "open" and is_writing(arguments[2])):
+            name = arguments[0]
+            if isinstance(name, str | bytes | Path):
+                path = os.path.abspath(os.fsdecode(name))
+                if not path.startswith(self.writable):
+                    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
         if event in ACTIONS:
             self.seen.append(f"{event} {arguments!r:.200}")
         elif event == "open" and self.files and isinstance(arguments[0], str | bytes):
             path = os.path.abspath(os.fsdecode(arguments[0]))
             if not path.startswith(self.inside) and not path.endswith((".py", ".pyc")):
                 self.seen.append(f"open {path!r:.200}")
+
+
+def is_writing(flags: object) -> bool:
+    """Whether a file is opened to be written."""
+    return isinstance(flags, int) and bool(flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
 
 
 def watched(case: Case, folder: Path, watch: Watch) -> Verdict:
@@ -83,7 +108,7 @@ def watched(case: Case, folder: Path, watch: Watch) -> Verdict:
     if watch.seen or (folder / "ran").exists():  # see PROGRAMS in formats.py
         seen = watch.seen or ["a program of a pickle has run"]
         return Verdict("escape", seen[0][:40], "\n".join(seen), seconds)
-    most = MEMORY + TIMES * size + EMBEDDED * (case.kind == "commands")
+    most = MEMORY + TIMES * size + EMBEDDED * (case.kind in UNNAMED)
     if verdict.good and taken > most:
         said = f"{taken / 1e6:.0f} MB for {size / 1e6:.2f} MB of files; {verdict.detail}"
         return Verdict("memory", case.kind, said, seconds)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from minibert.explaining.explanation import Explanation
 from minibert.explaining.learner import Learnt, named, named_step
-from minibert.pages.explanation.code import cut, listing
+from minibert.pages.explanation.code import cut, decimal, listing
 from minibert.pages.explanation.data import script_data
 from minibert.pages.explanation.heads import attention_section
 from minibert.pages.explanation.opening import (
@@ -64,6 +64,9 @@ pre { overflow-x: auto; background: var(--panel); padding: .7rem; font-size: .85
   -webkit-print-color-adjust: exact; print-color-adjust: exact }
 #heads td[aria-selected=true] { outline: 2px solid #000; box-shadow: inset 0 0 0 2px #fff }
 canvas { width: 100%; max-width: 32rem; image-rendering: pixelated; border: 1px solid var(--muted) }
+#decided td { white-space: nowrap }
+#decided td:nth-child(2) { white-space: normal; min-width: 10rem }
+.whole { white-space: nowrap }
 .grey { display: inline-block; width: 1em; height: 1em; border: 1px solid #000 }
 mark, .answer, .grey { -webkit-print-color-adjust: exact; print-color-adjust: exact }
 .maps { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(11rem, 1fr)) }
@@ -117,12 +120,13 @@ def opening(e: Explanation) -> Iterator[str]:
         yield (
             f'<p dir="auto">{escape(before)}<mark>{escape(first.text)}</mark>'
             f"{escape(after)}</p><p>Probability {first.probability:.2f}, score "
-            f"{first.score:.2f}; “no answer” has {first.null_score:.2f}"
+            f"{decimal(first.score)}; “no answer” has {decimal(first.null_score)}"
             f"{f', in {escape(e.titles[first.document])}' * several}.</p>"
         )
+    many = len(e.seen) > 1
     yield (
         "<p>This is the way there, step by step, with this question’s own numbers: text, tokens, "
-        f"{len(e.seen)} window{'s' * (len(e.seen) > 1)}, {len(e.names)} vectors of one of them, "
+        f"{len(e.seen)} window{'s' * many}, {len(e.names)} vectors{' of one of them' * many}, "
         f"{e.config.num_hidden_layers} layers, logits, spans, answer.</p>"
     )
 
@@ -175,7 +179,7 @@ def compared(e: Explanation, other: Explanation) -> Iterator[str]:
             "Answers",
             ("answer", "score", "probability"),
             [
-                (cut(str(a)) or "(no answer)", f"{a.score:.2f}", f"{a.probability:.3f}")
+                (cut(str(a)) or "(no answer)", decimal(a.score), decimal(a.probability, 3))
                 for a in each.answers
             ],
         )

@@ -55,8 +55,19 @@ def signed(value: float) -> str:
         >>> signed(1.5), signed(-0.25), signed(-0.001)
         ('+1.50', '−0.25', '0.00')
     """
-    text = f"{value:+.2f}"
-    return text[1:] if float(text) == 0 else text.replace("-", "−")
+    text = decimal(value)
+    return text if value <= 0 or float(text) == 0 else f"+{text}"
+
+
+def decimal(value: float, digits: int = 2) -> str:
+    """A number with so many digits after the point, and a true minus.
+
+    Example:
+        >>> decimal(1.5), decimal(-0.25), decimal(-0.001)
+        ('1.50', '−0.25', '0.00')
+    """
+    text = f"{value:.{digits}f}"
+    return text.replace("-", "" if float(text) == 0 else "−")
 
 
 def cut(text: str) -> str:

@@ -55,10 +55,10 @@ def attention_section(e: Explanation) -> Iterator[str]:
         yield f'<tr role="row"><th scope="row">{layer}</th>{"".join(cells)}</tr>'
     yield "</tbody></table></div>"
     yield (
-        "<figure><figcaption>What question and answer read in one head</figcaption>"
+        "<figure><figcaption>What tokens of question and answer read in one head</figcaption>"
         '<svg class="chart" id="lines" viewBox="0 0 400 20" role="img"></svg>'
-        f'<p id="lines-note"></p><p>The {STRONGEST} strongest readings of each token, from 3 % on, '
-        "for the first 40 tokens of question and answer; thicker is more. "
+        f'<p id="lines-note"></p><p>The {STRONGEST} strongest readings of each token, from 3% on, '
+        "for the first 40 tokens of question and answer; the thicker a line, the more. "
         f"In the median head these {STRONGEST} are {np.median(covered):.0%} of what a token "
         f"reads, in the most scattered one {covered.min():.0%}.</p></figure>"
     )

@@ -13,7 +13,7 @@ from minibert.explaining.attention import CLS, QUESTION, SEP, TEXT, groups_of
 from minibert.explaining.explanation import Explanation
 from minibert.kernels import reference
 from minibert.pages.charts import Line, line_chart, number, straight, svg, words
-from minibert.pages.explanation.code import cut, folded, listing, unfolded_later
+from minibert.pages.explanation.code import cut, decimal, folded, listing, unfolded_later
 from minibert.pages.page import figure
 
 GROUP_NAMES = {QUESTION: "question", TEXT: "text", CLS: "special", SEP: "special"}
@@ -70,7 +70,8 @@ def windows_section(e: Explanation) -> Iterator[str]:
         "question. "
         + (
             f"There are {len(e.seen)}; each token of a text counts in the one that sees most "
-            f"around it. All that follows is about window {e.shown}; --window N shows another.</p>"
+            f"around it. All that follows is about window {e.shown}; <code>--window N</code> shows "
+            "another.</p>"
             if several
             else "This one fits into one window.</p>"
         )
@@ -172,8 +173,8 @@ def layers_section(e: Explanation) -> Iterator[str]:
     yield (
         f"<p>Each of the {layers} layers lets tokens read from each other (attention), then "
         "changes each by itself (feed-forward). The cosine between a token before and after a "
-        f"layer says how little it moved: {mean.min():.2f} in layer {int(mean.argmin())}, which "
-        f"moves tokens most, {mean.max():.2f} in layer {int(mean.argmax())}.</p>"
+        f"layer says how little it moved: {decimal(mean.min())} in layer {int(mean.argmin())}, "
+        f"which moves tokens most, {decimal(mean.max())} in layer {int(mean.argmax())}.</p>"
     )
     lines = [Line("mean of all tokens", list(enumerate(mean.tolist())), 3, True)]
     for colour, at in enumerate(chosen_tokens(e)):
@@ -202,7 +203,7 @@ def layers_section(e: Explanation) -> Iterator[str]:
         "The answer after each layer",
         ("layer", "answer", "score", "probability"),
         [
-            (str(n), cut(str(a)) or "(no answer)", f"{a.score:.2f}", f"{a.probability:.3f}")
+            (str(n), cut(str(a)) or "(no answer)", decimal(a.score), decimal(a.probability, 3))
             for n, a in enumerate(e.early)
         ],
     )

@@ -212,7 +212,8 @@
     const lead = Math.abs(threshold) < 1e30 ? Number(threshold.toFixed(3)) : "any number";
     $("threshold-value").textContent = sums ? lead : "not used";
     $("threshold").disabled = !sums;
-    const digits = (value) => sums ? value.toFixed(3) : value.toPrecision(4);
+    const digits = (value) =>
+      (sums ? value.toFixed(3) : value.toPrecision(4)).replace(/^-/, "−");
     $("decided").replaceChildren(...answers.map((a, n) => row([
       n + 1, a.text || "(no answer)", digits(a.score),
       sums ? a.probability.toFixed(4) : "", a.text ? `${a.start} to ${a.end}` : "",
@@ -302,10 +303,10 @@
     picture.replaceChildren(...parts);
     const [reader, source, most] = links.reduce((a, b) => (b[2] > a[2] ? b : a), [0, 0, 0]);
     const named = links.length ? ` The strongest: ${data.names[reader]} reads ${
-      data.names[source]}, ${Math.round(100 * most)} %.` : "";
+      data.names[source]}, ${Math.round(100 * most)}%.` : "";
     $("lines-note").textContent = `Layer ${Math.floor(chosen / data.heads)}, head ${
       chosen % data.heads}: ${links.length} readings.${named} The ${per} strongest of each token are ${
-      Math.round(100 * covered[chosen])} % of what it reads here, on average.`;
+      Math.round(100 * covered[chosen])}% of what it reads here, on average.`;
   }
 
   function choose(head) {

@@ -12,7 +12,7 @@ from minibert.explaining.explanation import Explanation, Rival
 from minibert.explaining.spans import ALLOWED, RULES
 from minibert.kernels import reference
 from minibert.pages.charts import Line, line_chart
-from minibert.pages.explanation.code import cut, folded, listing, signed
+from minibert.pages.explanation.code import cut, decimal, folded, listing, signed
 from minibert.pages.explanation.data import GREYS
 from minibert.pages.page import figure
 
@@ -25,8 +25,8 @@ def logits_section(e: Explanation) -> Iterator[str]:
     yield (
         "<p>The head turns each token's last vector into two numbers: how well an answer would "
         f"start there, and how well it would end there. The highest start is token {best} "
-        f"({escape(e.names[best])}, {seen.start[best]:.2f}), the highest end token {end} "
-        f"({escape(e.names[end])}, {seen.end[end]:.2f}).</p>"
+        f"({escape(e.names[best])}, {decimal(seen.start[best])}), the highest end token {end} "
+        f"({escape(e.names[end])}, {decimal(seen.end[end])}).</p>"
     )
     yield logits_figure(e)
     yield from folded(reference.span_logits)
@@ -41,7 +41,7 @@ def logits_figure(e: Explanation) -> str:
         "Start and end logits",
         line_chart(
             "Logits by token",
-            f"From {low:.1f} to {high:.1f}; [CLS], token 0, stands for no answer.",
+            f"From {decimal(low, 1)} to {decimal(high, 1)}; [CLS], token 0, stands for no answer.",
             [
                 Line("start", list(enumerate(seen.start.tolist())), 0),
                 Line("end", list(enumerate(seen.end.tolist())), 1, True),
@@ -102,10 +102,11 @@ def matrix_section(e: Explanation) -> Iterator[str]:
         + '</tr></thead><tbody id="decided"></tbody></table></div>'
     )
     greys = ", ".join(
-        f'<span class="grey" style="background: rgb({grey} {grey} {grey})"></span>&nbsp;{rule}'
+        '<span class="whole"><span class="grey" '
+        f'style="background: rgb({grey} {grey} {grey})"></span> {rule}</span>'
         for rule, grey in zip(RULES[1:], GREYS, strict=True)
     )
-    score = "" if e.best is None else f" Its score is {seen.scores()[e.best]:.2f}."
+    score = "" if e.best is None else f" Its score is {decimal(seen.scores()[e.best])}."
     label = f"Span matrix: rows are starts, columns ends. The best pair is {best}.{score}"
     yield (
         "<figure><figcaption>Every start (rows) with every end (columns)</figcaption>"
@@ -131,7 +132,7 @@ def rivals_section(e: Explanation) -> Iterator[str]:
     yield (
         f"<p>The answer given is “{escape(cut(str(first) or 'no answer'))}”, with "
         f"probability {first.probability:.2f}. In this window the best span is {lead} "
-        f"({score:.2f} and {null:.2f}).</p>"
+        f"({decimal(score)} and {decimal(null)}).</p>"
     )
     yield from rivals_table(e)
 
@@ -148,10 +149,10 @@ def rivals_table(e: Explanation) -> Iterator[str]:
         "The best spans of this window, and why each lost; and “no answer”",
         ("span", "score", "why it lost"),
         [
-            (cut(rival.text) or "(not in the text)", f"{rival.score:.2f}", why_lost(rival, n))
+            (cut(rival.text) or "(not in the text)", decimal(rival.score), why_lost(rival, n))
             for n, rival in enumerate(e.rivals, 1)
         ]
-        + [("(no answer)", f"{null:.2f}", null_said)],
+        + [("(no answer)", decimal(null), null_said)],
     )
 
 
@@ -161,4 +162,5 @@ def why_lost(rival: Rival, place: int) -> str:
         return f"forbidden: {RULES[rival.rule]}"
     if rival.start == rival.end == 0:
         return "the best span" if place == 1 else "equal, but later in the text"
-    return f"start {signed(-rival.start)}, end {signed(-rival.end)}"
+    lacks = f"start {signed(-rival.start)}, end {signed(-rival.end)}"
+    return lacks.replace(" ", "\u00a0")  # on one line

@@ -12,7 +12,7 @@ from minibert.explaining import words as definition
 from minibert.explaining.attention import QUESTION, TEXT, flow
 from minibert.explaining.explanation import Explanation, Share, Thorough
 from minibert.explaining.words import Word
-from minibert.pages.explanation.code import cut, folded, listing, signed
+from minibert.pages.explanation.code import cut, decimal, folded, listing, signed
 
 FEW = 8  # words that are listed
 COLUMNS = 12  # words of the text in the table of pairs
@@ -71,36 +71,39 @@ def words_section(e: Explanation) -> Iterator[str]:
 
 def share_lines(e: Explanation, share: Share, answer: str) -> Iterator[str]:
     """The words of one difference: coloured where they stand, and the first ones listed."""
-    rival = share.target.name
-    named = (
-        "“no answer”"
-        if share is e.shares[0]
-        else f"its best rival that shares no word with it, “{cut(rival)}”"
-    )
+    named = "“no answer”"
+    if share is not e.shares[0] and e.best is not None and e.rival is not None:
+        apart = e.rival.start > e.best.end or e.rival.end < e.best.start
+        kind = "best rival that shares no token with it" if apart else "best rival"
+        named = f"its {kind}, “{cut(share.target.name)}”"
     lead = "leads" if share.value >= 0 else "is behind"
     yield f"<h3>The answer minus {escape(named)}</h3>"
     order = np.argsort(-share.words)
-    best = ", ".join(with_shares(share.words, e.words, order[:3].tolist()))
-    worst = ", ".join(with_shares(share.words, e.words, order[::-1][:3].tolist()))
+    best = strongest_words(share.words, e.words, 1)
+    worst = strongest_words(share.words, e.words, -1)
     yield (
-        f"<p>“{escape(answer)}” {lead} by {abs(share.value):.2f}. For it speak most {best}; "
+        f"<p>“{escape(answer)}” {lead} by {decimal(abs(share.value))}. For it speak most {best}; "
         f"against it {worst}.</p>"
     )
     for group, title in ((QUESTION, "Question"), (TEXT, "Text")):
         marked = coloured(e.words, share.words, group)
         yield f'<p class="shares" dir="auto"><b>{title}:</b> {marked}</p>'
     rows = [
-        (e.words[i].text, part(e.words[i]), signed(share.words[i]))
+        (cut(e.words[i].text), part(e.words[i]), signed(share.words[i]))
         for i in dict.fromkeys([*order[:FEW].tolist(), *order[-FEW:].tolist()])
     ]
     yield from listing("The highest and the lowest shares", ("word", "of", "share"), rows)
 
 
-def with_shares(
-    values: NDArray[np.float64], words: Sequence[Word], order: Sequence[int]
-) -> list[str]:
-    """Words with their shares."""
-    return [f"“{escape(words[i].text)}” ({signed(values[i])})" for i in order]
+def strongest_words(values: NDArray[np.float64], words: Sequence[Word], sign: int) -> str:
+    """The three words with the highest shares of a sign."""
+    order = np.argsort(-sign * values)[:3].tolist()
+    found = [
+        f"“{escape(cut(words[i].text))}” ({signed(values[i])})"
+        for i in order
+        if sign * values[i] > 0
+    ]
+    return ", ".join(found) or "nothing"
 
 
 def part(word: Word) -> str:
@@ -123,7 +126,7 @@ def coloured(words: Sequence[Word], values: NDArray[np.float64], group: int) -> 
     for word, value in zip(words, values.tolist(), strict=True):
         if word.group != group:
             continue
-        text = escape(word.text)
+        text = escape(cut(word.text))
         strength = abs(value) / highest
         if strength >= FAINT:
             kind = "for" if value > 0 else "against"
@@ -134,8 +137,8 @@ def coloured(words: Sequence[Word], values: NDArray[np.float64], group: int) -> 
 
 def pairs_lines(e: Explanation, share: Share) -> Iterator[str]:
     """Question word by text word: what their reading from each other adds."""
-    questions = [word.text for word in e.words if word.group == QUESTION][:ROWS]
-    texts = [word.text for word in e.words if word.group == TEXT]
+    questions = [cut(word.text) for word in e.words if word.group == QUESTION][:ROWS]
+    texts = [cut(word.text) for word in e.words if word.group == TEXT]
     values = share.pairs[:ROWS]
     if not values.size:
         return
@@ -148,7 +151,7 @@ def pairs_lines(e: Explanation, share: Share) -> Iterator[str]:
         f"heads. The strongest pair is “{escape(questions[row])}” with “{escape(texts[column])}” "
         f"({signed(values[row, column])}; below 0: against the answer).</p>"
     )
-    head = "".join(f'<th scope="col">{escape(cut(texts[at]))}</th>' for at in chosen)
+    head = "".join(f'<th scope="col">{escape(texts[at])}</th>' for at in chosen)
     yield (
         '<div class="wide"><table class="pairs"><caption>The dozen text words with the strongest '
         f"pairs, in their order</caption><thead><tr><td></td>{head}</tr></thead><tbody>"
@@ -171,19 +174,19 @@ def thorough_lines(e: Explanation, found: Thorough) -> Iterator[str]:
         verdict = "converged" if path.converged else "not converged"
         told.append(
             f"from {path.baseline}: {verdict}, the shares miss the difference of "
-            f"{path.difference:.2f} by {percent(path.error)} after {path.steps} steps"
+            f"{decimal(path.difference)} by {percent(path.error)} after {path.steps} steps"
         )
     yield f"<p>Integrated gradients {escape('; '.join(told))}.</p>"
     if len(found.paths) > 1:
         yield (
-            f"<p>The shares of words of the two paths correlate by {found.agreement:.2f}; where "
-            "that is far from 1, the choice of the baseline decides.</p>"
+            f"<p>The shares of words of the two paths correlate by {decimal(found.agreement)}; "
+            "where that is far from 1, the choice of the baseline decides.</p>"
         )
     columns = [definition.by_word(path.shares, e.words) for path in found.paths]
     order = np.argsort(-np.abs(found.left_out))[: 2 * FEW]
     rows = [
         (
-            e.words[i].text,
+            cut(e.words[i].text),
             part(e.words[i]),
             *(signed(value[i]) for value in (e.shares[0].words, *columns, found.left_out)),
         )
@@ -197,9 +200,9 @@ def thorough_lines(e: Explanation, found: Thorough) -> Iterator[str]:
         above = sum(c.top > fall for fall in c.random)
         yield (
             f"<p>Check: without the {c.removed} words with the highest gradient × input, the "
-            f"answer itself excepted, the lead falls by {c.top:.2f}; without as many random ones "
-            f"by {np.mean(c.random):.2f} on average; {above} of {len(c.random)} random choices "
-            f"fall by less. {'So they matter' if c.passed else 'So they do not matter'} more than "
-            "others; the order among them is not checked by this.</p>"
+            f"answer itself excepted, the lead falls by {decimal(c.top)}; without as many random "
+            f"ones by {decimal(float(np.mean(c.random)))} on average; {above} of {len(c.random)} "
+            f"random choices fall by less. So they {'matter' if c.passed else 'do not matter'} "
+            "more than others; the order among them is not checked by this.</p>"
         )
     yield f'<p class="note">This part took {found.seconds:.1f} s.</p>'
