@@ -335,6 +335,43 @@ def test_the_description_names_every_route_and_every_field(served):
     assert set(schemas["Span"]["properties"]) == set(served.post("/", {"inputs": PAIR})[1])
 
 
+LIMITS = (("minimum", -0.5), ("maximum", 0.5))
+
+
+def described_limits():
+    """Fields of both requests, each with values that the description has and has not."""
+    schemas = json.loads(openapi())["components"]["schemas"]
+    for name in ("Parameters", "AnswerRequest"):
+        for field, schema in schemas[name]["properties"].items():
+            kinds = schema.get("type", [])
+            if field in ("question", "context"):
+                continue
+            kinds = [kinds] if isinstance(kinds, str) else kinds
+            wrong = ["7", [], {}, *([] if "null" in kinds else [None])]
+            right = [None] if "null" in kinds else []
+            if "boolean" in kinds:
+                wrong.append(2)
+                right += [True, False]
+            elif "integer" in kinds:
+                wrong += [1.5, True, schema["minimum"] - 1]
+                right.append(max(schema["minimum"], 40 if "max_seq" in field else 0))
+            else:
+                wrong += [schema[end] + by for end, by in LIMITS if end in schema]
+                right += [schema[end] for end, _ in LIMITS if end in schema] or [0.5, 1]
+            yield from ((name, field, value, 422) for value in wrong)
+            yield from ((name, field, value, 200) for value in right)
+
+
+def test_what_the_description_allows_is_taken_and_nothing_else(served):
+    for name, field, value, status in described_limits():
+        given = {field: value}
+        if name == "Parameters":
+            found = served.post("/", {"inputs": PAIR, "parameters": given})
+        else:
+            found = served.post("/answer", {**PAIR, **given})
+        assert found[0] == status, (name, given, found)
+
+
 def test_the_description_refers_to_what_it_holds():
     document = json.loads(openapi())
     for methods in document["paths"].values():

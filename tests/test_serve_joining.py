@@ -240,6 +240,21 @@ def test_no_windows_need_no_batch(gate, joiner):
     assert gate.batches == []
 
 
+def test_a_long_text_that_would_cost_all_their_answers_is_refused(joiner):
+    joiner.patience = 10.0
+    joiner.check_room(10**6)  # nothing waits
+    joiner.tokens = 700
+    joiner.check_room(10**6)  # nothing is known yet
+    joiner.rate = 100.0  # so three quarters of ten seconds are 750 tokens
+    joiner.check_room(50)
+    with pytest.raises(Refusal) as refused:
+        joiner.check_room(51)
+    assert (refused.value.status, refused.value.retry_after) == (429, 7)
+    joiner.tokens = 10**6
+    joiner.check_room(30)  # a batch; it has its turn
+    joiner.tokens = 0
+
+
 def test_waiting_takes_longer_when_more_waits(joiner):
     assert joiner.seconds_to_wait() == 1  # nothing is known yet
     joiner.rate = 100.0

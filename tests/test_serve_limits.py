@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -98,6 +99,8 @@ def test_more_than_a_request_may_hold_is_refused(tiny):
         status, words = predict({"question": "who", "context": text}, max_seq_len=20, doc_stride=15)
         assert status == 413
         assert "send less text or lower doc_stride" in words
+        several = [{"question": "who", "context": text}] * 3  # each of them would do
+        assert predict(several, max_seq_len=20)[0] == 413
 
 
 def test_the_size_of_windows_is_known_before_they_are_made(tiny):
@@ -142,6 +145,48 @@ def test_a_full_queue_sends_clients_away_for_a_while(tiny):
         assert served.post("/", {"inputs": [PAIR] * 3})[0] == 200
         until(lambda: served.service.places.taken == 0)
         assert begun.is_set()
+
+
+def test_long_bodies_and_short_ones_do_not_wait_for_each_other(tiny):
+    long = {"question": "who wrote it", "context": "ada wrote it . " * 30}
+    with Served(tiny, long_body=300, readers=1) as served, ThreadPoolExecutor(1) as client:
+        for held, waiting, other in (
+            (served.service.turn, PAIR, long),
+            (served.service.long_turn, long, PAIR),
+        ):
+            with held:
+                first = client.submit(served.post, "/", {"inputs": waiting})
+                until(lambda: served.service.places.taken == 1)
+                assert served.post("/", {"inputs": other})[0] == 200
+                assert not first.done()
+            assert first.result()[0] == 200
+            until(lambda: served.service.places.taken == 0)
+
+
+def test_a_long_text_is_done_before_the_next_one_is_begun(tiny):
+    texts = ["ada wrote it . " * 30, "lee found it . " * 30]
+    settings = {"long_body": 300, "long_requests": 1}
+    with Served(tiny, batch_tokens=64, **settings) as served, ThreadPoolExecutor(2) as clients:
+        first, second = (tiny.tokenizer.encode(name).ids[0] for name in ("ada", "lee"))
+        begun, go = lets_wait(served)
+        run, order = served.service.joiner.run, []
+
+        def recorded(windows):
+            order.extend(second if second in window.input_ids else first for window in windows)
+            return run(windows)
+
+        served.service.joiner.run = recorded
+        pairs = [{"question": "who", "context": text} for text in texts]
+        taken = [clients.submit(served.post, "/", {"inputs": pairs[0]})]
+        assert begun.wait(PATIENCE)
+        taken.append(clients.submit(served.post, "/", {"inputs": pairs[1]}))
+        until(lambda: served.service.places.taken == 2)
+        time.sleep(SHORT)  # in which it could be begun
+        go.set()
+        assert [each.result()[0] for each in taken] == [200, 200]
+    assert first != second
+    assert order == sorted(order, key=[first, second].index)
+    assert set(order) == {first, second}
 
 
 def test_bodies_that_others_send_leave_no_room(tiny):
@@ -275,7 +320,9 @@ def test_a_request_that_is_no_http_is_refused(tiny):
         for sent in (b"\x16\x03\x01" + b"\0" * 200, b"GET /\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n"):
             with served.connect() as connection:
                 connection.sendall(sent)
-                assert status_of(received(connection)) == 400
+                answer = received(connection)
+            assert status_of(answer) == 400
+            assert list(json.loads(answer.partition(b"\r\n\r\n")[2])) == ["error"]
         with served.connect() as connection:
             connection.sendall(b"GET / HTTP/1.1\r\n" + b"a: " + b"x" * 10**6)
             assert received(connection)[:12] in (b"HTTP/1.1 400", b"")  # or it was cut at once
@@ -283,6 +330,18 @@ def test_a_request_that_is_no_http_is_refused(tiny):
         with served.connect() as connection:
             connection.sendall(request(more=twice))
             assert status_of(received(connection)) == 400
+
+
+def test_what_is_damaged_after_the_answer_ends_the_connection_and_nothing_else(tiny, caplog):
+    begun = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with Served(tiny, max_body=1000) as served:
+        with served.connect() as connection:
+            connection.sendall(begun + b"7d0\r\n" + b"x" * 2000 + b"\r\n")
+            assert status_of(connection.recv(1000)) == 413
+            connection.sendall(b"no number\r\n")
+            assert b"HTTP/1.1" not in received(connection)
+        assert served.post("/", {"inputs": PAIR})[0] == 200
+    assert caplog.records == []
 
 
 # ---------------------------------------------------------------- keys
@@ -399,9 +458,26 @@ def test_a_second_signal_ends_it_at_once(tiny):
             assert begun.wait(PATIENCE)
             served.stop()
             served.stop()
-            until(lambda: served.server.force_exit)
+            answer = received(connection)
             go.set()
-            received(connection)
+        assert served.server.force_exit
+    assert status_of(answer) == 503
+    assert json.loads(answer.partition(b"\r\n\r\n")[2]) == {"error": "the server is stopping"}
+
+
+@pytest.mark.slow
+def test_answers_that_take_too_long_do_not_hold_up_the_end(tiny):
+    with Served(tiny, stop_seconds=SHORT) as served:
+        begun, go = lets_wait(served)
+        with served.connect() as connection:
+            connection.sendall(request())
+            assert begun.wait(PATIENCE)
+            served.stop()
+            answer = received(connection)  # before the model has anything to say
+            go.set()
+        assert not served.server.force_exit
+    assert status_of(answer) == 503
+    until(lambda: not served.service.joiner.thread.is_alive())
 
 
 @pytest.mark.slow

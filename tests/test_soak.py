@@ -1,4 +1,4 @@
-"""The soak: ten seconds of it hold, and it sees what is wrong."""
+"""The soaks of the library and of the server: ten seconds hold, and they see what is wrong."""
 
 import multiprocessing
 import sys
@@ -14,7 +14,9 @@ if not Path("/proc/self/statm").exists():
 
 sys.path.insert(0, str(ROOT / "tools"))
 
+import serving  # noqa: E402
 import soak  # noqa: E402
+import soak_serve  # noqa: E402
 
 SHORT = ["--seconds", "10", "--threads", "4", "--every", "0.5"]
 
@@ -114,3 +116,59 @@ def test_a_forked_child_that_answers_wrongly_or_hangs_is_a_fault(tmp_path, monke
     monkeypatch.setattr(soak, "PATIENCE", 0.5)
     (fault,) = soak.fork_and_answer(Fake(lambda asked: time.sleep(3600)), ["who?"], right, 0)
     assert fault == "a forked child has hung"
+
+
+# ---------------------------------------------------------------- of the server
+
+
+@pytest.mark.slow
+def test_ten_seconds_of_the_server_hold(capsys):
+    pytest.importorskip("uvicorn", reason="minibert's extra 'serve' is not installed")
+    assert soak_serve.main(["--seconds", "10", "--clients", "8"]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("ok: ")
+    assert " 0 faults, " in last
+    assert "MB at the end" in last
+
+
+PLANTED = """
+import os, sys
+from minibert.cli import main
+from minibert.serve import contract
+usual, held = contract.predict, []
+def predict(request, model, settings):
+    found = usual(request, model, settings)
+    {fault}
+    return found
+contract.predict = predict
+sys.exit(main())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("held.append(bytes(10**6).replace(b'\\0', b'a'))", "grew by "),
+        ("held or held.append(os.open('/dev/null', os.O_RDONLY))", "1 files were left open"),
+        ("'start' in found and found.update(start=found['start'] + 1)", "expected "),
+        ("raise ZeroDivisionError", "500 for "),
+        ("os.kill(os.getpid(), 9)", "the server ended with -9"),
+    ],
+    ids=["memory", "files", "answers", "failures", "death"],
+)
+def test_a_server_with_a_fault_does_not_pass(monkeypatch, capsys, fault, words):
+    pytest.importorskip("uvicorn", reason="minibert's extra 'serve' is not installed")
+    monkeypatch.setattr(serving, "COMMAND", [sys.executable, "-c", PLANTED.format(fault=fault)])
+    monkeypatch.setattr(serving, "MOMENT", 1.0)  # until a file that is left open is given up
+    assert soak_serve.main(["--seconds", "5", "--clients", "4"]) == 1
+    out = capsys.readouterr().out
+    assert words in out
+    assert out.splitlines()[-1].startswith("fault: ")
+
+
+@pytest.mark.slow
+def test_a_server_that_does_not_start_says_why(monkeypatch):
+    monkeypatch.setattr(serving, "COMMAND", [sys.executable, "-c", "raise SystemExit('why')"])
+    with pytest.raises(RuntimeError, match="did not start: why"):
+        soak_serve.main(["--seconds", "5"])

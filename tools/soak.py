@@ -251,10 +251,10 @@ def fork_and_answer(faces: Faces, asked: list[Asked], right: list[Any], number: 
     return ["a forked child has hung"]
 
 
-def resources() -> tuple[int, int]:
-    """The memory of this process in bytes, and how many files it has open."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE"), len(os.listdir("/proc/self/fd"))
+def resources(process: int | str = "self") -> tuple[int, int]:
+    """The memory of a process in bytes, and how many files it has open."""
+    pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE"), len(os.listdir(f"/proc/{process}/fd"))
 
 
 # ---------------------------------------------------------------- in the program
@@ -344,12 +344,17 @@ def finish(life: Life, totals: Totals) -> None:
     totals.answered += life.answered
     life.answered = 0
     if len(life.samples) >= FEWEST:
-        moments, *figures = np.array(life.samples[len(life.samples) // 3 :], np.float64).T
-        grown = [np.polyfit(moments - moments[0], each, 1)[0] * np.ptp(moments) for each in figures]
+        grown = growth(life.samples)
         totals.growth, totals.handles = np.maximum((totals.growth, totals.handles), grown)
         if grown[0] > GROWTH or grown[1] > HANDLES:
             totals.faults.append(f"grew by {grown[0] / 1e6:.1f} MB and {grown[1]:.1f} open files")
         life.samples.clear()
+
+
+def growth(samples: Sequence[tuple[float, int, int]]) -> list[float]:
+    """How much memory and open files grew from the first third on, by a line through the rest."""
+    moments, *figures = np.array(samples[len(samples) // 3 :], np.float64).T
+    return [np.polyfit(moments - moments[0], each, 1)[0] * np.ptp(moments) for each in figures]
 
 
 def say(text: str) -> None:

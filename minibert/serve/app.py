@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import time
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from minibert.serve.bodies import Body
 from minibert.serve.journal import access_line
 from minibert.serve.keys import has_key
 from minibert.serve.page import security_policy, whole_page
-from minibert.serve.refusals import Refusal
+from minibert.serve.refusals import Refusal, stopping
 from minibert.serve.service import Answerer, Reader, Service
 
 CLIENT_LEFT = 499  # as nginx says it in its log; nobody receives it
@@ -56,6 +57,8 @@ def create_app(
         body = Body(service)
         try:
             found, texts = await service.answer(request, await body.read(request), read, answer)
+        except asyncio.CancelledError:  # by a server that ends at once
+            raise stopping() from None
         finally:
             body.close()
         request.state.texts = texts
@@ -89,7 +92,7 @@ def create_app(
     @asynccontextmanager
     async def life(_: Starlette) -> Any:
         yield
-        service.close()
+        await asyncio.to_thread(service.close)  # meanwhile the last answers go out
 
     routes = [
         Route("/", root, methods=["GET"]),
@@ -125,6 +128,7 @@ def openapi() -> bytes:
 
 
 # ---------------------------------------------------------------- errors
+# What is made of them is made in the loop: a thread might not come to it before the end.
 
 
 def reply(body: bytes, status: int = 200, headers: dict[str, str] | None = None) -> Response:
@@ -139,7 +143,7 @@ def error_reply(request: Request, status: int, message: str, headers: dict[str, 
     return reply(contract.written({"error": message}), status, headers)
 
 
-def on_minibert_error(request: Request, error: Exception) -> Response:
+async def on_minibert_error(request: Request, error: Exception) -> Response:
     """A request that cannot be answered, or, with status 500, a model that cannot run."""
     headers = {}
     status = 422 if isinstance(error, InputError) else 500
@@ -154,7 +158,7 @@ def on_minibert_error(request: Request, error: Exception) -> Response:
     return error_reply(request, status, str(error), headers)
 
 
-def on_http_exception(request: Request, error: Exception) -> Response:
+async def on_http_exception(request: Request, error: Exception) -> Response:
     """An address or a method that there is not."""
     if not isinstance(error, HTTPException):
         raise error
@@ -162,12 +166,12 @@ def on_http_exception(request: Request, error: Exception) -> Response:
     return error_reply(request, error.status_code, error.detail, headers)
 
 
-def on_client_left(request: Request, error: Exception) -> Response:
+async def on_client_left(request: Request, error: Exception) -> Response:
     """Nobody reads this; it is for the log."""
     return Response(status_code=CLIENT_LEFT)
 
 
-def on_fault(request: Request, error: Exception) -> Response:
+async def on_fault(request: Request, error: Exception) -> Response:
     """A fault of the server's own; the log has its traceback."""
     return error_reply(request, 500, "the server failed; its log says why", {})
 

@@ -10,16 +10,34 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from minibert.serve.contract import written
 from minibert.serve.metrics import Counter
 from minibert.serve.settings import Settings
 
-FULL = (
-    b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\n"
-    b"connection: close\r\ncontent-length: 48\r\n\r\n"
-    b'{"error":"the server has too many connections."}'
+
+def last_words(status: str, message: str, more: str = "") -> bytes:
+    """An answer that needs no request, as bytes; the connection ends after it.
+
+    Args:
+        status: with its words.
+        message: what is wrong.
+        more: headers.
+    """
+    body = written({"error": message})
+    return (
+        f"HTTP/1.1 {status}\r\ncontent-type: application/json\r\n{more}connection: close\r\n"
+        f"content-length: {len(body)}\r\n\r\n"
+    ).encode() + body
+
+
+FULL = last_words(
+    "503 Service Unavailable", "the server has too many connections", "retry-after: 1\r\n"
 )
+NO_HTTP = last_words("400 Bad Request", "this is no HTTP/1.1, or the head of a request is too long")
+UNANSWERED = (h11.IDLE, h11.SEND_RESPONSE)
 
 
 def guarded_protocol(settings: Settings, refused: Counter) -> type[asyncio.Protocol]:
@@ -67,6 +85,12 @@ def guarded_protocol(settings: Settings, refused: Counter) -> type[asyncio.Proto
             self.busy = self.is_busy()
             idle = settings.idle_seconds + settings.head_seconds
             self.set_deadline(longest if self.busy else idle)
+
+        def send_400_response(self, msg: str) -> None:
+            """What came cannot be read, nor can what follows; an answer may be out already."""
+            if self.conn.our_state in UNANSWERED:
+                self.transport.write(NO_HTTP)
+            self.transport.close()
 
         def is_busy(self) -> bool:
             """Whether a request has begun that is not answered yet."""

@@ -12,6 +12,7 @@ first to come is run at once.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
@@ -19,13 +20,16 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-from minibert.serve.refusals import stopping
+from minibert.serve.refusals import stopping, too_busy
 from minibert.spans import Logits
 from minibert.windows import Window
 
 # The part of a batch that is filled with several windows of a request.  On two Zen 5 cores, windows
 # of 384 tokens cost the same three at a time as eleven at a time.
 FILLED = 4
+# The part of the time for an answer that the model may need for all that waits; splitting texts and
+# short requests need the rest.
+MARGIN = 0.75
 
 
 @dataclass(eq=False)
@@ -61,6 +65,7 @@ class Joiner:
         batch_tokens: tokens of a batch; a longer window is a batch of its own.
         join_seconds: that a busy server waits for more requests to fill a batch.
         seen: told of each batch.
+        patience: seconds after which nobody waits for logits any more.
     """
 
     def __init__(
@@ -70,9 +75,10 @@ class Joiner:
         batch_tokens: int,
         join_seconds: float,
         seen: Callable[[BatchSeen], None],
+        patience: float = math.inf,
     ) -> None:
         self.run, self.batch_tokens, self.join_seconds = run, batch_tokens, join_seconds
-        self.seen = seen
+        self.seen, self.patience = seen, patience
         self.changed = threading.Condition()  # guards the three below
         self.waiting: deque[Reading] = deque()
         self.tokens = 0  # of the windows that wait
@@ -102,6 +108,22 @@ class Joiner:
             self.tokens += reading.tokens
             self.changed.notify()
         return result.result()
+
+    def check_room(self, tokens: int) -> None:
+        """Refuse a long text if those that wait and this one could not all be answered in time.
+
+        They share the model, so that one too many would cost all of them their answers.  Texts of
+        no more than a batch are not meant: they have their turn whoever else waits.
+
+        Raises:
+            Refusal: there is no room for so many tokens.
+        """
+        with self.changed:
+            waiting, rate = self.tokens, self.rate
+        if not waiting or not rate or tokens <= self.batch_tokens:
+            return
+        if waiting + tokens > MARGIN * rate * self.patience:
+            raise too_busy(self.seconds_to_wait())
 
     def seconds_to_wait(self) -> int:
         """About how long what waits now will take, from 1 to 30."""

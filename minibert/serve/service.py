@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Callable
 from concurrent.futures import CancelledError, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields, replace
 from typing import Any
 
@@ -46,12 +47,15 @@ class Service:
             batch_tokens=batch_tokens or usual,
             join_seconds=settings.join_seconds,
             seen=self._see,
+            patience=settings.answer_seconds,
         )
         # A thread for each request that is under way: most of them wait for logits.
         self.threads = ThreadPoolExecutor(min(settings.queue, THREADS), "minibert request")
-        # Long texts have a lane of their own, or a few of them would hold up all others.
+        # Long texts have a lane of their own, or a few of them would hold up all others.  Only the
+        # oldest few are under way: all at once would share the model until the time of all is up.
         self.turn = threading.Semaphore(settings.readers)
         self.long_turn = threading.Semaphore(1)
+        self.long_under_way = threading.Semaphore(settings.long_requests)
         self.places = Places(settings.queue)
         self.bodies = Places(settings.max_bodies)
         self.stopping = False
@@ -120,9 +124,12 @@ class Service:
     ) -> tuple[bytes, int]:
         """Understand a request, answer it and write the answer, in a thread."""
         more = 0
-        turn = self.turn if len(body) < self.settings.long_body else self.long_turn
+        under_way: AbstractContextManager[Any]
+        turn, under_way = self.turn, nullcontext()
+        if len(body) >= self.settings.long_body:
+            turn, under_way = self.long_turn, self.long_under_way
         try:
-            with turn:
+            with under_way, turn:
                 ticket.check()
                 request, count = read(body)
                 check_texts(request, count, self.settings)

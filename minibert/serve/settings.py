@@ -34,3 +34,4 @@ class Settings:
     join_seconds: float = 0.002  # that a busy server waits for more requests to fill a batch
     readers: int = 2  # threads that split texts and choose answers at the same time, and one more
     long_body: int = 32_768  # bytes; longer ones are read by that one
+    long_requests: int = 4  # such ones that are under way at the same time; others wait

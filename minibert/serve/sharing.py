@@ -28,6 +28,7 @@ class Ticket:
 
     def __init__(self) -> None:
         self.logits: Future[list[Logits]] = Future()
+        self.tokens = 0  # in the windows of its long texts
 
     def give_up(self) -> None:
         """Nobody waits any more: no work is to be done for it."""
@@ -54,13 +55,13 @@ class SharedModel(Model):
     joiner: Joiner
     ticket: Ticket
     turn: threading.Semaphore
-    max_tokens: int  # in the windows of one question
+    max_tokens: int  # in the windows of the request, of texts that need several
 
     def windows(self, question: str, texts: list[str], **options: Any) -> list[Window]:
         """As Model.windows, for a request that still waits, and not too many.
 
         Raises:
-            Refusal: the windows would hold more than `max_tokens`.
+            Refusal: the windows would hold more than `max_tokens`, or the model has too much to do.
         """
         self.ticket.check()
         if isinstance(question, str) and all(isinstance(text, str) for text in texts):
@@ -91,12 +92,14 @@ class SharedModel(Model):
         if room <= shared:
             return
         counts = (len(self.tokenizer.encode(text)) for text in texts)
-        tokens = sum(longest * parts_of(count, room, room - shared) for count in counts)
-        if tokens > max(self.max_tokens, longest * len(texts)):
+        parts = (parts_of(count, room, room - shared) for count in counts)
+        self.ticket.tokens += sum(longest * count for count in parts if count > 1)
+        if self.ticket.tokens > self.max_tokens:
             raise too_large(
-                f"the windows of the text hold {tokens} tokens, and the limit is "
+                f"the windows of the text hold {self.ticket.tokens} tokens, and the limit is "
                 f"{self.max_tokens}; send less text or lower doc_stride"
             )
+        self.joiner.check_room(self.ticket.tokens)
 
     def read(
         self,
