@@ -44,6 +44,7 @@ sys.path.insert(0, str(soak.ROOT / "tests"))
 
 from random_models import write_model
 
+DTYPE = "float32"
 PAUSE = 0.3  # seconds that a slow client takes between two parts of its body
 WRONG = (  # requests that cannot be answered, and the status that they get
     (b"{", 400),
@@ -80,7 +81,7 @@ class Seen:
 
 def requests(folder: str, seed: int) -> tuple[list[Request], list[Request]]:
     """Every question of the soak to `/predict` and to `/answer`, with the right answers."""
-    faces = Faces(Path(folder), soak.THREADS_OF_MODEL)
+    faces = Faces(Path(folder), DTYPE, soak.THREADS_OF_MODEL)
     predict, answer = [], []
     for asked in questions(seed):
         question, context = asked
@@ -259,7 +260,7 @@ class Totals:
 def soak_server(folder: str, args: argparse.Namespace) -> Totals:
     """Run until so many requests are answered, or so many seconds are over."""
     known = requests(folder, args.seed)
-    options = ["--threads", str(args.threads), "--timeout", f"{PATIENCE:g}"]
+    options = ["--dtype", DTYPE, "--threads", str(args.threads), "--timeout", f"{PATIENCE:g}"]
     with served(folder, *options) as server:
         clients = [
             Client(server.port, known, Random(f"{args.seed} {number}"))
