@@ -6,6 +6,7 @@ import errno
 import io
 import json
 import os
+import select
 import stat
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,6 +23,8 @@ from minibert.errors import InputError, ModelNotFoundError
 # Windows has other pipes, and does not turn line ends around if it is told so.
 WITHOUT_WAITING = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
 READ = os.O_RDONLY | getattr(os, "O_BINARY", 0)
+
+PATIENCE = 10.0  # seconds for somebody to write into a pipe that is to be read
 
 # Bytes of a JSON file in a model's folder.  As Python's objects they take up to 50 times as much;
 # config.json has 1,000, the index of a model in 200 parts 100,000, and 30,000 added tokens take
@@ -72,7 +75,8 @@ def open_file(path: str | os.PathLike[str], *, pipes: bool = False) -> io.Buffer
     """Open a file for reading, without waiting for anybody.
 
     What opens as a file but is none (a folder, a pipe, a device) would be waited for, or have no
-    end.  What was opened is looked at, and not what had that name a moment before.
+    end.  What was opened is looked at, and not what had that name a moment before.  A pipe that may
+    be one has as long as `PATIENCE` for somebody to write into it.
 
     Args:
         path: of the file.
@@ -82,8 +86,7 @@ def open_file(path: str | os.PathLike[str], *, pipes: bool = False) -> io.Buffer
         OSError: it cannot be opened, or is no file; its strerror says why.
     """
     try:
-        waits = pipes and stat.S_ISFIFO(os.stat(path).st_mode)  # for the one who writes into it
-        handle = os.open(path, READ if waits else READ | WITHOUT_WAITING)
+        handle = os.open(path, READ | WITHOUT_WAITING)
     except ValueError:  # a NUL in the name, or half of a surrogate pair
         raise OSError(errno.EINVAL, "no file can have such a name", path) from None
     except OSError as error:
@@ -99,12 +102,31 @@ def open_file(path: str | os.PathLike[str], *, pipes: bool = False) -> io.Buffer
         if not (stat.S_ISREG(mode) or (pipes and (stat.S_ISFIFO(mode) or os.isatty(handle)))):
             kind = "a pipe" if stat.S_ISFIFO(mode) else "a device"
             raise OSError(errno.EINVAL, f"it is {kind}, not a file", path)
+        if stat.S_ISFIFO(mode) and not has_writer(handle):
+            raise OSError(errno.EPIPE, "it is a pipe that nobody writes into", path)
         if WITHOUT_WAITING:
             os.set_blocking(handle, True)
         return os.fdopen(handle, "rb")
     except BaseException:
         os.close(handle)
         raise
+
+
+def has_writer(pipe: int) -> bool:
+    """Whether something comes out of a pipe, or may come: somebody has it open to write.
+
+    Args:
+        pipe: a handle that does not wait.
+    """
+    poll = select.poll()
+    poll.register(pipe, select.POLLIN)
+    if poll.poll(PATIENCE * 1000):
+        return True
+    try:
+        os.read(pipe, 1)
+    except BlockingIOError:  # what a writer has not written yet
+        return True
+    return False
 
 
 def read_file(

@@ -13,6 +13,7 @@ import pytest
 from programs import lines_of
 from squad_files import EXAMPLE
 
+from minibert import files
 from minibert.checkpoints.hub import find_model, find_tokenizer
 from minibert.checkpoints.splitters import from_merges
 from minibert.commands.answer import open_input
@@ -83,6 +84,19 @@ def test_a_pipe_is_no_file_unless_one_will_do(tmp_path):
     writer.start()
     assert read_file(path, pipes=True) == b"abc" * 100_000
     writer.join()
+
+
+@unix
+def test_a_pipe_that_nobody_writes_into_is_not_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "PATIENCE", 0.05)
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    assert "a pipe that nobody writes into" in refused(path, pipes=True)
+    silent = os.open(path, os.O_RDWR)  # somebody who has not written yet
+    with open_file(path, pipes=True) as file:
+        os.write(silent, b"abc")
+        os.close(silent)
+        assert file.read() == b"abc"
 
 
 @unix

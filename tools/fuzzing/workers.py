@@ -46,6 +46,8 @@ WATCHED = ("weights", "index", "config", "tokenizer", "settings", "vocabularies"
            "bundle", "texts")  # fmt: skip
 
 # Kinds whose calls may leave out which model they mean.
+LETTER = 600  # bytes for a character of a text, each of which may be a token; see SECURITY.md
+TEXTS = ("lines", "resumed", "tables")  # files of texts
 UNNAMED = ("commands", "conversions", "trainings", "batches")
 
 Order = TypeVar("Order")
@@ -108,7 +110,8 @@ def watched(case: Case, folder: Path, watch: Watch) -> Verdict:
     if watch.seen or (folder / "ran").exists():  # see PROGRAMS in formats.py
         seen = watch.seen or ["a program of a pickle has run"]
         return Verdict("escape", seen[0][:40], "\n".join(seen), seconds)
-    most = MEMORY + TIMES * size + EMBEDDED * (case.kind in UNNAMED)
+    times = LETTER if case.kind in TEXTS else TIMES
+    most = MEMORY + times * size + EMBEDDED * (case.kind in UNNAMED)
     if verdict.good and taken > most:
         said = f"{taken / 1e6:.0f} MB for {size / 1e6:.2f} MB of files; {verdict.detail}"
         return Verdict("memory", case.kind, said, seconds)
