@@ -114,6 +114,8 @@ def test_the_threshold_decides_about_no_answer(run):
     assert (answer["text"], answer["start"], answer["end"]) == ("", 0, 0)
     _, out, _ = run(QUESTION, TEXT, "--null-threshold=inf", "--json")
     assert json.loads(out)["text"]
+    _, out, _ = run(QUESTION, TEXT, "--null-threshold=inf", "--min-score", "1e9")
+    assert out.endswith("the text does not seem to say, or no answer scores 1e+09 or more\n")
 
 
 def test_the_length_options_reach_the_model(run):

@@ -83,6 +83,14 @@ def test_nothing_means_the_embedded_model():
     assert files.weights.is_file()
 
 
+def test_a_folder_of_that_name_does_not_take_the_place_of_the_embedded_model(folder, monkeypatch):
+    folder.rename(folder.parent / "embedded")
+    monkeypatch.chdir(folder.parent)
+    assert find_model("embedded") == find_model()
+    assert find_tokenizer("embedded") == EMBEDDED
+    assert find_model("./embedded").folder.samefile("embedded")
+
+
 def test_a_folder_is_found_by_text_and_by_path(folder):
     assert find_model(str(folder)) == find_model(folder)
     assert find_model(folder).weights == folder / "model.safetensors"

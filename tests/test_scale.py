@@ -254,7 +254,7 @@ def test_with_raise_the_first_bad_row_is_named(tiny_folder, row):
     answerer = BatchAnswerer(tiny_folder, device="reference", on_error="raise")
     rows = [ROWS[0], ROWS[2], ROWS[row]]
     if error := ROWS[row][2]:
-        with pytest.raises(InputError, match="row 2 of the batch: ") as caught:
+        with pytest.raises(InputError, match="row 2 of the batch, counted from 0: ") as caught:
             answerer(columns(rows))
         assert error in str(caught.value)
     else:

@@ -118,8 +118,9 @@ def find_model(
     """Find a model.
 
     Args:
-        model: None or "embedded" for the embedded one; a folder; a .safetensors file (config.json
-            and the tokenizer lie beside it); or a name on the Hugging Face Hub.
+        model: None or "embedded" for the embedded one ("./embedded" is a folder); a folder; a
+            .safetensors file (config.json and the tokenizer lie beside it); or a name on the
+            Hugging Face Hub.
         revision: branch, tag or commit on the Hub.
         token: for private models on the Hub; True for the one that is logged in.
         cache_dir: where the Hub's files are kept.
@@ -187,8 +188,8 @@ def _local(kind: str, name: object) -> Path | None:
         raise InputError(
             f"a {kind} is a folder, a file or a name, got {type(name).__name__}: {shown(name)}"
         )
-    if name is None:
-        return EMBEDDED
+    if name is None or (isinstance(name, str) and name == "embedded"):
+        return EMBEDDED  # whatever lies in the current folder
     text = path_text(name)  # the path of an object may be bytes
     if text is None:
         raise InputError(f"the {kind}'s name must be a text, {shown(name)} gives none")
@@ -197,8 +198,6 @@ def _local(kind: str, name: object) -> Path | None:
     path = Path(expanded(text))
     if os.path.exists(path):  # unlike Path.exists, False for a name longer than the system allows
         return path
-    if text == "embedded":
-        return EMBEDDED
     if not HUB_NAME.fullmatch(text) or text.startswith("."):
         raise ModelNotFoundError(f"{text}: there is no such folder or file")
     return None

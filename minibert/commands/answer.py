@@ -157,7 +157,7 @@ def add_command(commands: Any) -> None:
         "--min-score",
         type=number,
         metavar="X",
-        help="give no answers whose score is below X; write --min-score=-1 for negative numbers",
+        help='leave answers out whose score is below X, but not "no answer"; write --min-score=-1 for negative numbers',
     )
     add_model_options(answer)
 
@@ -287,7 +287,10 @@ def command_answer(args: argparse.Namespace) -> None:
             shown = [answer.to_dict() | files[answer.document] for answer in answers]
             out.write(dump(shown[0] if args.top_k == 1 else shown) + "\n")
         else:
-            blocks = [describe(a, texts[a.document], names[a.document], out) for a in answers]
+            blocks = [
+                describe(a, texts[a.document], names[a.document], out, args.min_score)
+                for a in answers
+            ]
             out.write("\n\n".join(blocks) + "\n")
 
 
@@ -365,7 +368,9 @@ def marks_for(out: TextIO) -> tuple[str, str]:
     return "[", "]"
 
 
-def describe(answer: Answer, text: str, name: str, out: TextIO) -> str:
+def describe(
+    answer: Answer, text: str, name: str, out: TextIO, min_score: float | None = None
+) -> str:
     """An answer for people: its text, its sentence with the span marked, and the figures.
 
     Args:
@@ -373,10 +378,14 @@ def describe(answer: Answer, text: str, name: str, out: TextIO) -> str:
         text: that it stands in.
         name: of the text's file, or empty.
         out: where it will be written.
+        min_score: answers below it were left out; None: none were.
     """
     figures = f"score {answer.score:.2f}, probability {answer.probability:.2f}"
     if answer.is_null:
-        return f"(no answer)\n  {figures}: the text does not seem to say"
+        why = "the text does not seem to say"
+        if min_score is not None:
+            why = f"{why}, or no answer scores {min_score:g} or more"
+        return f"(no answer)\n  {figures}: {why}"
     begin, end = sentence_around(text, answer.start, answer.end)
     before, found, after, name = (
         harmless(part, out)

@@ -287,6 +287,8 @@ def parse_line(content: bytes) -> tuple[dict[str, Any], tuple[str, Context] | In
         )
     except UnicodeDecodeError:
         return {}, InputError("is not UTF-8 text")
+    except InputError as error:  # of without_doubles
+        return {}, error
     except (ValueError, RecursionError) as error:
         return {}, InputError(f"is not JSON: {error}")
     if not isinstance(row, dict):
@@ -317,13 +319,13 @@ def without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """An object of JSON.
 
     Raises:
-        ValueError: a key stands twice, so that one of its values would be lost.
+        InputError: a key stands twice, so that one of its values would be lost.
     """
     row = dict(pairs)
     if len(row) < len(pairs):
         counts = Counter(key for key, _ in pairs)
         double = next(key for key, count in counts.items() if count > 1)
-        raise ValueError(f"the key {double!r} stands twice")
+        raise InputError(f"the key {double!r} stands twice")
     return row
 
 

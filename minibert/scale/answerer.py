@@ -162,7 +162,7 @@ class BatchAnswerer:
         for number, answers in enumerate(shared_answerer(self.settings).n_best_or_error(pairs, 1)):
             failed = isinstance(answers, InputError)
             if failed and self.on_error == "raise":
-                raise InputError(f"row {number} of the batch: {answers}")
+                raise InputError(f"row {number} of the batch, counted from 0: {answers}")
             for column, value in zip(columns, values_of(answers), strict=True):
                 column.append(value)
         return columns
@@ -246,7 +246,7 @@ def whereabouts(name: str, where: Any) -> str | None:
         )
     # A worker may be at work in another folder.
     path = expanded(text)
-    return os.path.abspath(path) if os.path.exists(path) else text
+    return os.path.abspath(path) if where != "embedded" and os.path.exists(path) else text
 
 
 class Answerers:
