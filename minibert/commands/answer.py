@@ -157,7 +157,8 @@ def add_command(commands: Any) -> None:
         "--min-score",
         type=number,
         metavar="X",
-        help='leave answers out whose score is below X, but not "no answer"; write --min-score=-1 for negative numbers',
+        help="leave answers out whose score is below X, but not 'no answer'; write "
+        "--min-score=-1 for negative numbers",
     )
     add_model_options(answer)
 
@@ -287,9 +288,9 @@ def command_answer(args: argparse.Namespace) -> None:
             shown = [answer.to_dict() | files[answer.document] for answer in answers]
             out.write(dump(shown[0] if args.top_k == 1 else shown) + "\n")
         else:
+            least = args.min_score
             blocks = [
-                describe(a, texts[a.document], names[a.document], out, args.min_score)
-                for a in answers
+                describe(a, texts[a.document], names[a.document], out, least) for a in answers
             ]
             out.write("\n\n".join(blocks) + "\n")
 
