@@ -66,7 +66,7 @@ def check_windows(cu_seqlens: Ints, tokens: int) -> None:
         or not len(borders)
         or borders[0] != 0
         or borders[-1] != tokens
-        or not (borders[1:] >= borders[:-1]).all()
+        or (listed := borders.tolist()) != sorted(listed)
     ):
         raise InputError(
             f"cu_seqlens must go up from 0 to {tokens}, the tokens of the batch, got "

@@ -170,7 +170,7 @@ class Model:
         Raises:
             BackendError: they are not finite, or so large that their sums are not.
         """
-        if not all((np.abs(part) < LARGEST_LOGIT).all() for part in logits):
+        if not all(np.abs(part).max(initial=0.0) < LARGEST_LOGIT for part in logits):  # NaN is not
             eps = self.config.layer_norm_eps
             causes = [f"too large for {self.dtype}"]
             if not np.float32(eps):
