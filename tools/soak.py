@@ -362,6 +362,15 @@ def say(text: str) -> None:
     print(f"\r{text}", end="", file=sys.stderr, flush=True)
 
 
+def report(verdict: str, faults: Sequence[str]) -> int:
+    """Say what a soak came to, below the line of progress; its status."""
+    print(file=sys.stderr)
+    for fault in faults[:10]:
+        print(fault)
+    print(verdict)
+    return int(bool(faults))
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run it.
 
@@ -389,11 +398,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nsoak: interrupted", file=sys.stderr)
         return 130
-    print(file=sys.stderr)
-    for fault in totals.faults[:10]:
-        print(fault)
-    print(totals.verdict())
-    return int(bool(totals.faults))
+    return report(totals.verdict(), totals.faults)
 
 
 if __name__ == "__main__":

@@ -38,7 +38,19 @@ from typing import Any
 
 import soak
 from serving import PATIENCE, Server, files_at_rest, served
-from soak import FEWEST, GROWTH, INTERVAL, KNOWN, Faces, differ, growth, questions, resources, say
+from soak import (
+    FEWEST,
+    GROWTH,
+    INTERVAL,
+    KNOWN,
+    Faces,
+    differ,
+    growth,
+    questions,
+    report,
+    resources,
+    say,
+)
 
 sys.path.insert(0, str(soak.ROOT / "tests"))
 
@@ -353,11 +365,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nsoak_serve: interrupted", file=sys.stderr)
         return 130
-    print(file=sys.stderr)
-    for fault in totals.faults[:10]:
-        print(fault)
-    print(totals.verdict())
-    return int(bool(totals.faults))
+    return report(totals.verdict(), totals.faults)
 
 
 if __name__ == "__main__":
